@@ -1,0 +1,200 @@
+"""Settings of a run: frozen dataclasses that check themselves when they are made.
+
+`RunConfig` is what a YAML file of `blob-pyro fit` describes; every field can be overridden on the
+command line (`--train.num_steps 200`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from blob_pyro.errors import ConfigError
+
+
+def _check(condition: bool, name: str, expected: str, value: Any) -> None:
+    """Raise a one-line ConfigError unless `condition` holds."""
+    if not condition:
+        raise ConfigError(f"{name}: expected {expected}; got {value!r}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The pretrained network and its LoRA adapter.
+
+    Attributes:
+        id: hub id, local folder, or the alias of a packaged model ("smollm2", "minilm").
+        r: rank of the adapters.
+        lora_alpha: the adapters are scaled by lora_alpha / r.
+        lora_dropout: dropout on the adapters' input.
+        target_modules: names of the adapted layers; None takes PEFT's default for the architecture.
+        prior_scale: standard deviation of the Gaussian prior on each entry of A (paper: sigma_p).
+        quantization: bitsandbytes quantisation of the base, or None.
+        llm_int8_threshold: outlier threshold of 8-bit layers; at 0.0 a row's logits do not depend on the
+            other rows of its batch (see docs/gotchas.md).
+        dtype: type of the base weights; "auto" takes the checkpoint's own.
+        attn_implementation: passed on to transformers; None lets it choose.
+        gradient_checkpointing: recompute activations in the backward pass to save memory.
+    """
+
+    id: str = "smollm2"
+    r: int = 8
+    lora_alpha: float = 16
+    lora_dropout: float = 0.0
+    target_modules: list[str] | None = None
+    prior_scale: float = 0.2
+    quantization: Literal["8bit", "4bit"] | None = None
+    llm_int8_threshold: float = 6.0
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    attn_implementation: str | None = None
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        _check(bool(self.id), "model.id", "a hub id, a folder or an alias", self.id)
+        _check(self.r >= 1, "model.r", "a rank of at least 1", self.r)
+        _check(self.lora_alpha > 0, "model.lora_alpha", "a number above 0", self.lora_alpha)
+        _check(0 <= self.lora_dropout < 1, "model.lora_dropout", "a share in [0, 1)", self.lora_dropout)
+        _check(self.prior_scale > 0, "model.prior_scale", "a number above 0", self.prior_scale)
+        _check(self.target_modules != [], "model.target_modules", "at least one name, or null", self.target_modules)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the items come from: a named task, or files of your own.
+
+    Attributes:
+        task: name of a built-in task (`blob-pyro tasks` lists them); leave it out to use files.
+        train_file, test_file: JSON-lines files, one object a line.
+        prompt: template with field names in braces, e.g. "Tweet: {text}\\nSentiment:".
+        truncate_field: the field that may lose tokens from its left when a prompt is too long.
+        label_field: field that holds the label.
+        labels: the answer words, in the order of the classes; each must be a single token.
+        num_train, num_test: how many items to use; None takes all.
+        max_length: longest prompt in tokens; the model's own context is a limit as well.
+    """
+
+    task: str | None = None
+    train_file: str | None = None
+    test_file: str | None = None
+    prompt: str | None = None
+    truncate_field: str | None = None
+    label_field: str = "label"
+    labels: list[str] | None = None
+    num_train: int | None = None
+    num_test: int | None = None
+    max_length: int = 300
+
+    def __post_init__(self) -> None:
+        own = {"train_file": self.train_file, "prompt": self.prompt, "labels": self.labels}
+        if self.task is None:
+            missing = [f"data.{name}" for name, value in own.items() if value is None]
+            _check(not missing, "data", "data.task, or files of your own", f"neither: {', '.join(missing)} missing")
+        else:
+            given = [f"data.{name}" for name, value in own.items() if value is not None]
+            _check(not given, "data", "either data.task or files of your own", f"task and {', '.join(given)}")
+        if self.labels is not None:
+            _check(len(self.labels) >= 2, "data.labels", "at least two labels", self.labels)
+            _check(len(set(self.labels)) == len(self.labels), "data.labels", "distinct labels", self.labels)
+        for name in ("num_train", "num_test"):
+            value = getattr(self, name)
+            _check(value is None or value >= 1, f"data.{name}", "a count of at least 1, or null", value)
+        _check(self.max_length >= 2, "data.max_length", "at least 2 tokens", self.max_length)
+
+
+@dataclass(frozen=True)
+class GuideConfig:
+    """Which posterior to learn.
+
+    Attributes:
+        name: "blob" (Gaussian posterior over A), "mle" (plain LoRA) or "map" (point with the prior).
+        eps: BLoB's initial standard deviations are U(eps / sqrt 2, eps) squared (paper: epsilon).
+    """
+
+    name: Literal["blob", "mle", "map"] = "blob"
+    eps: float = 0.05
+
+    def __post_init__(self) -> None:
+        _check(self.eps > 0, "guide.eps", "a number above 0", self.eps)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the posterior is learnt; the defaults are the paper's (arXiv 2406.11675, appendix B).
+
+    Attributes:
+        num_steps: optimiser steps.
+        batch_size: items a step.
+        recipe: "blob", "decoupled" or "elbo" (see `BLoBSVI`).
+        lr: AdamW's learning rate.
+        adam_eps: AdamW's epsilon.
+        weight_decay: AdamW's decoupled weight decay on A, B and the head.
+        kl_lr: learning rate of the separate KL step (SGD).
+        kl_schedule: how the KL is spread over the steps of a cycle.
+        kl_cycle: steps in a cycle; None takes the paper's rule (`kl_schedule.cycle_length`).
+        kl_weight: factor on the KL, on top of the schedule.
+        warmup_ratio: share of the steps over which learning rates rise from zero; they then fall linearly.
+        flipout: give each example its own sign-flipped noise.
+    """
+
+    num_steps: int = 5000
+    batch_size: int = 4
+    recipe: Literal["blob", "decoupled", "elbo"] = "blob"
+    lr: float = 1e-4
+    adam_eps: float = 1e-6
+    weight_decay: float = 0.0
+    kl_lr: float = 0.01
+    kl_schedule: Literal["reweighted", "uniform", "constant", "warmup"] = "reweighted"
+    kl_cycle: int | None = None
+    kl_weight: float = 1.0
+    warmup_ratio: float = 0.06
+    flipout: bool = True
+
+    def __post_init__(self) -> None:
+        _check(self.num_steps >= 1, "train.num_steps", "at least 1 step", self.num_steps)
+        _check(self.batch_size >= 1, "train.batch_size", "at least 1 item", self.batch_size)
+        for name in ("lr", "adam_eps"):
+            _check(getattr(self, name) > 0, f"train.{name}", "a number above 0", getattr(self, name))
+        for name in ("weight_decay", "kl_lr", "kl_weight"):
+            _check(getattr(self, name) >= 0, f"train.{name}", "a number of at least 0", getattr(self, name))
+        _check(self.kl_cycle is None or self.kl_cycle >= 1, "train.kl_cycle", "at least 1 step, or null", self.kl_cycle)
+        _check(0 <= self.warmup_ratio <= 1, "train.warmup_ratio", "a share in [0, 1]", self.warmup_ratio)
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """How answers are averaged.
+
+    Attributes:
+        num_samples: posterior draws; 0 answers with the posterior mean.
+        batch_size: items a forward.
+    """
+
+    num_samples: int = 10
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        _check(self.num_samples >= 0, "predict.num_samples", "at least 0 draws", self.num_samples)
+        _check(self.batch_size >= 1, "predict.batch_size", "at least 1 item", self.batch_size)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything one run needs.
+
+    Attributes:
+        data: the items.
+        model: the network.
+        guide: the posterior.
+        train: the training.
+        predict: the answers.
+        seed: seeds the adapter, the posterior, the order of the items and every draw.
+        output: the run directory; it must not hold another run.
+    """
+
+    data: DataConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    guide: GuideConfig = field(default_factory=GuideConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
+    seed: int = 0
+    output: str = "runs/fit"

@@ -1,0 +1,50 @@
+"""The data room: sources of raw items, prompts, tasks, and the way to padded batches."""
+
+from blob_pyro.data.collate import (
+    Encoded,
+    EncodedDataset,
+    collate,
+    encode,
+    label_token_ids,
+    padding_id,
+    predict_loader,
+    train_loader,
+)
+from blob_pyro.data.examples import Batch, Example
+from blob_pyro.data.prompts import PromptTemplate
+from blob_pyro.data.sources import Row, TweetCorpus, clean_tweets, read_jsonl, read_tweets
+from blob_pyro.data.tasks import (
+    TASKS,
+    Task,
+    TaskData,
+    TaskRows,
+    describe_tasks,
+    examples_from_rows,
+    load_task,
+)
+
+__all__ = [
+    "TASKS",
+    "Batch",
+    "Encoded",
+    "EncodedDataset",
+    "Example",
+    "PromptTemplate",
+    "Row",
+    "Task",
+    "TaskData",
+    "TaskRows",
+    "TweetCorpus",
+    "clean_tweets",
+    "collate",
+    "describe_tasks",
+    "encode",
+    "examples_from_rows",
+    "label_token_ids",
+    "load_task",
+    "padding_id",
+    "predict_loader",
+    "read_jsonl",
+    "read_tweets",
+    "train_loader",
+]

@@ -1,0 +1,102 @@
+"""The records that leave the data room: one text item (`Example`) and one padded batch (`Batch`)."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Example:
+    """One item as text.
+
+    Attributes:
+        prompt: the whole prompt, answer cue included.
+        label: index of the right answer in the task's labels; None where it is not known.
+        id: how messages and output files name the item ("line 3", a data set's own id).
+        passage: (start, end) character span of `prompt` that may lose tokens from its left when the
+            prompt is longer than the context; None where no part may.
+    """
+
+    prompt: str
+    label: int | None
+    id: str
+    passage: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded token ids, ready for the network.
+
+    Attributes:
+        input_ids: (B, T) integer token ids, padded on either side.
+        attention_mask: (B, T), 1 at real tokens and 0 at padding.
+        labels: (B,) integer class indices, or None.
+        index: (B,) positions of the items in their data set, or None; they name items in messages and
+            restore the data set's order after prediction.
+
+    Raises:
+        ValueError: the shapes do not fit together.
+
+    Example:
+        >>> batch = Batch(torch.tensor([[5, 6, 0]]), torch.tensor([[1, 1, 0]]), labels=torch.tensor([2]))
+        >>> len(batch), batch.labels.tolist()
+        (1, [2])
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor | None = None
+    index: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.input_ids.dim() != 2:
+            raise ValueError(f"expected input_ids of shape (B, T); got {tuple(self.input_ids.shape)}")
+        if self.attention_mask.shape != self.input_ids.shape:
+            raise ValueError(
+                f"expected attention_mask of input_ids' shape {tuple(self.input_ids.shape)}; "
+                f"got {tuple(self.attention_mask.shape)}"
+            )
+        for name, value in (("labels", self.labels), ("index", self.index)):
+            if value is not None and value.shape != self.input_ids.shape[:1]:
+                raise ValueError(f"expected {name} of shape ({len(self)},); got {tuple(value.shape)}")
+
+    def __len__(self) -> int:
+        """Number of items B."""
+        return self.input_ids.shape[0]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with every tensor on `device`."""
+        moved = {
+            field.name: value.to(device)
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) is not None
+        }
+        return dataclasses.replace(self, **moved)
+
+    def right_padded(self) -> Batch:
+        """The same items with each row's real tokens moved to the left, in order.
+
+        Every architecture counts positions from the left, so this is what makes an item's logits
+        independent of the padding side. Returns `self` where nothing has to move.
+        """
+        mask = self.attention_mask.to(torch.long)
+        if bool((mask[:, 1:] <= mask[:, :-1]).all()):
+            return self
+        order = mask.argsort(dim=1, descending=True, stable=True)
+        return dataclasses.replace(
+            self, input_ids=self.input_ids.gather(1, order), attention_mask=self.attention_mask.gather(1, order)
+        )
+
+    def repeat(self, num_draws: int) -> Batch:
+        """`num_draws` copies of the items below one another: row s * B + i is item i of draw s."""
+        return dataclasses.replace(
+            self,
+            input_ids=self.input_ids.repeat(num_draws, 1),
+            attention_mask=self.attention_mask.repeat(num_draws, 1),
+            labels=None if self.labels is None else self.labels.repeat(num_draws),
+            index=None if self.index is None else self.index.repeat(num_draws),
+        )

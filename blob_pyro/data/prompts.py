@@ -1,0 +1,112 @@
+"""Prompt templates: from the fields of a row to the text that the network reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from string import Formatter
+from typing import Any
+
+from blob_pyro.errors import ConfigError, DataError
+
+_WRITABLE = (str, int, float, bool)
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    r"""A text with field names in braces.
+
+    Attributes:
+        template: the text, "Tweet: {text}\nSentiment:" say; double a brace that is meant literally.
+        truncate_field: the field that may lose tokens from its left when a prompt is too long, or None.
+
+    Raises:
+        ConfigError: the braces do not match, no field is named, a field is more than a plain name, or
+            `truncate_field` is not there exactly once.
+
+    Example:
+        >>> template = PromptTemplate("{passage}\nQuestion: {question}\nAnswer:", truncate_field="passage")
+        >>> template.fields
+        ('passage', 'question')
+        >>> template.render({"passage": "It rains.", "question": "Is it dry?"}, where="line 1")
+        ('It rains.\nQuestion: Is it dry?\nAnswer:', (0, 9))
+    """
+
+    template: str
+    truncate_field: str | None = None
+
+    def __post_init__(self) -> None:
+        names = [name for _, name in _parse(self.template) if name is not None]
+        if not names:
+            raise ConfigError(
+                f'data.prompt: expected a field in braces, like "{{text}}"; got none in {self.template!r}'
+            )
+        if self.truncate_field is not None and names.count(self.truncate_field) != 1:
+            raise ConfigError(
+                f"data.truncate_field: expected a field that the prompt has exactly once, of {_quoted(names)}; "
+                f"got {self.truncate_field!r}"
+            )
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the fields, each once, in order of appearance."""
+        return tuple(dict.fromkeys(name for _, name in _parse(self.template) if name is not None))
+
+    def render(self, row: Mapping[str, Any], where: str) -> tuple[str, tuple[int, int] | None]:
+        """The prompt of one row.
+
+        Args:
+            row: values by field name; text, a number, true or false.
+            where: how a message names the row ("line 3").
+
+        Returns:
+            The text, and the (start, end) character span in it of `truncate_field`'s value, None without one.
+
+        Raises:
+            DataError: the row lacks a field, or its value is something else (a list, null).
+        """
+        text, span = "", None
+        for literal, name in _parse(self.template):
+            text += literal
+            if name is None:
+                continue
+            value = _value(row, name, where)
+            if name == self.truncate_field:
+                span = (len(text), len(text) + len(value))
+            text += value
+        return text, span
+
+
+def _parse(template: str) -> list[tuple[str, str | None]]:
+    """The template as pairs (text, name of the field after it or None)."""
+    try:
+        pieces = list(Formatter().parse(template))
+    except ValueError as error:
+        raise ConfigError(
+            f"data.prompt: expected matching braces; got {template!r} ({error}): double a brace that is meant literally"
+        ) from error
+    for _, name, spec, conversion in pieces:
+        plain = name and not name.isdigit() and not set(name) & set(".[]") and not spec and not conversion
+        if name is not None and not plain:
+            got = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+            raise ConfigError(
+                f"data.prompt: expected plain field names in braces; got '{{{got}}}' in {template!r}: "
+                "name a field, and double a brace that is meant literally"
+            )
+    return [(literal, name) for literal, name, _, _ in pieces]
+
+
+def _value(row: Mapping[str, Any], name: str, where: str) -> str:
+    """The text of one field."""
+    if name not in row:
+        raise DataError(f"{where}: expected the field {name!r}, which the prompt names; got {_quoted(row)}")
+    value = row[name]
+    if not isinstance(value, _WRITABLE):
+        got = "null" if value is None else f"a {type(value).__name__}"
+        raise DataError(f"{where}: expected text, a number, true or false in the field {name!r}; got {got}")
+    return str(value)
+
+
+def _quoted(names: Iterable[str]) -> str:
+    """Names for a message."""
+    return ", ".join(repr(name) for name in names) or "no field at all"

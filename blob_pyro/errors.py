@@ -1,0 +1,49 @@
+"""The errors a user can mend. Each message is one line: what was expected, what came, what to do."""
+
+
+class BlobPyroError(Exception):
+    """Base of every error that blob_pyro raises on purpose; the command line prints it without a traceback.
+
+    What the model raises while Pyro traces it is no ValueError or RuntimeError: Pyro catches those and
+    appends a page of shapes to the message.
+    """
+
+
+class ConfigError(BlobPyroError, ValueError):
+    """A setting has a value that cannot work."""
+
+
+class DataError(BlobPyroError, ValueError):
+    """A file, row, prompt or label is not what the task needs."""
+
+
+class MissingPackageError(BlobPyroError, ImportError):
+    """A package that this feature needs is not installed."""
+
+
+class ModelLoadError(BlobPyroError, OSError):
+    """A base model could not be found or read."""
+
+
+class UnsupportedLayerError(BlobPyroError, TypeError):
+    """A layer's LoRA A matrix cannot be made Bayesian."""
+
+
+class UnsupportedCheckpointingError(BlobPyroError, TypeError):
+    """Gradient checkpointing is of a kind that would recompute without the draws."""
+
+
+class ParamStoreError(BlobPyroError, LookupError):
+    """Pyro's global param store holds another tensor under a parameter's name."""
+
+
+class UnsupportedPosteriorError(BlobPyroError, TypeError):
+    """A posterior is used where its law does not allow it (flipout on a full-covariance guide, say)."""
+
+
+class NonFiniteLossError(BlobPyroError, ArithmeticError):
+    """The loss is NaN or infinite. No parameter was changed by the step that raised this."""
+
+
+class RunDirectoryError(BlobPyroError, OSError):
+    """A run directory is missing, incomplete, altered, or of another format version."""
