@@ -1,0 +1,35 @@
+"""A point whose density cancels a prior's: what maximum likelihood is to variational inference."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.distributions.kl import register_kl
+
+
+class UnpenalisedDelta(dist.Delta):
+    """A point mass at `v` with log density log prior(v), so that log prior - log q is zero.
+
+    KL(UnpenalisedDelta || anything) is registered as 0: under `Trace_ELBO` and `TraceMeanField_ELBO`
+    alike, a guide of such points maximises the likelihood.
+
+    Args:
+        v: the point; all of its dimensions right of the prior's batch shape are event dimensions.
+        prior: the law to cancel.
+    """
+
+    def __init__(self, v: Tensor, prior: Distribution) -> None:
+        super().__init__(v, log_density=prior.log_prob(v), event_dim=len(prior.event_shape))
+
+    def expand(self, batch_shape: torch.Size, _instance: UnpenalisedDelta | None = None) -> UnpenalisedDelta:
+        """The same point with batch dimensions to its left."""
+        new = self._get_checked_instance(UnpenalisedDelta, _instance)
+        expanded: UnpenalisedDelta = super().expand(batch_shape, new)
+        return expanded
+
+
+@register_kl(UnpenalisedDelta, Distribution)
+def _kl_unpenalised_delta(p: UnpenalisedDelta, q: Distribution) -> Tensor:
+    return torch.zeros(p.batch_shape, dtype=p.v.dtype, device=p.v.device)

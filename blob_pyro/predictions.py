@@ -1,0 +1,40 @@
+"""`Predictions`: what a posterior predictive hands to metrics, plots and files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Class probabilities of n items, averaged and per posterior draw.
+
+    Attributes:
+        probs: (n, K) mean over the draws of the draws' probabilities (Bayesian model averaging), float32.
+        draws: (S, n, K) probabilities under each draw; S is 1 for the posterior mean (N = 0).
+        labels: (n,) true classes, or None.
+
+    Raises:
+        ValueError: the shapes do not fit together.
+    """
+
+    probs: Tensor
+    draws: Tensor
+    labels: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.probs.dim() != 2:
+            raise ValueError(f"expected probs of shape (n, K); got {tuple(self.probs.shape)}")
+        if self.draws.dim() != 3 or self.draws.shape[1:] != self.probs.shape:
+            raise ValueError(
+                f"expected draws of shape (S, {self.probs.shape[0]}, {self.probs.shape[1]}); "
+                f"got {tuple(self.draws.shape)}"
+            )
+        if self.labels is not None and self.labels.shape != self.probs.shape[:1]:
+            raise ValueError(f"expected labels of shape ({len(self)},); got {tuple(self.labels.shape)}")
+
+    def __len__(self) -> int:
+        """Number of items n."""
+        return self.probs.shape[0]

@@ -1,0 +1,103 @@
+"""Markdown tables of metrics, aligned so that a plain terminal shows them well."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+from blob_pyro.evaluation.metrics import Metrics
+
+# (heading, field of Metrics, factor, decimals)
+COLUMNS = (
+    ("accuracy %", "accuracy", 100, 1),
+    ("NLL", "nll", 1, 3),
+    ("ECE %", "ece", 100, 1),
+    ("Brier", "brier", 1, 3),
+)
+
+
+def metrics_table(rows: Mapping[str, Metrics]) -> str:
+    """One row per method: each score ± its standard error over the items.
+
+    Args:
+        rows: method name -> its metrics, in the order to print.
+
+    Returns:
+        A Markdown table without a final newline. Accuracy and ECE in per cent, NLL in nats per item. A score
+        without a standard error (a single item) stands alone.
+
+    Raises:
+        ValueError: there are no rows.
+
+    Example:
+        >>> metrics = Metrics(0.67, 1.19, 0.213, 0.45, 0.5, 0.1, 400, 10, 15, 0.0235, 0.061, 0.018, 0.019)
+        >>> print(metrics_table({"BLoB": metrics}))
+        | method | accuracy % |           NLL |      ECE % |         Brier |
+        | :----- | ---------: | ------------: | ---------: | ------------: |
+        | BLoB   | 67.0 ± 2.4 | 1.190 ± 0.061 | 21.3 ± 1.9 | 0.450 ± 0.018 |
+    """
+    header = ["method", *(heading for heading, *_ in COLUMNS)]
+    body = [
+        [name, *(_cell(getattr(metrics, field), getattr(metrics, f"{field}_se"), factor, decimals)
+                 for _, field, factor, decimals in COLUMNS)]
+        for name, metrics in rows.items()
+    ]  # fmt: skip
+    return _markdown(header, body)
+
+
+def seeds_table(rows: Mapping[str, Sequence[Metrics]]) -> str:
+    """One row per method: each score's mean ± standard deviation (n - 1) over its seeds.
+
+    Args:
+        rows: method name -> the metrics of its seeds, in the order to print.
+
+    Returns:
+        A Markdown table without a final newline. A score of a single seed stands alone.
+
+    Raises:
+        ValueError: there are no rows, or a method has no metrics.
+
+    Example:
+        >>> first = Metrics(0.66, 1.2, 0.20, 0.46, 0.5, 0.1, 400, 10, 15, 0.0237, 0.061, 0.018, 0.019)
+        >>> second = Metrics(0.68, 1.1, 0.22, 0.44, 0.5, 0.1, 400, 10, 15, 0.0233, 0.061, 0.018, 0.019)
+        >>> print(seeds_table({"BLoB": [first, second]}))
+        | method | seeds | accuracy % |           NLL |      ECE % |         Brier |
+        | :----- | ----: | ---------: | ------------: | ---------: | ------------: |
+        | BLoB   |     2 | 67.0 ± 1.4 | 1.150 ± 0.071 | 21.0 ± 1.4 | 0.450 ± 0.014 |
+    """
+    header = ["method", "seeds", *(heading for heading, *_ in COLUMNS)]
+    return _markdown(header, [_seeds_row(name, metrics) for name, metrics in rows.items()])
+
+
+def _seeds_row(name: str, metrics: Sequence[Metrics]) -> list[str]:
+    """The cells of one method in `seeds_table`."""
+    if not metrics:
+        raise ValueError(f"expected metrics of at least one seed; got none for {name!r}; leave the method out")
+    cells = [name, str(len(metrics))]
+    for _, field, factor, decimals in COLUMNS:
+        values = [getattr(one, field) for one in metrics]
+        spread = statistics.stdev(values) if len(values) > 1 else math.nan
+        cells.append(_cell(statistics.fmean(values), spread, factor, decimals))
+    return cells
+
+
+def _cell(value: float, spread: float, factor: int, decimals: int) -> str:
+    """'value ± spread', or 'value' where the spread is NaN."""
+    text = f"{factor * value:.{decimals}f}"
+    return text if math.isnan(spread) else f"{text} ± {factor * spread:.{decimals}f}"
+
+
+def _markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A Markdown table: the first column to the left, the others to the right, all padded to one width."""
+    if not body:
+        raise ValueError("expected at least one row; got none; give a mapping from method names to metrics")
+    lines = [[cell.replace("|", "\\|") for cell in row] for row in (header, *body)]
+    widths = [max(len(row[column]) for row in lines) for column in range(len(header))]
+    rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
+    padded = [
+        [cell.ljust(width) if column == 0 else cell.rjust(width)
+         for column, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        for row in lines
+    ]  # fmt: skip
+    return "\n".join("| " + " | ".join(row) + " |" for row in (padded[0], rule, *padded[1:]))
