@@ -1,0 +1,1 @@
+"""Everything that touches the network: held draws, injection, the answer-token head."""

@@ -1,0 +1,153 @@
+"""The one class that lives inside the network: a LoRA A matrix that can hold a draw of itself.
+
+PEFT calls `lora_A[adapter](x)`. `DrawnLinear` shares the weight Parameter of the `nn.Linear` it
+replaces (the posterior mean), so saving, loading, merging and disabling an adapter go on working.
+While a draw is held, the layer applies the draw; otherwise it is that `nn.Linear`, bit for bit.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Draw(ABC):
+    """Abstract. One realisation of a random A matrix, ready to be applied to the adapter's input."""
+
+    @property
+    @abstractmethod
+    def num_draws(self) -> int | None:
+        """Size S of the draw dimension: the input's rows are S groups. None without one."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map x of shape (rows, ..., n) to (rows, ..., r)."""
+
+
+def grouped_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """x A^T with one weight for all rows, or one for each of S equal groups of rows.
+
+    Args:
+        x: (rows, ..., n).
+        weight: (r, n), or (S, r, n): group s, rows s * rows / S onwards, sees weight[s].
+
+    Returns:
+        (rows, ..., r) in the dtype of x.
+
+    Raises:
+        ValueError: the rows do not split into S equal groups.
+    """
+    weight = weight.to(x.dtype)
+    if weight.dim() == 2:
+        return F.linear(x, weight)
+    num_draws = weight.shape[0]
+    if x.shape[0] % num_draws:
+        raise ValueError(f"expected the rows of the batch in {num_draws} equal groups, one a draw; got {x.shape[0]}")
+    grouped = x.reshape(num_draws, -1, x.shape[-1])
+    return (grouped @ weight.mT).reshape(*x.shape[:-1], weight.shape[-2])
+
+
+def _num_draws(value: Tensor) -> int | None:
+    return value.shape[0] if value.dim() == 3 else None
+
+
+@dataclass(frozen=True, eq=False)
+class WeightDraw(Draw):
+    """A plain draw: every row (of a group) sees the same A.
+
+    Attributes:
+        value: (r, n), or (S, r, n) for S groups of rows.
+    """
+
+    value: Tensor
+
+    @property
+    def num_draws(self) -> int | None:
+        return _num_draws(self.value)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return grouped_linear(x, self.value)
+
+
+@dataclass(frozen=True, eq=False)
+class FlipoutDraw(Draw):
+    """A draw whose perturbation has its signs flipped for each row (paper section 3.4, Flipout).
+
+    Row i sees A_i = loc + t_i s_i^T * perturbation, for all of its tokens; each A_i has the law of
+    loc + perturbation where that law is factorised and symmetric about loc.
+
+    Attributes:
+        loc: (r, n) or (S, r, n), centre of the posterior.
+        perturbation: same shape, one draw minus its centre.
+        input_signs: (rows, n) of -1 and 1 (paper: s).
+        output_signs: (rows, r) of -1 and 1 (paper: t).
+    """
+
+    loc: Tensor
+    perturbation: Tensor
+    input_signs: Tensor
+    output_signs: Tensor
+
+    @property
+    def num_draws(self) -> int | None:
+        return _num_draws(self.perturbation)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.shape[0] != self.input_signs.shape[0]:
+            raise ValueError(f"expected {self.input_signs.shape[0]} rows, one sign vector each; got {x.shape[0]}")
+        between = (1,) * (x.dim() - 2)
+        s = self.input_signs.to(x.dtype).reshape(x.shape[0], *between, -1)
+        t = self.output_signs.to(x.dtype).reshape(x.shape[0], *between, -1)
+        return grouped_linear(x, self.loc) + t * grouped_linear(x * s, self.perturbation)
+
+
+class DrawnLinear(nn.Linear):
+    """`nn.Linear` without bias that applies a held draw in place of its weight.
+
+    Attributes:
+        draw: the held draw; None outside `hold`.
+    """
+
+    draw: Draw | None
+
+    @classmethod
+    def sharing(cls, linear: nn.Linear) -> DrawnLinear:
+        """A layer with the very weight Parameter of `linear`; `linear` itself where it is one already."""
+        if isinstance(linear, cls):
+            return linear
+        drawn = cls(linear.in_features, linear.out_features, bias=False, device="meta")
+        drawn.weight = linear.weight
+        drawn.draw = None
+        return drawn.train(linear.training)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply the held draw, or the weight where none is held: (rows, ..., n) to (rows, ..., r)."""
+        return super().forward(input) if self.draw is None else self.draw(input)
+
+
+class hold:
+    """Context manager that makes layers apply the given draws, and undoes itself. May be entered again.
+
+    Args:
+        draws: layer -> the draw it applies inside the context.
+    """
+
+    def __init__(self, draws: Mapping[DrawnLinear, Draw]) -> None:
+        self._draws = draws
+        self._before: list[dict[DrawnLinear, Draw | None]] = []
+
+    def __enter__(self) -> None:
+        self._before.append({layer: layer.draw for layer in self._draws})
+        for layer, draw in self._draws.items():
+            layer.draw = draw
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for layer, draw in self._before.pop().items():
+            layer.draw = draw

@@ -1,0 +1,1 @@
+"""Training: the two terms of the ELBO, schedules, recipes, the step, the loop."""

@@ -1,0 +1,167 @@
+"""The three recipes in the wild, named: which optimiser descends which term for which parameter.
+
+| recipe | M (mean) | B, heads | G |
+| --- | --- | --- | --- |
+| `blob` | AdamW on NLL, then SGD on pi*KL | AdamW on NLL | SGD on NLL + pi*KL |
+| `decoupled` | AdamW on NLL, then SGD on pi*KL | AdamW on NLL | AdamW on NLL, then SGD on pi*KL |
+| `elbo` | AdamW on N*NLL + kl_weight*KL | the same | the same |
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from blob_pyro.errors import ConfigError
+from blob_pyro.guides import AdapterGuide
+from blob_pyro.inference.elbo import negative_elbo
+from blob_pyro.inference.lr_schedule import linear_warmup_decay
+from blob_pyro.model import BayesianLoRA
+
+
+@dataclass(frozen=True)
+class OptimSettings:
+    """Learning rates and the rest of the two optimisers; fields as in `BLoBSVI`."""
+
+    lr: float
+    adam_eps: float
+    weight_decay: float
+    kl_lr: float
+    num_steps: int | None
+    warmup_ratio: float
+
+    def factor(self, steps_done: int) -> float:
+        """Multiplier of every learning rate: linear warm-up and decay; 1 where num_steps is None."""
+        if self.num_steps is None:
+            return 1.0
+        return linear_warmup_decay(steps_done, self.num_steps, int(self.num_steps * self.warmup_ratio))
+
+
+class Recipe(ABC):
+    """Abstract. Turns the two terms of the ELBO into parameter updates."""
+
+    optimizers: tuple[Optimizer, ...]
+    schedulers: tuple[LambdaLR, ...]
+
+    def __init__(self, model: BayesianLoRA, guide: AdapterGuide, settings: OptimSettings) -> None:
+        self.num_data = model.num_data
+        self.optimizers = self._optimizers(model, guide, settings)
+        self.schedulers = tuple(LambdaLR(optimizer, settings.factor) for optimizer in self.optimizers)
+
+    @abstractmethod
+    def _optimizers(
+        self, model: BayesianLoRA, guide: AdapterGuide, settings: OptimSettings
+    ) -> tuple[Optimizer, ...]: ...
+
+    @abstractmethod
+    def objective(self, nll: Tensor, kl: Tensor, kl_weight: float) -> Tensor:
+        """The loss that a step descends."""
+
+    @abstractmethod
+    def backward(self, nll: Tensor, kl: Tensor, kl_weight: float) -> None:
+        """Compute the gradients that the first optimiser needs."""
+
+    @abstractmethod
+    def update(self, kl: Callable[[], Tensor], kl_weight: float) -> None:
+        """Change the parameters; `kl` computes the KL at their present values."""
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """Every parameter that a step changes."""
+        unique = {id(p): p for opt in self.optimizers for group in opt.param_groups for p in group["params"]}
+        return unique.values()
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+    def advance(self) -> None:
+        """Move every learning rate one step on."""
+        for scheduler in self.schedulers:
+            scheduler.step()
+
+
+class _SplitRecipe(Recipe):
+    """Abstract. AdamW descends the NLL; then plain SGD descends kl_weight * KL, computed anew.
+
+    The second step is to the KL what AdamW's decoupled weight decay is to L2: it keeps the KL out of
+    Adam's second moments, whose normalisation would undo the schedule's pulse.
+    """
+
+    def objective(self, nll: Tensor, kl: Tensor, kl_weight: float) -> Tensor:
+        return nll + kl_weight * kl
+
+    def backward(self, nll: Tensor, kl: Tensor, kl_weight: float) -> None:
+        nll.backward()
+
+    def update(self, kl: Callable[[], Tensor], kl_weight: float) -> None:
+        adamw, sgd = self.optimizers
+        adamw.step()
+        adamw.zero_grad(set_to_none=True)
+        weighted = kl_weight * kl()
+        if weighted.requires_grad:
+            weighted.backward()
+            sgd.step()
+        sgd.zero_grad(set_to_none=True)
+
+
+class BlobRecipe(_SplitRecipe):
+    """M: AdamW on NLL, then SGD on pi*KL. B: AdamW on NLL. G: SGD on NLL + pi*KL, never in AdamW.
+
+    What the authors' public code does: AdamW does not own G, so G's NLL gradient waits for the SGD step.
+    """
+
+    def _optimizers(self, model: BayesianLoRA, guide: AdapterGuide, settings: OptimSettings) -> tuple[Optimizer, ...]:
+        loc = list(guide.location_parameters().values())
+        scale = list(guide.scale_parameters().values())
+        return _adamw(_points(model) + loc, settings), SGD(loc + scale, lr=settings.kl_lr)
+
+
+class DecoupledRecipe(_SplitRecipe):
+    """M and G: AdamW on NLL, then SGD on pi*KL. B: AdamW on NLL."""
+
+    def _optimizers(self, model: BayesianLoRA, guide: AdapterGuide, settings: OptimSettings) -> tuple[Optimizer, ...]:
+        loc = list(guide.location_parameters().values())
+        scale = list(guide.scale_parameters().values())
+        return _adamw(_points(model) + loc + scale, settings), SGD(loc + scale, lr=settings.kl_lr)
+
+
+class ElboRecipe(Recipe):
+    """Everything: AdamW on num_data * NLL + kl_weight * KL, the textbook ELBO."""
+
+    def __init__(self, model: BayesianLoRA, guide: AdapterGuide, settings: OptimSettings) -> None:
+        if model.num_data is None:
+            raise ConfigError("recipe 'elbo' expects the number of training items; set num_data on BayesianLoRA")
+        super().__init__(model, guide, settings)
+
+    def _optimizers(self, model: BayesianLoRA, guide: AdapterGuide, settings: OptimSettings) -> tuple[Optimizer, ...]:
+        own = guide.location_parameters() | guide.scale_parameters()
+        return (_adamw(_points(model) + list(own.values()), settings),)
+
+    def objective(self, nll: Tensor, kl: Tensor, kl_weight: float) -> Tensor:
+        assert self.num_data is not None
+        return negative_elbo(nll, kl, self.num_data, kl_weight)
+
+    def backward(self, nll: Tensor, kl: Tensor, kl_weight: float) -> None:
+        self.objective(nll, kl, kl_weight).backward()
+
+    def update(self, kl: Callable[[], Tensor], kl_weight: float) -> None:
+        (adamw,) = self.optimizers
+        adamw.step()
+        adamw.zero_grad(set_to_none=True)
+
+
+RECIPES: dict[str, type[Recipe]] = {"blob": BlobRecipe, "decoupled": DecoupledRecipe, "elbo": ElboRecipe}
+
+
+def _points(model: BayesianLoRA) -> list[nn.Parameter]:
+    return list(model.point_parameters().values())
+
+
+def _adamw(parameters: list[nn.Parameter], settings: OptimSettings) -> AdamW:
+    return AdamW(parameters, lr=settings.lr, eps=settings.adam_eps, weight_decay=settings.weight_decay)

@@ -1,0 +1,129 @@
+"""`fit`: a thin loop around `BLoBSVI.step`, with a progress bar."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from blob_pyro.config import TrainConfig
+from blob_pyro.data.examples import Batch
+from blob_pyro.errors import DataError
+from blob_pyro.guides import AdapterGuide
+from blob_pyro.handlers import flipout
+from blob_pyro.inference.kl_schedule import cycle_length, kl_schedule
+from blob_pyro.inference.svi import BLoBSVI, StepResult
+from blob_pyro.model import BayesianLoRA
+
+Callback = Callable[[StepResult], None]
+
+
+def fit(
+    model: BayesianLoRA,
+    guide: AdapterGuide,
+    loader: Iterable[Batch],
+    config: TrainConfig | None = None,
+    *,
+    progress: bool = True,
+    callbacks: Iterable[Callback] = (),
+    description: str = "fit",
+) -> list[StepResult]:
+    """Learn the posterior: `config.num_steps` steps of `BLoBSVI`, going through `loader` again and again.
+
+    The network is in training mode inside and gets its former modes back, also when a step raises.
+
+    Args:
+        model: the model; its `num_data` sets the default KL cycle.
+        guide: the posterior.
+        loader: batches with labels; iterated anew at each epoch.
+        config: the training settings; the paper's by default.
+        progress: show a progress bar with NLL, KL, KL weight, step time and time left.
+        callbacks: called with each StepResult.
+        description: title of the progress bar.
+
+    Returns:
+        One StepResult a step.
+
+    Raises:
+        NonFiniteLossError: the loss became NaN or infinite; the parameters are the last good ones.
+        DataError: the loader is empty.
+    """
+    config = config or TrainConfig()
+    svi = make_svi(model, guide, config)
+    history: list[StepResult] = []
+    with training_mode(model), _noise(guide, config), _bar(config.num_steps, description, progress) as bar:
+        for batch in _take(loader, config.num_steps):
+            start = time.perf_counter()
+            result = svi.step(batch.to(model.device))
+            history.append(result)
+            for callback in callbacks:
+                callback(result)
+            bar.update()
+            bar.set_postfix_str(_status(result, time.perf_counter() - start), refresh=False)
+    return history
+
+
+def make_svi(model: BayesianLoRA, guide: AdapterGuide, config: TrainConfig) -> BLoBSVI:
+    """The BLoBSVI that `config` describes."""
+    return BLoBSVI(
+        model,
+        guide,
+        recipe=config.recipe,
+        num_steps=config.num_steps,
+        lr=config.lr,
+        adam_eps=config.adam_eps,
+        weight_decay=config.weight_decay,
+        kl_lr=config.kl_lr,
+        kl_schedule=kl_schedule(config.kl_schedule, config.kl_cycle or _default_cycle(model, config)),
+        kl_weight=config.kl_weight,
+        warmup_ratio=config.warmup_ratio,
+    )
+
+
+@contextlib.contextmanager
+def training_mode(model: BayesianLoRA, training: bool = True) -> Iterator[None]:
+    """Put the network in training (or evaluation) mode; each module gets its own former mode back."""
+    before = {module: module.training for module in model.network.modules()}
+    model.network.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in before.items():
+            module.training = mode
+
+
+def _default_cycle(model: BayesianLoRA, config: TrainConfig) -> int:
+    """The paper's rule; where the number of items is unknown, or for a warm-up, the warm-up's length."""
+    if config.kl_schedule == "warmup" or model.num_data is None:
+        return max(1, int(config.num_steps * config.warmup_ratio))
+    return cycle_length(model.num_data, config.batch_size)
+
+
+def _noise(guide: AdapterGuide, config: TrainConfig) -> contextlib.AbstractContextManager[object]:
+    """Flipout, where it is asked for and there is noise to flip."""
+    return flipout() if config.flipout and guide.is_random else contextlib.nullcontext()
+
+
+def _bar(total: int, description: str, progress: bool) -> tqdm[Any]:
+    return tqdm(total=total, desc=description, disable=not progress, unit="step", dynamic_ncols=True)
+
+
+def _status(result: StepResult, seconds: float) -> str:
+    return f"NLL {result.nll:.3f} KL {result.kl:.3g} KL weight {result.kl_weight:.2g} {1000 * seconds:.0f} ms/step"
+
+
+def _take(loader: Iterable[Batch], num_steps: int) -> Iterator[Batch]:
+    """The first `num_steps` batches of endless passes over `loader`."""
+    done = 0
+    while done < num_steps:
+        before = done
+        for batch in loader:
+            yield batch
+            done += 1
+            if done == num_steps:
+                return
+        if done == before:
+            raise DataError("expected at least one batch to train on; got an empty loader")

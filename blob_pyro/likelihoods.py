@@ -1,0 +1,118 @@
+"""What the network's output means: its logits over K classes, and the law of the label given them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import pyro.distributions as dist
+import torch
+from peft import PeftModel, TaskType
+from torch import Tensor
+
+from blob_pyro.adapters.answer_head import answer_logits
+from blob_pyro.data.examples import Batch
+from blob_pyro.errors import ConfigError
+
+
+class Likelihood(ABC):
+    """Abstract. Turns a network and a batch into logits, and logits into the law of the label."""
+
+    task_type: ClassVar[TaskType]
+    auto_class: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def num_classes(self) -> int:
+        """Number of classes K."""
+
+    @abstractmethod
+    def logits(self, network: PeftModel, batch: Batch) -> Tensor:
+        """(B, K) float32 logits of right-padded items."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Arguments that make this likelihood again; JSON types only."""
+
+    def model_settings(self) -> dict[str, Any]:
+        """Arguments for the auto class's from_pretrained."""
+        return {}
+
+    def label_law(self, logits: Tensor) -> dist.Categorical:
+        """p(label | logits), batch_shape logits.shape[:-1]."""
+        return dist.Categorical(logits=logits)
+
+
+class MultipleChoice(Likelihood):
+    """The answer is the most probable of K tokens at the prompt's last position.
+
+    Args:
+        token_ids: K vocabulary ids, class k's answer token at position k (`bp.label_token_ids` finds them).
+
+    Raises:
+        ConfigError: fewer than two ids, or two the same.
+
+    Example:
+        >>> MultipleChoice([330, 389]).num_classes
+        2
+    """
+
+    task_type = TaskType.CAUSAL_LM
+    auto_class = "AutoModelForCausalLM"
+
+    def __init__(self, token_ids: Sequence[int] | Tensor) -> None:
+        ids = [int(i) for i in token_ids]
+        if len(ids) < 2 or len(set(ids)) != len(ids):
+            raise ConfigError(f"token_ids: expected at least two different token ids; got {ids}")
+        self.token_ids = tuple(ids)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.token_ids)
+
+    def logits(self, network: PeftModel, batch: Batch) -> Tensor:
+        ids = torch.tensor(self.token_ids, device=batch.input_ids.device)
+        return answer_logits(network, batch, ids)
+
+    def settings(self) -> dict[str, Any]:
+        return {"token_ids": list(self.token_ids)}
+
+
+class SequenceClassification(Likelihood):
+    """The classes are the outputs of a classification head (`AutoModelForSequenceClassification`).
+
+    Args:
+        num_labels: number of classes K.
+
+    Raises:
+        ConfigError: fewer than two labels.
+    """
+
+    task_type = TaskType.SEQ_CLS
+    auto_class = "AutoModelForSequenceClassification"
+
+    def __init__(self, num_labels: int) -> None:
+        if num_labels < 2:
+            raise ConfigError(f"num_labels: expected at least 2; got {num_labels}")
+        self.num_labels = num_labels
+
+    @property
+    def num_classes(self) -> int:
+        return self.num_labels
+
+    def logits(self, network: PeftModel, batch: Batch) -> Tensor:
+        output = network(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        logits: Tensor = output.logits.float()
+        return logits
+
+    def settings(self) -> dict[str, Any]:
+        return {"num_labels": self.num_labels}
+
+    def model_settings(self) -> dict[str, Any]:
+        return {"num_labels": self.num_labels}
+
+
+LIKELIHOODS: dict[str, type[Likelihood]] = {
+    likelihood.__name__: likelihood for likelihood in (MultipleChoice, SequenceClassification)
+}
