@@ -17,10 +17,9 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -29,6 +28,9 @@ from blob_pyro.guides import GUIDES, AdapterGuide
 from blob_pyro.likelihoods import LIKELIHOODS
 from blob_pyro.loading import BaseSource, load_base, load_tokenizer
 from blob_pyro.model import BayesianLoRA
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 FORMAT = "blob_pyro.posterior"
 VERSION = 1
@@ -141,6 +143,8 @@ def _read_description(path: Path) -> dict[str, Any]:
 
 
 def _load_adapter(path: Path, adapter: str, base: Any) -> PeftModel:
+    from peft import PeftModel
+
     # PEFT writes the default adapter into the folder itself, any other into a folder of its name
     folder = path / ADAPTER if adapter == "default" else path / ADAPTER / adapter
     if not (folder / "adapter_model.safetensors").is_file():

@@ -5,14 +5,12 @@ Every mistake of the user's ends in one line on standard error and exit code 2, 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
 import textwrap
-import warnings
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from blob_pyro.data.tasks import describe_tasks
 from blob_pyro.errors import BlobPyroError, ConfigError, DataError
 from blob_pyro.evaluation import Metrics
 from blob_pyro.report.table import metrics_table
+from blob_pyro.report.terminal import quiet_libraries
 from blob_pyro.workflow import evaluate_run, fit_run, predict_run
 
 
@@ -49,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with _quiet_libraries():
+        with quiet_libraries():
             return _dispatch(words)
     except KeyboardInterrupt:
         print("\nblob-pyro: stopped by Ctrl-C; what was learnt is saved if training had begun", file=sys.stderr)
@@ -191,30 +190,6 @@ def _add_run_arguments(parser: ArgumentParser) -> None:
 
 def _print_metrics(metrics: Mapping[str, Metrics]) -> None:
     print(metrics_table(metrics) if metrics else "no test items: nothing to evaluate")
-
-
-@contextlib.contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Keep other libraries' chatter off the terminal while a command runs; our warnings become one line each."""
-    from transformers.utils import logging as transformers_logging
-
-    bar, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    show = warnings.showwarning
-    warnings.showwarning = _one_line_warning
-    try:
-        yield
-    finally:
-        warnings.showwarning = show
-        transformers_logging.set_verbosity(verbosity)
-        if bar:
-            transformers_logging.enable_progress_bar()
-
-
-def _one_line_warning(message: Warning | str, category: type[Warning], *rest: object, **named: object) -> None:
-    if issubclass(category, UserWarning):
-        print(f"blob-pyro: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 COMMANDS = {

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyro.distributions as dist
 import torch
-from peft import PeftModel, TaskType
 from torch import Tensor
 
 from blob_pyro.adapters.answer_head import answer_logits
 from blob_pyro.data.examples import Batch
 from blob_pyro.errors import ConfigError
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+
 
 class Likelihood(ABC):
     """Abstract. Turns a network and a batch into logits, and logits into the law of the label."""
 
-    task_type: ClassVar[TaskType]
+    task_type: ClassVar[str]
     auto_class: ClassVar[str]
 
     @property
@@ -58,7 +60,7 @@ class MultipleChoice(Likelihood):
         2
     """
 
-    task_type = TaskType.CAUSAL_LM
+    task_type = "CAUSAL_LM"
     auto_class = "AutoModelForCausalLM"
 
     def __init__(self, token_ids: Sequence[int] | Tensor) -> None:
@@ -89,7 +91,7 @@ class SequenceClassification(Likelihood):
         ConfigError: fewer than two labels.
     """
 
-    task_type = TaskType.SEQ_CLS
+    task_type = "SEQ_CLS"
     auto_class = "AutoModelForSequenceClassification"
 
     def __init__(self, num_labels: int) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import BitsAndBytesConfig
 
 from blob_pyro.errors import ConfigError, ModelLoadError
 from blob_pyro.likelihoods import Likelihood
 from blob_pyro.packaged import ALIASES, packaged_model
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import BitsAndBytesConfig
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -55,6 +57,8 @@ class BaseSource:
 
     def quantization_config(self) -> BitsAndBytesConfig | None:
         """The bitsandbytes settings of `quantization`."""
+        from transformers import BitsAndBytesConfig
+
         if self.quantization == "8bit":
             return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=self.llm_int8_threshold)
         if self.quantization == "4bit":
@@ -115,6 +119,8 @@ def load_network(
         ConfigError: PEFT cannot place the adapter (no default target_modules for the architecture, or
             none of the given names exists).
     """
+    from peft import LoraConfig, get_peft_model
+
     tokenizer = load_tokenizer(source.id)
     base = load_base(source, likelihood, device_map)
     if base.config.pad_token_id is None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pyro
 import pyro.distributions as dist
 import torch
-from peft import PeftModel
-from peft.tuners.lora import LoraLayer
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
@@ -22,6 +20,10 @@ from blob_pyro.errors import ConfigError
 from blob_pyro.handlers import declare, draw
 from blob_pyro.likelihoods import Likelihood
 from blob_pyro.loading import BaseSource, load_network
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from peft.tuners.lora import LoraLayer
 
 
 class BayesianLoRA(PyroModule):

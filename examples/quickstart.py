@@ -25,6 +25,7 @@ from blob_pyro import (
     TrainConfig,
 )
 from blob_pyro.report.table import metrics_table, seeds_table
+from blob_pyro.report.terminal import quiet_libraries
 from blob_pyro.workflow import fit_run
 
 MODEL = ModelConfig(id="smollm2", r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], attn_implementation="eager")
@@ -86,7 +87,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     try:
-        main()
+        with quiet_libraries():
+            main()
     except BlobPyroError as error:
         sys.exit(f"quickstart: error: {error}")
     except KeyboardInterrupt:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from peft import PeftModel
-from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
+from blob_pyro.adapters.inject import is_lora_layer
 from blob_pyro.data.examples import Batch
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from peft.tuners.lora import LoraLayer
 
 # Architectures whose logits are exactly lm_head(last hidden state). Others scale, cap or shift them
 # (Gemma 2's soft cap, Cohere's and Granite's factors), so they take the whole forward.
@@ -45,13 +48,13 @@ def answer_logits(network: PeftModel, batch: Batch, token_ids: Tensor) -> Tensor
 
 def _head_rows(head: Any, hidden: Tensor, token_ids: Tensor) -> Tensor:
     """Rows `token_ids` of head(hidden): (B, d) to (B, K), float32."""
-    base = head.get_base_layer() if isinstance(head, LoraLayer) else head
+    base = head.get_base_layer() if is_lora_layer(head) else head
     if not isinstance(base.weight, Tensor) or not base.weight.is_floating_point():
         quantised: Tensor = head(hidden)
         return quantised[:, token_ids].float()
     bias = None if base.bias is None else base.bias[token_ids].float()
     logits = F.linear(hidden.float(), base.weight[token_ids].float(), bias)
-    if isinstance(head, LoraLayer) and not head.merged and not head.disable_adapters:
+    if is_lora_layer(head) and not head.merged and not head.disable_adapters:
         for adapter in head.active_adapters:
             if adapter in head.lora_A:
                 logits = logits + _adapter_rows(head, adapter, hidden, token_ids)

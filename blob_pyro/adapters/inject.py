@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, TypeGuard
+
 import torch
-from peft import PeftModel
-from peft.tuners.lora import Linear as LoraLinear
-from peft.tuners.lora import LoraLayer
-from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 
 from blob_pyro.adapters.drawn_linear import DrawnLinear
 from blob_pyro.errors import UnsupportedLayerError
+
+if TYPE_CHECKING:  # importing PEFT takes seconds, most of them bitsandbytes': only those who build a model wait
+    from peft import PeftModel
+    from peft.tuners.lora import LoraLayer
 
 SITE_SUFFIX = ".lora_A"
 
@@ -18,9 +20,10 @@ SITE_SUFFIX = ".lora_A"
 def supported_layers() -> tuple[type[LoraLayer], ...]:
     """PEFT's LoRA layers whose forward calls lora_A: Linear and Conv1D bases, bitsandbytes 8-bit and 4-bit."""
     import peft.tuners.lora.bnb as bnb  # defines its classes only where bitsandbytes is installed
+    from peft.tuners.lora import Linear
 
     quantised = (getattr(bnb, name, None) for name in ("Linear8bitLt", "Linear4bit"))
-    return (LoraLinear, *(layer for layer in quantised if layer is not None))
+    return (Linear, *(layer for layer in quantised if layer is not None))
 
 
 def active_adapter(network: PeftModel) -> str:
@@ -29,6 +32,8 @@ def active_adapter(network: PeftModel) -> str:
     Raises:
         UnsupportedLayerError: `network` is not a PEFT model, or several adapters are active.
     """
+    from peft import PeftModel
+
     if not isinstance(network, PeftModel):
         raise UnsupportedLayerError(
             f"expected a peft.PeftModel; got {type(network).__name__}; wrap it with peft.get_peft_model first"
@@ -45,7 +50,7 @@ def find_lora_layers(network: PeftModel, adapter: str) -> dict[str, LoraLayer]:
     Raises:
         UnsupportedLayerError: no LoRA layer, or one whose A matrix the library cannot draw.
     """
-    layers = {path: module for path, module in network.named_modules() if isinstance(module, LoraLayer)}
+    layers = {path: module for path, module in network.named_modules() if is_lora_layer(module)}
     layers = {path: layer for path, layer in layers.items() if _adapts(layer, adapter)}
     if not layers:
         kind = getattr(network.peft_config[adapter], "peft_type", "unknown")
@@ -72,8 +77,17 @@ def inject(network: PeftModel, adapter: str) -> dict[str, LoraLayer]:
     return {path + SITE_SUFFIX: layer for path, layer in layers.items()}
 
 
+def is_lora_layer(module: nn.Module) -> TypeGuard[LoraLayer]:
+    """Whether `module` is one of PEFT's LoRA layers."""
+    from peft.tuners.lora import LoraLayer
+
+    return isinstance(module, LoraLayer)
+
+
 def base_weight(layer: LoraLayer) -> Tensor:
     """The frozen weight W0 of an adapted layer as (m, n) = (out_features, in_features), float32, dequantised."""
+    from peft.utils.integrations import dequantize_module_weight
+
     base = layer.get_base_layer()
     weight: Tensor = dequantize_module_weight(base).detach()
     # transformers' Conv1D (GPT-2) stores its weight as (in_features, out_features)

@@ -106,7 +106,7 @@ class _SplitRecipe(Recipe):
         weighted = kl_weight * kl()
         if weighted.requires_grad:
             weighted.backward()
-            sgd.step()
+        sgd.step()
         sgd.zero_grad(set_to_none=True)
 
 
