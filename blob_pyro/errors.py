@@ -17,6 +17,10 @@ class DataError(BlobPyroError, ValueError):
     """A file, row, prompt or label is not what the task needs."""
 
 
+class LabelError(BlobPyroError, IndexError):
+    """A batch holds a label that is none of the likelihood's classes."""
+
+
 class MissingPackageError(BlobPyroError, ImportError):
     """A package that this feature needs is not installed."""
 

@@ -43,7 +43,8 @@ class Likelihood(ABC):
 
     def label_law(self, logits: Tensor) -> dist.Categorical:
         """p(label | logits), batch_shape logits.shape[:-1]."""
-        return dist.Categorical(logits=logits)
+        # unvalidated: a NaN is to become a non-finite loss that names step and items, not a page of values
+        return dist.Categorical(logits=logits, validate_args=False)
 
 
 class MultipleChoice(Likelihood):

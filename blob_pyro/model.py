@@ -16,7 +16,7 @@ from blob_pyro.adapters.checkpointing import checkpointing_modules, follow_draws
 from blob_pyro.adapters.drawn_linear import Draw, DrawnLinear, WeightDraw, hold
 from blob_pyro.adapters.inject import active_adapter, inject
 from blob_pyro.data.examples import Batch
-from blob_pyro.errors import ConfigError
+from blob_pyro.errors import ConfigError, LabelError
 from blob_pyro.handlers import declare, draw
 from blob_pyro.likelihoods import Likelihood
 from blob_pyro.loading import BaseSource, load_network
@@ -171,14 +171,17 @@ class BayesianLoRA(PyroModule):
 
         Returns:
             Logits (B, K), or (S, B, K) with a draw dimension; float32.
+
+        Raises:
+            LabelError: a label is none of the K classes.
+            ParamStoreError: Pyro's param store holds another model's parameters under the same names.
+            UnsupportedCheckpointingError: the network checkpoints in reentrant mode.
         """
+        _refuse_unknown_labels(batch.labels, self.likelihood.num_classes)
         for name, parameter in self.point_parameters().items():
             declare(name, parameter)
-        values = {site: pyro.sample(site, self.prior(site)) for site in self.sites}
-        draws = {
-            site: draw(flat, rows=len(batch) * (flat.shape[0] if flat.dim() == 3 else 1), name=site)
-            for site, flat in ((site, _one_draw_dim(value)) for site, value in values.items())
-        }
+        values = {site: _one_draw_dim(pyro.sample(site, self.prior(site))) for site in self.sites}
+        draws = {site: draw(value, rows=len(batch) * _num_draws(value), name=site) for site, value in values.items()}
         logits = self.logits(batch, draws)
         size = max(self.num_data or 0, len(batch))
         with pyro.plate("data", size, subsample=torch.arange(len(batch), device=logits.device)):
@@ -225,6 +228,15 @@ class BayesianLoRA(PyroModule):
 def _one_draw_dim(value: Tensor) -> Tensor:
     """Collapse what Pyro's plates put to the left of (r, n) into one draw dimension."""
     return value.reshape(-1, *value.shape[-2:]) if value.dim() > 2 else value
+
+
+def _num_draws(value: Tensor) -> int:
+    return value.shape[0] if value.dim() == 3 else 1
+
+
+def _refuse_unknown_labels(labels: Tensor | None, num_classes: int) -> None:
+    if labels is not None and not bool(((labels >= 0) & (labels < num_classes)).all()):
+        raise LabelError(f"expected labels from 0 to {num_classes - 1}; got {labels.tolist()}")
 
 
 def _common_num_draws(draws: Mapping[str, Draw]) -> int | None:

@@ -55,7 +55,8 @@ class BLoBGuide(AdapterGuide):
 
     def posterior(self, site: str) -> dist.Independent:
         """Normal(loc, scale^2) with independent entries, event_shape (r, n)."""
-        return dist.Normal(self.loc(site), self.scale(site)).to_event(2)
+        # unvalidated: a NaN is to become a non-finite loss that names step and items, not a page of values
+        return dist.Normal(self.loc(site), self.scale(site), validate_args=False).to_event(2)
 
     def scale_parameters(self) -> dict[str, nn.Parameter]:
         """G of every site."""
