@@ -13,8 +13,11 @@ and lora_B.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,10 +26,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from blob_pyro.errors import RunDirectoryError
+from blob_pyro.errors import ConfigError, RunDirectoryError, UnsupportedLayerError
 from blob_pyro.guides import GUIDES, AdapterGuide
 from blob_pyro.likelihoods import LIKELIHOODS
-from blob_pyro.loading import BaseSource, load_base, load_tokenizer
+from blob_pyro.loading import BaseSource, fill_padding, load_base, load_tokenizer
 from blob_pyro.model import BayesianLoRA
 
 if TYPE_CHECKING:
@@ -82,18 +85,25 @@ def load(run_dir: str | Path, *, base: Any = None) -> Run:
     """
     path = Path(run_dir)
     described = _read_description(path)
-    likelihood = LIKELIHOODS[described["likelihood"]["name"]](**described["likelihood"]["settings"])
-    source = BaseSource(**described["base"])
-    network = _load_adapter(path, described["adapter"], base if base is not None else load_base(source, likelihood))
-    model = BayesianLoRA(
-        network,
-        likelihood,
-        prior_scale=described["prior_scale"],
-        num_data=described["num_data"],
-        tokenizer=load_tokenizer(source.id) if base is None else None,
-        source=source,
-    )
-    guide = GUIDES[described["guide"]["name"]](model, **described["guide"]["settings"])
+    with _refuse_altered(path / DESCRIPTION):
+        likelihood = LIKELIHOODS[described["likelihood"]["name"]](**described["likelihood"]["settings"])
+        source = BaseSource(**described["base"])
+        guide_kind, guide_settings = GUIDES[described["guide"]["name"]], described["guide"]["settings"]
+    tokenizer = load_tokenizer(source.id) if base is None else None
+    network = _load_adapter(path, described["adapter"], load_base(source, likelihood) if base is None else base)
+    if tokenizer is not None:
+        fill_padding(network.get_base_model(), tokenizer)
+    with _refuse_altered(path / DESCRIPTION):
+        model = BayesianLoRA(
+            network,
+            likelihood,
+            prior_scale=described["prior_scale"],
+            num_data=described["num_data"],
+            tokenizer=tokenizer,
+            source=source,
+        )
+        guide = guide_kind(model, **guide_settings)
+    _check_sites(path, model, described["sites"])
     _restore(guide, path)
     return Run(path, model, guide)
 
@@ -108,12 +118,33 @@ def _describe(model: BayesianLoRA, guide: AdapterGuide) -> dict[str, Any]:
         "num_data": model.num_data,
         "adapter": model.adapter,
         "base": dataclasses.asdict(model.source),
-        "sites": {site: list(model.location(site).shape) for site in model.sites},
+        "sites": _site_shapes(model),
     }
 
 
+def _site_shapes(model: BayesianLoRA) -> dict[str, list[int]]:
+    return {site: list(model.location(site).shape) for site in model.sites}
+
+
 def _name_of(guide: AdapterGuide) -> str:
-    return next(name for name, kind in GUIDES.items() if type(guide) is kind)
+    for name, kind in GUIDES.items():
+        if type(guide) is kind:
+            return name
+    raise ConfigError(f"guide: expected one of bp.guides ({', '.join(GUIDES)}); got {type(guide).__name__}")
+
+
+@contextlib.contextmanager
+def _refuse_altered(file: Path) -> Iterator[None]:
+    """Turn what a description of the wrong shape sets off into one error."""
+    try:
+        yield
+    except UnsupportedLayerError:  # a TypeError too, but it speaks of the network
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise RunDirectoryError(
+            f"{file}: expected the description of a posterior; it is incomplete or altered ({why})"
+        ) from error
 
 
 def _read_description(path: Path) -> dict[str, Any]:
@@ -121,23 +152,23 @@ def _read_description(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise RunDirectoryError(f"{path}: expected a run directory with {DESCRIPTION}; it is not there; check the path")
     try:
-        described: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        kind, version = described["format"], described["version"]
-    except (ValueError, KeyError, TypeError) as error:
+        described = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise RunDirectoryError(
             f"{file}: expected the description of a posterior; it cannot be read: {error}"
         ) from error
+    if not isinstance(described, dict):
+        raise RunDirectoryError(f"{file}: expected a JSON object; got a {type(described).__name__}")
+    kind, version = described.get("format"), described.get("version")
     if (kind, version) != (FORMAT, VERSION):
         raise RunDirectoryError(
             f"{file}: expected {FORMAT} version {VERSION}; got {kind} version {version}; "
             "load it with the version of blob_pyro that wrote it"
         )
-    missing = [
-        key for key in ("guide", "likelihood", "prior_scale", "num_data", "adapter", "base") if key not in described
-    ]
-    if missing or described["guide"]["name"] not in GUIDES or described["likelihood"]["name"] not in LIKELIHOODS:
+    keys = ("guide", "likelihood", "prior_scale", "num_data", "adapter", "base", "sites")
+    if missing := [key for key in keys if key not in described]:
         raise RunDirectoryError(
-            f"{file}: expected a known guide and likelihood; it is incomplete or altered; save it anew"
+            f"{file}: expected the description of a posterior; it is incomplete: {', '.join(missing)} missing"
         )
     return described
 
@@ -147,16 +178,26 @@ def _load_adapter(path: Path, adapter: str, base: Any) -> PeftModel:
 
     # PEFT writes the default adapter into the folder itself, any other into a folder of its name
     folder = path / ADAPTER if adapter == "default" else path / ADAPTER / adapter
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise RunDirectoryError(
-            f"{path}: expected {folder.relative_to(path)}/adapter_model.safetensors; it is not there"
-        )
+    for name in ("adapter_config.json", "adapter_model.safetensors"):  # PEFT would ask the hub for them
+        if not (folder / name).is_file():
+            raise RunDirectoryError(f"{path}: expected {folder.relative_to(path)}/{name}; it is not there")
     try:
-        return PeftModel.from_pretrained(base, str(folder), adapter_name=adapter, is_trainable=True)
-    except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
+        with warnings.catch_warnings():  # tensors that are not in the file would keep random values
+            warnings.filterwarnings("error", message=".*missing adapter keys")
+            return PeftModel.from_pretrained(base, str(folder), adapter_name=adapter, is_trainable=True)
+    except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError, OSError, Warning) as error:
         raise RunDirectoryError(
             f"{folder}: expected an adapter for this base model; PEFT says: {' '.join(str(error).split())[:300]}"
         ) from error
+
+
+def _check_sites(path: Path, model: BayesianLoRA, sites: Any) -> None:
+    """Raise unless the adapter that was loaded has the layers that the description names."""
+    if _site_shapes(model) != sites:
+        raise RunDirectoryError(
+            f"{path}: expected the adapter that {DESCRIPTION} describes; the one in {ADAPTER} has other layers or "
+            "ranks; the parts of this directory come from different runs"
+        )
 
 
 def _restore(guide: AdapterGuide, path: Path) -> None:

@@ -5,18 +5,23 @@ Every mistake of the user's ends in one line on standard error and exit code 2, 
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import sys
 import textwrap
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 from blob_pyro.config import RunConfig
+from blob_pyro.config_file import KEYS, check_file, expected_type, unknown_key
 from blob_pyro.data.tasks import describe_tasks
 from blob_pyro.errors import BlobPyroError, ConfigError, DataError
 from blob_pyro.evaluation import Metrics
@@ -40,6 +45,10 @@ class Command:
     run: Callable[[ArgumentParser, Sequence[str]], None]
 
 
+class _HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Keeps the lines of a description; tells each option's type and default."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line.
 
@@ -47,29 +56,66 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 for a user's mistake, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # "±" on a terminal that has none
     try:
         with quiet_libraries():
-            return _dispatch(words)
-    except KeyboardInterrupt:
-        print("\nblob-pyro: stopped by Ctrl-C; what was learnt is saved if training had begun", file=sys.stderr)
+            _dispatch(words)
+        sys.stdout.flush()  # a closed pipe shows here, not in a traceback when the interpreter ends
+    except SystemExit as end:  # --help and --print_config
+        return end.code if isinstance(end.code, int) else 0
+    except KeyboardInterrupt as interrupt:
+        # the terminal has echoed ^C without a new line
+        start = "\n" if sys.stderr.isatty() else ""
+        print(f"{start}blob-pyro: stopped by Ctrl-C; {str(interrupt) or 'nothing was saved'}", file=sys.stderr)
         return 130
-    except (BlobPyroError, ArgumentError) as error:
-        print(f"blob-pyro: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
     except BrokenPipeError:  # the reader (head, less) closed our output
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-
-
-def _dispatch(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help"):
-        print(_overview())
-        return 0 if words else 2
-    if words[0] not in COMMANDS:
-        raise ConfigError(f"expected a command ({', '.join(COMMANDS)}); got {words[0]!r}; see blob-pyro --help")
-    command = COMMANDS[words[0]]
-    command.run(command.parser(), words[1:])
+    except (BlobPyroError, OSError) as error:  # of the latter: a full disk, no permission
+        return _fail(str(error))
     return 0
+
+
+def _fail(message: str) -> int:
+    print(f"blob-pyro: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _dispatch(words: list[str]) -> None:
+    if words and words[0] in ("-h", "--help"):
+        print(_overview())
+        return
+    if not words or words[0] not in COMMANDS:
+        got = repr(words[0]) if words else "none"
+        raise ConfigError(f"expected a command ({', '.join(COMMANDS)}); got {got}; see blob-pyro --help")
+    command = COMMANDS[words[0]]
+    parser = command.parser()
+    try:
+        command.run(parser, words[1:])
+    except ArgumentError as error:
+        raise ConfigError(_in_our_words(error, parser)) from error
+
+
+def _in_our_words(error: ArgumentError, parser: ArgumentParser) -> str:
+    """jsonargparse's message as "expected X; got Y"."""
+    text = " ".join(str(error).split())
+    if found := re.match(r"unrecognized arguments: (.*)", text):
+        return _unknown_word(found[1].split()[0], parser)
+    if not (found := re.match(r'Parser key "([\w.]+)": (.*)', text)):
+        return f"{text}; see {parser.prog} --help"
+    key, rest = found.groups()
+    # of a union the message tells each member's complaint, and the value at the end
+    patterns = (r"Given value: (.*)$", r"Got value: (.*)$", r"Unable to load config '(.*?)'")
+    value = next(filter(None, (re.search(pattern, rest) for pattern in patterns)), None)
+    kind = KEYS.get(key, _NUM_SAMPLES.get(key))
+    return f"{key}: expected {expected_type(kind)}; got {value[1]}" if value and kind else f"{key}: {rest}"
+
+
+def _unknown_word(word: str, parser: ArgumentParser) -> str:
+    if not word.startswith("--"):
+        return f"expected {parser.usage}; got {word!r} beside that"
+    options = [name[2:] for action in parser._actions for name in action.option_strings if name[:2] == "--"]
+    return unknown_key(word[2:].split("=")[0], options, prefix="--")
 
 
 def _overview() -> str:
@@ -86,8 +132,9 @@ def _parser(command: str, usage: str, description: str) -> ArgumentParser:
         prog=f"blob-pyro {command}",
         usage=usage,
         description=textwrap.dedent(description).strip(),
-        formatter_class=RawDescriptionHelpFormatter,
+        formatter_class=_HelpFormatter,
         exit_on_error=False,
+        allow_abbrev=False,
     )
 
 
@@ -97,7 +144,15 @@ def _fit_parser() -> ArgumentParser:
         "blob-pyro fit CONFIG.yaml [--key value ...]",
         """
         Fine-tune, predict the test items, write a run directory. Every key of the YAML file can be
-        given (or given anew) on the command line.
+        given (or given anew) on the command line; of a key under `train:` the option is --train.KEY.
+
+        The smallest file:
+
+          data:
+            train_file: train.jsonl              # {"text": "Lovely day", "label": "positive"}
+            test_file: test.jsonl
+            prompt: "Tweet: {text}\\nSentiment:"  # in double quotes, so that \\n is a new line
+            labels: [" negative", " positive"]   # each a single token: mind the space
 
         example: blob-pyro fit my.yaml --train.num_steps 200 --output runs/short
         """,
@@ -110,8 +165,15 @@ def _fit_parser() -> ArgumentParser:
 
 def _fit(parser: ArgumentParser, words: Sequence[str]) -> None:
     # jsonargparse reads configuration files through an option: the positional file becomes that option
-    positional = ["--config", words[0]] if words and not words[0].startswith("-") else []
-    parsed = parser.instantiate(parser.parse_args([*positional, *words[len(positional) // 2 :]]))
+    if not words:
+        raise ConfigError(f"expected {parser.usage}; got no configuration; see blob-pyro fit --help")
+    positional = not words[0].startswith("-")
+    words = ["--config", *words] if positional else list(words)
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
+    for option, path in pairwise(words):
+        if option == "--config":
+            check_file(path)
+    parsed = parser.instantiate(parser.parse_args(words))
     fields = {name: parsed[name] for name in ("data", "model", "guide", "train", "predict", "seed", "output")}
     result = fit_run(RunConfig(**fields), progress=not parsed.quiet)
     _print_metrics(result.metrics)
@@ -159,8 +221,11 @@ def _predict(parser: ArgumentParser, words: Sequence[str]) -> None:
     parsed = parser.parse_args(words)
     if parsed.output is not None and Path(parsed.output).resolve() == Path(parsed.file).resolve():
         raise DataError(f"--output: expected another file than the input; got {parsed.output} for both")
+    if parsed.output is not None and not Path(parsed.output).resolve().parent.is_dir():
+        raise DataError(f"--output: expected a file in a folder that exists; got {parsed.output}")
     answers = predict_run(parsed.run, parsed.file, num_samples=parsed.num_samples, progress=not parsed.quiet)
-    lines = "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
+    encoding = sys.stdout.encoding if parsed.output is None else "utf-8"
+    lines = "".join(_json_line(answer, encoding) for answer in answers)
     if parsed.output is None:
         sys.stdout.write(lines)
         return
@@ -168,6 +233,16 @@ def _predict(parser: ArgumentParser, words: Sequence[str]) -> None:
         Path(parsed.output).write_text(lines, encoding="utf-8")
     except OSError as error:
         raise DataError(f"--output: expected a file to write to; got {parsed.output}: {error.strerror}") from error
+
+
+def _json_line(answer: Mapping[str, Any], encoding: str) -> str:
+    """One line of JSON, with escapes only where the characters cannot be written as they are."""
+    line = json.dumps(answer, ensure_ascii=False)
+    try:
+        line.encode(encoding)
+    except UnicodeEncodeError:
+        line = json.dumps(answer)
+    return line + "\n"
 
 
 def _tasks_parser() -> ArgumentParser:
@@ -191,6 +266,8 @@ def _add_run_arguments(parser: ArgumentParser) -> None:
 def _print_metrics(metrics: Mapping[str, Metrics]) -> None:
     print(metrics_table(metrics) if metrics else "no test items: nothing to evaluate")
 
+
+_NUM_SAMPLES = {"num_samples": int | None}
 
 COMMANDS = {
     "fit": Command("fine-tune a model and write a run directory", _fit_parser, _fit),

@@ -6,6 +6,7 @@ command line (`--train.num_steps 200`).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,6 +17,10 @@ def _check(condition: bool, name: str, expected: str, value: Any) -> None:
     """Raise a one-line ConfigError unless `condition` holds."""
     if not condition:
         raise ConfigError(f"{name}: expected {expected}; got {value!r}")
+
+
+def _check_positive(name: str, value: float) -> None:
+    _check(0 < value < math.inf, name, "a number above 0", value)
 
 
 def _join(names: list[str]) -> str:
@@ -58,9 +63,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _check(bool(self.id), "model.id", "a hub id, a folder or an alias", self.id)
         _check(self.r >= 1, "model.r", "a rank of at least 1", self.r)
-        _check(self.lora_alpha > 0, "model.lora_alpha", "a number above 0", self.lora_alpha)
+        _check_positive("model.lora_alpha", self.lora_alpha)
         _check(0 <= self.lora_dropout < 1, "model.lora_dropout", "a share in [0, 1)", self.lora_dropout)
-        _check(self.prior_scale > 0, "model.prior_scale", "a number above 0", self.prior_scale)
+        _check_positive("model.prior_scale", self.prior_scale)
         _check(self.target_modules != [], "model.target_modules", "at least one name, or null", self.target_modules)
 
 
@@ -70,12 +75,15 @@ class DataConfig:
 
     Attributes:
         task: name of a built-in task (`blob-pyro tasks` lists them); leave it out to use files.
-        train_file, test_file: JSON-lines files, one object a line.
+        train_file: JSON-lines file of your own to train on, one object a line.
+        test_file: such a file to evaluate on; without one there are no metrics.
         prompt: template with field names in braces, e.g. "Tweet: {text}\\nSentiment:".
         truncate_field: the field that may lose tokens from its left when a prompt is too long.
         label_field: field that holds the label.
-        labels: the answer words, in the order of the classes; each must be a single token.
-        num_train, num_test: how many items to use; None takes all (of a built-in task's test items: its own number).
+        labels: the answer words, in the order of the classes; each must be a single token of the model, which
+            for most models begins with a space: [" negative", " positive"]. In the files that space is optional.
+        num_train: how many items to train on, drawn by the seed; None takes all.
+        num_test: how many items to test on; None takes all of a file, or a built-in task's own number.
         max_length: longest prompt in tokens; the model's own context is a limit as well.
     """
 
@@ -125,7 +133,7 @@ class GuideConfig:
     eps: float = 0.05
 
     def __post_init__(self) -> None:
-        _check(self.eps > 0, "guide.eps", "a number above 0", self.eps)
+        _check_positive("guide.eps", self.eps)
 
 
 @dataclass(frozen=True)
@@ -166,9 +174,10 @@ class TrainConfig:
         _check(self.num_steps >= 1, "train.num_steps", "at least 1 step", self.num_steps)
         _check(self.batch_size >= 1, "train.batch_size", "at least 1 item", self.batch_size)
         for name in ("lr", "adam_eps"):
-            _check(getattr(self, name) > 0, f"train.{name}", "a number above 0", getattr(self, name))
+            _check_positive(f"train.{name}", getattr(self, name))
         for name in ("weight_decay", "kl_lr", "kl_weight"):
-            _check(getattr(self, name) >= 0, f"train.{name}", "a number of at least 0", getattr(self, name))
+            value = getattr(self, name)
+            _check(0 <= value < math.inf, f"train.{name}", "a number of at least 0", value)
         _check(self.kl_cycle is None or self.kl_cycle >= 1, "train.kl_cycle", "at least 1 step, or null", self.kl_cycle)
         _check(0 <= self.warmup_ratio <= 1, "train.warmup_ratio", "a share in [0, 1]", self.warmup_ratio)
 
@@ -211,3 +220,7 @@ class RunConfig:
     predict: PredictConfig = field(default_factory=PredictConfig)
     seed: int = 0
     output: str = "runs/fit"
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.seed < 2**32, "seed", "a whole number from 0 to 4294967295", self.seed)
+        _check(bool(self.output), "output", "a directory to write to", self.output)

@@ -46,7 +46,15 @@ class UnsupportedPosteriorError(BlobPyroError, TypeError):
 
 
 class NonFiniteLossError(BlobPyroError, ArithmeticError):
-    """The loss is NaN or infinite. No parameter was changed by the step that raised this."""
+    """The loss is NaN or infinite; the parameters are the last ones with a finite loss.
+
+    Attributes:
+        items: positions in the data set of the batch's items; empty where the batch has no index.
+    """
+
+    def __init__(self, message: str, items: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.items = items
 
 
 class RunDirectoryError(BlobPyroError, OSError):

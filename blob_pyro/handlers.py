@@ -6,6 +6,7 @@ value itself; under `flipout()` it is a sign-flipped perturbation about the guid
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pyro
@@ -13,7 +14,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution, Independent, Normal, constraints
 
 from blob_pyro.adapters.drawn_linear import Draw, FlipoutDraw, WeightDraw
 from blob_pyro.errors import ParamStoreError, UnsupportedPosteriorError
@@ -104,12 +105,23 @@ class LocalParamsMessenger(Messenger):
             msg["done"] = True
 
 
+@effectful(type="param")
+def _param_statement(name: str, parameter: Tensor, **_: Any) -> Tensor:
+    return parameter
+
+
 def declare(name: str, parameter: Tensor) -> Tensor:
     """`pyro.param` for a Parameter that lives in a module: Pyro trains that very tensor.
 
     Raises:
         ParamStoreError: the param store holds another tensor of this name.
     """
+    if pyro.settings.get("module_local_params"):
+        # The local store forgets a Parameter's `unconstrained` when the module's call ends, and SVI.step then
+        # fails on it. A param statement past the store, as Pyro makes for a module's own parameters, keeps it.
+        parameter.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
+        value: Tensor = _param_statement(name, parameter, constraint=constraints.real, event_dim=None, name=name)
+        return value
     stored: Tensor = pyro.param(name, parameter)
     if stored is not parameter:
         raise ParamStoreError(

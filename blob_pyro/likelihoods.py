@@ -12,7 +12,7 @@ from torch import Tensor
 
 from blob_pyro.adapters.answer_head import answer_logits
 from blob_pyro.data.examples import Batch
-from blob_pyro.errors import ConfigError
+from blob_pyro.errors import ConfigError, LabelError
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -45,6 +45,15 @@ class Likelihood(ABC):
         """p(label | logits), batch_shape logits.shape[:-1]."""
         # unvalidated: a NaN is to become a non-finite loss that names step and items, not a page of values
         return dist.Categorical(logits=logits, validate_args=False)
+
+    def check_labels(self, labels: Tensor) -> None:
+        """Raise unless every label is one of the classes 0 .. K - 1.
+
+        Raises:
+            LabelError: a label is none of them.
+        """
+        if not bool(((labels >= 0) & (labels < self.num_classes)).all()):
+            raise LabelError(f"expected labels from 0 to {self.num_classes - 1}; got {labels.tolist()}")
 
 
 class MultipleChoice(Likelihood):

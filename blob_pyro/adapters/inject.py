@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from blob_pyro.adapters.drawn_linear import DrawnLinear
+from blob_pyro.adapters.quantised import keep_unpacked
 from blob_pyro.errors import UnsupportedLayerError
 
 if TYPE_CHECKING:  # importing PEFT takes seconds, most of them bitsandbytes': only those who build a model wait
@@ -68,6 +69,7 @@ def inject(network: PeftModel, adapter: str) -> dict[str, LoraLayer]:
     (nothing in it is trainable), its A and B matrices are made trainable.
     """
     layers = find_lora_layers(network, adapter)
+    keep_unpacked(network)
     for layer in layers.values():
         layer.lora_A[adapter] = DrawnLinear.sharing(layer.lora_A[adapter])
     if not any(layer.lora_A[adapter].weight.requires_grad for layer in layers.values()):

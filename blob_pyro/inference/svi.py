@@ -87,6 +87,7 @@ class BLoBSVI:
         self.model, self.guide = model, guide
         self.kl_weight = kl_weight
         self.steps_done = 0
+        self._last_good: list[Tensor] | None = None
         self.recipe = RECIPES[recipe](model, guide, settings)
         self._schedule = constant if kl_schedule is None and recipe == "elbo" else kl_schedule
 
@@ -94,7 +95,8 @@ class BLoBSVI:
         """Update every parameter once, with one posterior draw.
 
         Raises:
-            NonFiniteLossError: the loss or a gradient is NaN or infinite; no parameter was changed.
+            NonFiniteLossError: the loss or a gradient is NaN or infinite; the parameters are put back to the
+                last ones whose loss and gradients were finite.
             DataError: the batch has no labels.
         """
         step = self.steps_done + 1
@@ -105,6 +107,7 @@ class BLoBSVI:
         self._refuse_non_finite({"NLL": nll, "KL": kl}, step, batch)
         self.recipe.backward(nll, kl, kl_weight)
         self._refuse_non_finite({"gradient norm": self._gradient_norm()}, step, batch)
+        self._remember()
         self.recipe.update(self.guide.kl, kl_weight)
         self.recipe.advance()
         self.steps_done = step
@@ -121,6 +124,19 @@ class BLoBSVI:
             self._schedule = lambda step: reweighted(step, cycle)
         return self._schedule
 
+    def _remember(self) -> None:
+        """Keep a copy of the parameters: they have just shown a finite loss and gradient."""
+        parameters = [parameter.detach() for parameter in self.recipe.parameters()]
+        if self._last_good is None:
+            self._last_good = [parameter.clone() for parameter in parameters]
+        else:
+            torch._foreach_copy_(self._last_good, parameters)
+
+    def _restore(self) -> None:
+        """Go back to the last remembered parameters, if an update has changed them since."""
+        if self._last_good is not None:
+            torch._foreach_copy_([parameter.detach() for parameter in self.recipe.parameters()], self._last_good)
+
     def _gradient_norm(self) -> Tensor:
         gradients = [p.grad for p in self.recipe.parameters() if p.grad is not None]
         return torch.nn.utils.get_total_norm(gradients)
@@ -129,8 +145,11 @@ class BLoBSVI:
         for name, value in values.items():
             if not torch.isfinite(value):
                 self.recipe.zero_grad()
-                items = "unnamed" if batch.index is None else ", ".join(str(i) for i in batch.index.tolist())
+                self._restore()
+                items = () if batch.index is None else tuple(batch.index.tolist())
                 raise NonFiniteLossError(
-                    f"step {step}: expected a finite {name}; got {value.item()} on the batch of items {items}; the "
-                    "parameters are those of the step before; try a smaller lr or kl_lr, or look at these items"
+                    f"step {step}: expected a finite {name}; got {value.item()} on the batch of items "
+                    f"{', '.join(map(str, items)) or 'unnamed'}; the last parameters with a finite loss are kept; "
+                    "try a smaller lr or kl_lr, or look at these items",
+                    items,
                 )

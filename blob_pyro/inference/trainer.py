@@ -108,11 +108,14 @@ def _noise(guide: AdapterGuide, config: TrainConfig) -> contextlib.AbstractConte
 
 
 def _bar(total: int, description: str, progress: bool) -> tqdm[Any]:
-    return tqdm(total=total, desc=description, disable=not progress, unit="step", dynamic_ncols=True)
+    """One line of at most 80 characters; tqdm's own bar would push the numbers off a narrow terminal."""
+    line = "{desc} {percentage:.0f}% {n_fmt}/{total_fmt}, {remaining} left{postfix}"
+    return tqdm(total=total, desc=description, disable=not progress, bar_format=line, dynamic_ncols=True)
 
 
 def _status(result: StepResult, seconds: float) -> str:
-    return f"NLL {result.nll:.3f} KL {result.kl:.3g} KL weight {result.kl_weight:.2g} {1000 * seconds:.0f} ms/step"
+    times = f"{1000 * seconds:.0f} ms/step"
+    return f"NLL {result.nll:.2f}, KL {result.kl:.1e}, KL weight {result.kl_weight:.0e}, {times}"
 
 
 def _take(loader: Iterable[Batch], num_steps: int) -> Iterator[Batch]:

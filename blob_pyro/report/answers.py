@@ -1,0 +1,65 @@
+"""Predictions as rows that people and programs read: JSON-ready answers, and a Parquet file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from blob_pyro.data.examples import Example
+from blob_pyro.evaluation import mutual_information, predictive_entropy
+from blob_pyro.predictions import Predictions
+
+
+def answers_of(predictions: Predictions, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """One JSON-ready answer an item.
+
+    Args:
+        predictions: n items.
+        labels: answer words in class order; white space around them is left out.
+
+    Example:
+        >>> import torch
+        >>> probs = torch.tensor([[0.5, 0.5], [0.0, 1.0]])
+        >>> answers = answers_of(Predictions(probs, probs[None]), [" bad", " good"])
+        >>> answers[1]["prediction"], answers[1]["probabilities"], answers[1]["entropy"]
+        ('good', {'bad': 0.0, 'good': 1.0}, 0.0)
+    """
+    names = [label.strip() for label in labels]
+    entropy = predictive_entropy(predictions.probs).tolist()
+    information = mutual_information(predictions.draws).tolist()
+    columns = zip(predictions.probs.tolist(), entropy, information, strict=True)
+    return [
+        {
+            "prediction": names[max(range(len(names)), key=probs.__getitem__)],
+            "probabilities": dict(zip(names, probs, strict=True)),
+            "entropy": item_entropy,
+            "mutual_information": item_information,
+        }
+        for probs, item_entropy, item_information in columns
+    ]
+
+
+def write_predictions(path: Path, predictions: Predictions, examples: Sequence[Example], labels: Sequence[str]) -> None:
+    """Write answers with prompts, labels and the draws' probabilities as a Parquet file, one row an item."""
+    from datasets import Dataset, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    names = [label.strip() for label in labels]
+    draws = predictions.draws.transpose(0, 1).tolist()
+    rows = [
+        {
+            "id": example.id,
+            "prompt": example.prompt,
+            "label": None if example.label is None else names[example.label],
+            **answer,
+            "draws": item_draws,
+        }
+        for example, answer, item_draws in zip(examples, answers_of(predictions, labels), draws, strict=True)
+    ]
+    were_disabled = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        Dataset.from_list(rows).to_parquet(str(path))
+    finally:
+        if not were_disabled:
+            enable_progress_bars()

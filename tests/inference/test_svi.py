@@ -1,0 +1,314 @@
+"""`BLoBSVI.step` against steps written by hand in plain torch, for each recipe; non-finite losses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pyro
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import ANSWERS, GUIDES, MODELS, NUM_DATA, POINT_GUIDES, held_draws, make_batch, snapshot, trainable
+from peft import get_peft_model
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from torch import Tensor
+from torch.func import functional_call
+
+import blob_pyro as bp
+from blob_pyro.inference.kl_schedule import cycle_length, kl_schedule, reweighted
+from blob_pyro.inference.recipes import RECIPES
+from blob_pyro.inference.svi import StepResult
+
+LR, KL_LR, STEPS, SIGMA = 2e-3, 0.05, 6, 0.2
+CYCLE = 3
+
+
+def rate_factor(steps_done: int) -> float:
+    """Linear warm-up over 2 of 10 steps, then linear decay; written out again."""
+    return steps_done / 2 if steps_done < 2 else (10 - steps_done) / 8
+
+
+@dataclass
+class ByHand:
+    """A twin that knows plain torch and plain PEFT only: M, G and B, one draw, the last position's logits."""
+
+    network: torch.nn.Module
+    M: dict[str, Tensor]
+    G: dict[str, Tensor]
+    B: dict[str, Tensor]
+
+    def nll(self, batch: bp.Batch) -> Tensor:
+        """Mean nats per item under one draw, A = M + E * G^2, made in the order of the layers."""
+        A = {
+            name: M + torch.normal(torch.zeros_like(M), torch.ones_like(M)) * self.G[name] ** 2
+            for name, M in self.M.items()
+        }
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        logits = functional_call(self.network, A | self.B, kwargs=inputs).logits
+        last = torch.stack([logits[row, int(batch.attention_mask[row].sum()) - 1] for row in range(len(batch))])
+        return F.cross_entropy(last[:, list(ANSWERS)], batch.labels)
+
+    def kl(self) -> Tensor:
+        """KL on A, total nats."""
+        terms = [
+            (math.log(SIGMA) - (G**2).log() + (G**4 + self.M[name] ** 2) / (2 * SIGMA**2) - 0.5).sum()
+            for name, G in self.G.items()
+        ]
+        return torch.stack(terms).sum()
+
+
+def twins(eps: float = 0.6) -> tuple[bp.BayesianLoRA, bp.BLoBGuide, ByHand]:
+    """The library's model and guide, and a twin on a network of its own that starts at the same values."""
+    model = MODELS["llama"]()
+    guide = bp.BLoBGuide(model, eps=eps)
+    plain = get_peft_model(MODELS["llama"]().network.unload(), model.network.peft_config["default"]).eval()
+    own = {name: p for name, p in model.network.named_parameters() if p.requires_grad}
+    for name, p in plain.named_parameters():
+        if name in own:
+            p.data = own[name].detach().clone()
+    parameters = {name: p for name, p in plain.named_parameters() if p.requires_grad}
+    M = {name: p for name, p in parameters.items() if "lora_A" in name}
+    roots = dict(zip(M, guide.root_scales, strict=True))
+    G = {name: root.detach().clone().requires_grad_() for name, root in roots.items()}
+    B = {name: p for name, p in parameters.items() if "lora_B" in name}
+    return model, guide, ByHand(plain, M, G, B)
+
+
+def hand_step(recipe: str, twin: ByHand, adamw: torch.optim.Optimizer, batch: bp.Batch, done: int, pi: float) -> None:
+    """One step, each recipe as in its table in the design."""
+    M, G, B = list(twin.M.values()), list(twin.G.values()), list(twin.B.values())
+    for p in M + G + B:
+        p.grad = None
+    for group in adamw.param_groups:
+        group["lr"] = LR * rate_factor(done)
+    kl_lr = KL_LR * rate_factor(done)
+    if recipe == "elbo":
+        (NUM_DATA * twin.nll(batch) + pi * twin.kl()).backward()
+        adamw.step()
+        return
+    twin.nll(batch).backward()
+    nll_gradients_of_G = [g.grad.clone() for g in G]
+    adamw.step()  # M and B on the NLL, and G only where the recipe is "decoupled"
+    kl_gradients = torch.autograd.grad(pi * twin.kl(), M + G)  # at the updated M
+    with torch.no_grad():
+        for p, gradient in zip(M + G, kl_gradients, strict=True):
+            p -= kl_lr * gradient
+        if recipe == "blob":
+            for p, gradient in zip(G, nll_gradients_of_G, strict=True):
+                p -= kl_lr * gradient
+
+
+@pytest.mark.parametrize("recipe", list(RECIPES))
+def test_steps_equal_steps_by_hand(recipe: str) -> None:
+    model, guide, twin = twins()
+    schedule = kl_schedule("reweighted", CYCLE)
+    weight = 0.02 if recipe == "elbo" else 1.0
+    svi = bp.BLoBSVI(
+        model,
+        guide,
+        recipe=recipe,
+        num_steps=10,
+        lr=LR,
+        kl_lr=KL_LR,
+        warmup_ratio=0.2,
+        kl_schedule=schedule,
+        kl_weight=weight,
+    )
+    owned = list(twin.B.values()) + list(twin.M.values()) + ([] if recipe == "blob" else list(twin.G.values()))
+    adamw = torch.optim.AdamW(owned, lr=LR, eps=1e-6, weight_decay=0.0)
+    start = snapshot(model.network, guide)
+    for done in range(STEPS):
+        batch = make_batch(seed=10 + done)
+        torch.manual_seed(done)
+        result = svi.step(batch)
+        pi = weight * 2 ** (done % CYCLE + 1) / (2 ** (CYCLE + 1) - 1)
+        torch.manual_seed(done)
+        nll, kl = twin.nll(batch), twin.kl()
+        total = NUM_DATA * nll + pi * kl if recipe == "elbo" else nll + pi * kl
+        seen = torch.tensor([result.nll, result.kl, result.kl_weight, result.loss])
+        torch.testing.assert_close(seen, torch.tensor([nll.item(), kl.item(), pi, total.item()]), rtol=2e-5, atol=1e-5)
+        torch.manual_seed(done)
+        hand_step(recipe, twin, adamw, batch, done, pi)
+    ours_by_name = {name: p for name, p in model.network.named_parameters() if p.requires_grad}
+    for name, p in (twin.M | twin.B).items():
+        torch.testing.assert_close(ours_by_name[name], p, rtol=1e-4, atol=2e-5)
+    for root, p in zip(guide.root_scales, twin.G.values(), strict=True):
+        torch.testing.assert_close(root, p, rtol=1e-4, atol=2e-5)
+    # what was compared has moved, a hundred tolerances and more
+    moved = {name: float((p.detach() - start[name]).abs().max()) for name, p in trainable(model.network, guide).items()}
+    assert min(moved.values()) > 2e-3
+
+
+def test_recipes_differ() -> None:
+    """The comparison by hand can tell the recipes apart."""
+    roots = {}
+    for recipe in RECIPES:
+        model, guide, _ = twins()
+        svi = bp.BLoBSVI(model, guide, recipe=recipe, lr=LR, kl_lr=KL_LR, kl_schedule=kl_schedule("constant", 1))
+        torch.manual_seed(0)
+        svi.step(make_batch())
+        roots[recipe] = torch.cat([root.detach().flatten() for root in guide.root_scales])
+    for one, other in (("blob", "decoupled"), ("blob", "elbo"), ("decoupled", "elbo")):
+        assert float((roots[one] - roots[other]).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("elbo", "name"), [(TraceMeanField_ELBO, name) for name in GUIDES] + [(Trace_ELBO, name) for name in POINT_GUIDES]
+)
+def test_loss_of_elbo_recipe_is_pyros(elbo: type[Trace_ELBO], name: str) -> None:
+    """num_data * NLL + KL on the same draw; `Trace_ELBO` samples the KL, so it agrees for points alone (test_kl.py)."""
+    model = MODELS["llama"]()
+    guide = GUIDES[name](model)
+    batch = make_batch()
+    torch.manual_seed(5)
+    expected = elbo().loss(model, guide, batch)
+    torch.manual_seed(5)
+    result = bp.BLoBSVI(model, guide, recipe="elbo").step(batch)
+    assert result.loss == pytest.approx(expected, rel=1e-5)
+    assert result.loss == pytest.approx(NUM_DATA * result.nll + result.kl, rel=1e-6)
+
+
+def test_default_schedule_follows_cycle_length() -> None:
+    model = MODELS["llama"]()
+    svi = bp.BLoBSVI(model, bp.BLoBGuide(model))
+    batch = make_batch()
+    cycle = cycle_length(NUM_DATA, len(batch))
+    assert svi.step(batch).kl_weight == reweighted(1, cycle)
+    schedule = svi.kl_schedule(batch)
+    assert [schedule(step) for step in (1, cycle, cycle + 1)] == [reweighted(s, cycle) for s in (1, cycle, 1)]
+    assert svi.step(make_batch((3, 5))).kl_weight == reweighted(2, cycle)  # settled at the first batch
+
+
+def test_elbo_recipe_weighs_the_whole_kl() -> None:
+    model = MODELS["llama"]()
+    assert bp.BLoBSVI(model, bp.BLoBGuide(model), recipe="elbo").step(make_batch()).kl_weight == 1.0
+
+
+def test_global_param_store_stays_empty() -> None:
+    for name, build in GUIDES.items():
+        model = MODELS["llama"]()
+        guide = build(model)
+        for recipe in RECIPES:
+            bp.BLoBSVI(model, guide, recipe=recipe).step(make_batch())
+        assert not dict(pyro.get_param_store()), name
+
+
+@pytest.mark.parametrize("name", list(GUIDES))
+@pytest.mark.parametrize("recipe", list(RECIPES))
+def test_every_guide_learns_under_every_recipe(name: str, recipe: str) -> None:
+    """From an NLL near log 3 to less than half of it on one batch of four items."""
+    model = MODELS["llama"]()
+    guide = GUIDES[name](model)
+    svi = bp.BLoBSVI(
+        model, guide, recipe=recipe, lr=2e-2, kl_schedule=kl_schedule("constant", 1), kl_weight=1e-4, kl_lr=1e-3
+    )
+    batch = make_batch()
+    history = [svi.step(batch) for _ in range(25)]
+    assert isinstance(history[0], StepResult)
+    assert [result.step for result in history] == list(range(1, 26))
+    assert sum(r.nll for r in history[-3:]) / 3 < 0.5 * history[0].nll
+    assert not held_draws(model)
+
+
+def poison_adapter(model: bp.BayesianLoRA, guide: bp.BLoBGuide) -> None:
+    model.location(next(iter(model.sites))).data[0, 0] = math.nan
+
+
+def poison_spread(model: bp.BayesianLoRA, guide: bp.BLoBGuide) -> None:
+    guide.root_scales[1].data[0, 0] = math.nan
+
+
+def vanish_spread(model: bp.BayesianLoRA, guide: bp.BLoBGuide) -> None:
+    guide.root_scales[1].data[0, 0] = 0.0
+
+
+def poison_B(model: bp.BayesianLoRA, guide: bp.BLoBGuide) -> None:
+    next(iter(model.point_parameters().values())).data[0, 0] = math.nan
+
+
+def infinite_logits(model: bp.BayesianLoRA, guide: bp.BLoBGuide) -> None:
+    model.network.get_output_embeddings().weight.data[ANSWERS[0]] = math.inf
+
+
+def huge_spread(model: bp.BayesianLoRA, guide: bp.BLoBGuide) -> None:
+    guide.root_scales[0].data[0, 0] = 1e15  # its fourth power overflows: the KL is infinite
+
+
+@pytest.fixture(params=[True, False], ids=["validated", "unvalidated"])
+def validation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """torch._dynamo turns the validation of distributions off when it is imported: either way must do."""
+    before = torch.distributions.Distribution._validate_args
+    torch.distributions.Distribution.set_default_validate_args(request.param)
+    yield
+    torch.distributions.Distribution.set_default_validate_args(before)
+
+
+@pytest.mark.parametrize("recipe", list(RECIPES))
+@pytest.mark.usefixtures("validation")
+@pytest.mark.parametrize(
+    "poison", [poison_adapter, poison_spread, vanish_spread, poison_B, infinite_logits, huge_spread]
+)
+def test_non_finite_loss_keeps_the_last_parameters_with_a_finite_one(recipe: str, poison: Callable[..., None]) -> None:
+    model = MODELS["llama"]()
+    guide = bp.BLoBGuide(model)
+    svi = bp.BLoBSVI(model, guide, recipe=recipe, num_steps=10)
+    batch = make_batch()
+    svi.step(batch)
+    good = [parameter.detach().clone() for parameter in svi.recipe.parameters()]  # what step 2 finds finite
+    svi.step(batch)
+    assert not all(torch.equal(p, before) for p, before in zip(svi.recipe.parameters(), good, strict=True))
+    poison(model, guide)
+    message = r"step 3: expected a finite [^\n]*; got (nan|inf|-inf)[^\n]* on the batch of items 0, 1, 2, 3; "
+    with pytest.raises(bp.errors.NonFiniteLossError, match=message) as caught:
+        svi.step(batch)
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(p, before) for p, before in zip(svi.recipe.parameters(), good, strict=True))
+    assert svi.steps_done == 2
+    assert all(p.grad is None for p in svi.recipe.parameters())
+    assert not held_draws(model)
+
+
+def test_a_first_step_that_is_not_finite_changes_nothing() -> None:
+    model = MODELS["llama"]()
+    infinite_logits(model, guide := bp.BLoBGuide(model))
+    before = snapshot(model.network, guide)
+    with pytest.raises(bp.errors.NonFiniteLossError, match="step 1: expected a finite NLL"):
+        bp.BLoBSVI(model, guide).step(make_batch())
+    assert all(torch.equal(p, before[name]) for name, p in snapshot(model.network, guide).items())
+
+
+def test_items_without_an_index_are_unnamed() -> None:
+    model = MODELS["llama"]()
+    infinite_logits(model, guide := bp.BLoBGuide(model))
+    batch = make_batch()
+    with pytest.raises(bp.errors.NonFiniteLossError, match="batch of items unnamed"):
+        bp.BLoBSVI(model, guide).step(bp.Batch(batch.input_ids, batch.attention_mask, batch.labels))
+
+
+def test_settings_that_cannot_work_are_refused() -> None:
+    model = MODELS["llama"]()
+    guide = bp.BLoBGuide(model)
+    with pytest.raises(bp.errors.ConfigError, match="recipe: expected one of blob, decoupled, elbo; got 'bayes'"):
+        bp.BLoBSVI(model, guide, recipe="bayes")
+    with pytest.raises(bp.errors.ConfigError, match="expected one of bp.guides; got AutoNormal; train it with pyro"):
+        bp.BLoBSVI(model, pyro.infer.autoguide.AutoNormal(model))
+    with pytest.raises(bp.errors.DataError, match="expected a batch with labels to train on; got labels=None"):
+        bp.BLoBSVI(model, guide).step(make_batch(labels=False))
+    model.num_data = None
+    with pytest.raises(bp.errors.ConfigError, match="expected num_data on BayesianLoRA to set its cycle"):
+        bp.BLoBSVI(model, guide).step(make_batch())
+    with pytest.raises(bp.errors.ConfigError, match="set num_data on BayesianLoRA"):
+        bp.BLoBSVI(model, guide, recipe="elbo")
+
+
+def test_trained_heads_are_in_adamw() -> None:
+    """A classifier's head is a point parameter like B."""
+    model = MODELS["bert"]()
+    guide = bp.BLoBGuide(model)
+    before = snapshot(model.network)
+    assert any("classifier" in name for name in before)
+    svi = bp.BLoBSVI(model, guide, lr=1e-2)
+    svi.step(make_batch())
+    assert all(not torch.equal(p, before[name]) for name, p in snapshot(model.network).items())

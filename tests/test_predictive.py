@@ -1,0 +1,218 @@
+"""`PosteriorPredictive`: exactly N draws, no more forwards than needed, agreement with Pyro, nothing left changed."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from cases import GUIDES, MODELS, RANDOM_GUIDES, held_draws, make_batch, snapshot
+from pyro.infer import Predictive
+
+import blob_pyro as bp
+from blob_pyro.errors import ConfigError, DataError
+
+
+class Counted:
+    """A guide that counts its calls; a plain Pyro guide as far as anyone can tell."""
+
+    def __init__(self, guide: Any) -> None:
+        self.guide, self.calls = guide, 0
+
+    def __call__(self, batch: bp.Batch | None = None) -> Any:
+        self.calls += 1
+        return self.guide(batch)
+
+
+def counted(model: bp.BayesianLoRA) -> list[int]:
+    """Rows of every forward of the network from now on."""
+    rows: list[int] = []
+    backbone = model.network.get_input_embeddings()
+    backbone.register_forward_hook(lambda module, inputs, output: rows.append(output.shape[0]))
+    return rows
+
+
+def blob(name: str = "llama", eps: float = 0.6) -> tuple[bp.BayesianLoRA, bp.BLoBGuide]:
+    model = MODELS[name]()
+    return model, bp.BLoBGuide(model, eps=eps)
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "max_rows", "rows"),
+    [(10, 64, [40]), (10, 16, [16, 16, 8]), (10, 4, [4] * 10), (10, 1, [4] * 10), (1, 64, [4]), (3, 11, [8, 4])],
+)
+def test_number_of_draws_and_forwards(num_samples: int, max_rows: int, rows: list[int]) -> None:
+    model, guide = blob()
+    counting, forwards = Counted(guide), counted(model)
+    found = bp.PosteriorPredictive(model, counting, num_samples, max_rows=max_rows)(make_batch())
+    assert counting.calls == num_samples
+    assert forwards == rows
+    assert found.draws.shape == (num_samples, 4, 3)
+    torch.testing.assert_close(found.probs, found.draws.mean(0))
+    torch.testing.assert_close(found.probs.sum(-1), torch.ones(4))
+
+
+def test_draws_are_made_once_for_a_loader() -> None:
+    model, guide = blob()
+    counting, forwards = Counted(guide), counted(model)
+    bp.PosteriorPredictive(model, counting, 5)([make_batch(), make_batch((5, 2))])
+    assert counting.calls == 5
+    assert forwards == [20, 10]
+
+
+@pytest.mark.parametrize("max_rows", [1, 8, 64])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bert"])
+def test_grouping_draws_does_not_matter(name: str, max_rows: int) -> None:
+    model, guide = blob(name)
+    batch = make_batch()
+    torch.manual_seed(1)
+    grouped = bp.PosteriorPredictive(model, guide, 5, max_rows=max_rows)(batch)
+    torch.manual_seed(1)
+    by_hand = []
+    with torch.no_grad():
+        for _ in range(5):
+            values = {site: guide.posterior(site).sample() for site in model.sites}
+            by_hand.append(model.logits(batch, values).softmax(-1))
+    assert torch.equal(grouped.draws, torch.stack(by_hand))
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize("name", ["llama", "llama_head", "gpt2", "bert"])
+def test_agrees_with_pyros_predictive(name: str, parallel: bool) -> None:
+    """The same draws of A through both, draw by draw."""
+    model, guide = blob(name)
+    batch = make_batch(labels=False)
+    predictive = bp.PosteriorPredictive(model, guide, 6)
+    torch.manual_seed(1)
+    ours = predictive(batch)
+    torch.manual_seed(1)
+    samples: dict[str, torch.Tensor] = {}
+    draws = predictive.sample_draws()
+    for site in model.sites:
+        samples[site] = torch.stack([draw[site] for draw in draws if draw is not None])
+        samples[site] = samples[site].unsqueeze(1) if parallel else samples[site]
+    pyros = Predictive(model, posterior_samples=samples, parallel=parallel, return_sites=("_RETURN",))(batch)
+    torch.testing.assert_close(ours.draws, pyros["_RETURN"].softmax(-1), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours.probs, pyros["_RETURN"].softmax(-1).mean(0), rtol=1e-5, atol=1e-6)
+    assert float((ours.draws[0] - ours.draws[1]).abs().max()) > 0.05
+
+
+@pytest.mark.parametrize("name", list(GUIDES))
+def test_no_draws_is_the_mean(name: str) -> None:
+    model = MODELS["llama"]()
+    guide = GUIDES[name](model)
+    batch = make_batch()
+    state = torch.get_rng_state()
+    found = bp.PosteriorPredictive(model, guide, num_samples=0)(batch)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(found.probs, model.logits(batch).softmax(-1).detach())
+    assert found.draws.shape == (1, 4, 3)
+    drawn = bp.PosteriorPredictive(model, guide, num_samples=1)(batch)
+    assert torch.equal(drawn.probs, found.probs) is not (name in RANDOM_GUIDES)
+
+
+def test_a_loaders_order_comes_from_its_index() -> None:
+    """Shuffled batches of unequal size come back in the data set's order, with labels and one set of draws."""
+    model, guide = blob()
+    whole = make_batch((7, 4, 6, 3, 5, 5, 2))
+    order = torch.tensor([5, 2, 6, 0, 3, 1, 4])
+    assert whole.labels is not None
+    shuffled = [
+        bp.Batch(whole.input_ids[rows], whole.attention_mask[rows], whole.labels[rows], index=rows)
+        for rows in order.split(3)
+    ]
+    torch.manual_seed(1)
+    expected = bp.PosteriorPredictive(model, guide, 4)(whole)
+    torch.manual_seed(1)
+    found = bp.PosteriorPredictive(model, guide, 4)(iter(shuffled))
+    torch.testing.assert_close(found.draws, expected.draws, rtol=0, atol=1e-5)
+    assert found.labels is not None and torch.equal(found.labels, whole.labels)
+    unindexed = [bp.Batch(b.input_ids, b.attention_mask, b.labels) for b in shuffled]
+    torch.manual_seed(1)
+    in_turn = bp.PosteriorPredictive(model, guide, 4)(unindexed)
+    torch.testing.assert_close(in_turn.draws, expected.draws[:, order], rtol=0, atol=1e-5)
+    assert in_turn.labels is not None and torch.equal(in_turn.labels, whole.labels[order])
+
+
+def test_labels_are_those_of_every_batch_or_none() -> None:
+    model, guide = blob()
+    some = [make_batch(), make_batch(labels=False)]
+    unindexed = [bp.Batch(b.input_ids, b.attention_mask, b.labels) for b in some]
+    assert bp.PosteriorPredictive(model, guide, 1)(unindexed).labels is None
+    assert bp.PosteriorPredictive(model, guide, 1)(make_batch(labels=False)).labels is None
+
+
+def test_dropout_is_off_inside_only() -> None:
+    """With dropout on, two runs of N = 0 would differ."""
+    model = MODELS["gpt2"](resid_pdrop=0.5)
+    guide = bp.BLoBGuide(model)
+    model.network.train()
+    batch = make_batch()
+    assert not torch.equal(model.logits(batch), model.logits(batch))
+    found = [bp.PosteriorPredictive(model, guide, 0)(batch).probs for _ in range(2)]
+    assert torch.equal(*found)
+    assert not torch.equal(model.logits(batch), model.logits(batch))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_modes_are_given_back_module_by_module(fails: bool) -> None:
+    model, guide = blob()
+    modules = list(model.network.modules())
+    for position, module in enumerate(modules):
+        module.training = position % 3 == 0
+    modes = [module.training for module in modules]
+    inside: list[bool] = []
+
+    def look(*_: Any) -> None:
+        inside.extend(module.training for module in modules)
+        if fails:
+            raise KeyboardInterrupt
+
+    model.network.get_input_embeddings().register_forward_hook(look)
+    predictive = bp.PosteriorPredictive(model, guide, 2)
+    if fails:
+        with pytest.raises(KeyboardInterrupt):
+            predictive(make_batch())
+    else:
+        predictive(make_batch())
+    assert inside and not any(inside)
+    assert [module.training for module in modules] == modes
+    assert not held_draws(model)
+
+
+def test_nothing_else_is_changed() -> None:
+    model, guide = blob()
+    before = snapshot(model.network, guide)
+    found = bp.PosteriorPredictive(model, guide, 3)(make_batch())
+    assert all(torch.equal(value, before[key]) for key, value in snapshot(model.network, guide).items())
+    assert not dict(pyro.get_param_store())
+    assert not found.draws.requires_grad
+    assert all(p.grad is None for p in model.network.parameters())
+
+
+def test_mean_over_draws_converges() -> None:
+    """400 and 400 other draws agree within 5 standard errors of their difference, which are below 0.03."""
+    model, guide = blob(eps=0.4)
+    batch = make_batch()
+    one, two = (bp.PosteriorPredictive(model, guide, 400)(batch) for _ in range(2))
+    error = ((one.draws.var(0) + two.draws.var(0)) / 400).sqrt()
+    assert float(error.max()) < 0.03
+    assert bool(((one.probs - two.probs).abs() < 5 * error + 1e-6).all())
+    assert float((one.probs - bp.PosteriorPredictive(model, guide, 0)(batch).probs).abs().max()) > 3 * float(
+        error.max()
+    )
+    assert math.isfinite(float(one.probs.sum()))
+
+
+def test_bad_arguments() -> None:
+    model, guide = blob()
+    with pytest.raises(ConfigError, match="num_samples: expected at least 0 draws; got -1"):
+        bp.PosteriorPredictive(model, guide, -1)
+    with pytest.raises(ConfigError, match="max_rows: expected at least 1; got 0"):
+        bp.PosteriorPredictive(model, guide, max_rows=0)
+    with pytest.raises(DataError, match="expected at least one batch to predict; got an empty loader"):
+        bp.PosteriorPredictive(model, guide)([])
+    with pytest.raises(ConfigError, match="expected at least 1 with a guide of type Counted, which has no mean; got 0"):
+        bp.PosteriorPredictive(model, Counted(guide), 0)(make_batch())
