@@ -60,7 +60,14 @@ class BaseSource:
         """What a PEFT model says of its own base."""
         base = network.get_base_model()
         dtype = str(base.dtype).removeprefix("torch.")
-        return cls(id=base.config.name_or_path, dtype=dtype if dtype in DTYPES else "auto")
+        settings = getattr(base.config, "quantization_config", None)
+        bits = {"8bit": getattr(settings, "load_in_8bit", False), "4bit": getattr(settings, "load_in_4bit", False)}
+        return cls(
+            id=base.config.name_or_path,
+            quantization=next((name for name, used in bits.items() if used), None),
+            llm_int8_threshold=getattr(settings, "llm_int8_threshold", 6.0),
+            dtype=dtype if dtype in DTYPES else "auto",
+        )
 
     def quantization_config(self) -> BitsAndBytesConfig | None:
         """The bitsandbytes settings of `quantization`."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import GPT2, MODELS, base_folder, causal_base, make_batch, pretrained
+from cases import GPT2, MODELS, QUANTISED, base_folder, causal_base, make_batch, pretrained
 
 import blob_pyro as bp
 from blob_pyro.errors import ConfigError, ModelLoadError
@@ -25,6 +25,14 @@ def test_settings_reach_the_adapter() -> None:
     assert model.prior_scale == 0.5
     assert model.tokenizer.pad_token_id == 0
     assert model.source == BaseSource(str(base_folder()))
+
+
+@pytest.mark.parametrize("name", list(QUANTISED))
+def test_a_quantised_peft_model_says_how_to_load_its_base_again(name: str) -> None:
+    model = QUANTISED[name]()
+    found = BaseSource.of(model.network)
+    assert (found.id, found.quantization) == (model.source.id, model.source.quantization) == (str(base_folder()), name)
+    assert name == "4bit" or found.llm_int8_threshold == model.source.llm_int8_threshold == 0.0
 
 
 def test_default_target_modules_are_pefts() -> None:

@@ -63,7 +63,7 @@ class PromptTemplate:
             The text, and the (start, end) character span in it of `truncate_field`'s value, None without one.
 
         Raises:
-            DataError: the row lacks a field, or its value is something else (a list, null).
+            DataError: the row lacks a field, or its value is something else (a list, null, half a character).
         """
         text, span = "", None
         for literal, name in _parse(self.template):
@@ -104,7 +104,13 @@ def _value(row: Mapping[str, Any], name: str, where: str) -> str:
     if not isinstance(value, _WRITABLE):
         got = "null" if value is None else f"a {type(value).__name__}"
         raise DataError(f"{where}: expected text, a number, true or false in the field {name!r}; got {got}")
-    return str(value)
+    text = str(value)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        # JSON can spell half of a surrogate pair, "\\ud800", which no tokenizer takes
+        raise DataError(f"{where}: expected text in the field {name!r}; got half of a surrogate pair") from None
+    return text
 
 
 def _quoted(names: Iterable[str]) -> str:

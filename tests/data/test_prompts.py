@@ -74,3 +74,8 @@ def test_a_missing_field_names_the_item_and_the_fields_that_exist():
 def test_a_value_that_is_no_text_is_refused(value, got):
     with pytest.raises(DataError, match=f"^line 7: expected text, a number.* in the field 'text'; got {got}$"):
         PromptTemplate("{text}").render({"text": value}, where="line 7")
+
+
+def test_half_a_surrogate_pair_is_refused():
+    with pytest.raises(DataError, match="line 3: expected text in the field 'text'; got half of a surrogate pair"):
+        PromptTemplate("{text}").render({"text": "half: \ud83d"}, where="line 3")
