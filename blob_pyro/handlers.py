@@ -7,30 +7,29 @@ value itself; under `flipout()` it is a sign-flipped perturbation about the guid
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro
-import torch
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.runtime import effectful
+from pyro.poutine.runtime import _PYRO_STACK, effectful
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, constraints
 
-from blob_pyro.adapters.drawn_linear import Draw, FlipoutDraw, WeightDraw
+from blob_pyro.adapters.drawn_linear import Draw, WeightDraw
+from blob_pyro.adapters.flipped import flip
 from blob_pyro.errors import ParamStoreError, UnsupportedPosteriorError
 
 
 @effectful(type="draw")
-def draw(value: Tensor, rows: int) -> Draw:
-    """Turn the value of a site into what its layer applies to a batch of `rows` rows.
+def draw(values: Mapping[str, Tensor], num_items: int) -> dict[str, Draw]:
+    """Turn the values of all sites into what their layers apply to a batch of `num_items` items.
 
     Args:
-        value: (r, n), or (S, r, n) for S groups of rows.
-        rows: first dimension of the layer's input.
-
-    A keyword `name` gives the site, so that handlers can tell sites apart.
+        values: site -> (r, n), or (S, r, n) for S groups of rows.
+        num_items: items in the batch; the layers' inputs have S times as many rows.
     """
-    return WeightDraw(value)
+    return {site: WeightDraw(value) for site, value in values.items()}
 
 
 class FlipoutMessenger(Messenger):
@@ -51,26 +50,26 @@ class FlipoutMessenger(Messenger):
         return entered
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        if not msg["done"] and not msg["is_observed"]:
+        if not msg["done"] and not msg["is_observed"] and isinstance(msg["fn"], Distribution):
             self._laws[msg["name"]] = msg["fn"]
 
     def _pyro_draw(self, msg: dict[str, Any]) -> None:
-        value, rows = msg["args"][0], msg["kwargs"]["rows"]
-        law = self._laws.get(msg["name"])
+        values: Mapping[str, Tensor] = msg["args"][0]
+        locs = {site: self._loc(site, value) for site, value in values.items()}
+        msg["value"] = flip(values, locs, msg["kwargs"]["num_items"])
+        msg["done"] = True
+
+    def _loc(self, site: str, value: Tensor) -> Tensor:
+        """Mean of the guide's law at a site, (r, n)."""
+        law = self._laws.get(site)
         if law is None:
             raise UnsupportedPosteriorError(
-                f"site {msg['name']}: expected a guide to sample it inside flipout(); got a value from elsewhere; "
+                f"site {site}: expected a guide to sample it inside flipout(); got a value from elsewhere; "
                 "run this model call outside flipout()"
             )
-        _refuse_unsupported(msg["name"], law)
-        loc = law.mean.expand(value.shape) if law.mean.dim() <= value.dim() else law.mean.reshape(value.shape)
-        msg["value"] = FlipoutDraw(
-            loc=loc,
-            perturbation=value - loc,
-            input_signs=random_signs(rows, value.shape[-1], value.device),
-            output_signs=random_signs(rows, value.shape[-2], value.device),
-        )
-        msg["done"] = True
+        _refuse_unsupported(site, law)
+        # under a plate the law has one copy for each draw, all of one mean
+        return law.mean.reshape(-1, *value.shape[-2:])[0]
 
 
 def flipout() -> FlipoutMessenger:
@@ -110,30 +109,34 @@ def _param_statement(name: str, parameter: Tensor, **_: Any) -> Tensor:
     return parameter
 
 
-def declare(name: str, parameter: Tensor) -> Tensor:
-    """`pyro.param` for a Parameter that lives in a module: Pyro trains that very tensor.
+def declare(parameters: Callable[[], Mapping[str, nn.Parameter]]) -> None:
+    """`pyro.param` for Parameters that live in a module: Pyro trains those very tensors.
+
+    Inside `LocalParamsMessenger` nobody asks for them: it does nothing there, and `parameters` is not called.
+
+    Args:
+        parameters: gives the Parameters by Pyro name.
 
     Raises:
-        ParamStoreError: the param store holds another tensor of this name.
+        ParamStoreError: the param store holds another tensor of one of the names.
     """
+    if any(isinstance(handler, LocalParamsMessenger) for handler in _PYRO_STACK):
+        return
+    for name, parameter in parameters().items():
+        _declare_one(name, parameter)
+
+
+def _declare_one(name: str, parameter: nn.Parameter) -> None:
     if pyro.settings.get("module_local_params"):
         # The local store forgets a Parameter's `unconstrained` when the module's call ends, and SVI.step then
         # fails on it. A param statement past the store, as Pyro makes for a module's own parameters, keeps it.
         parameter.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
-        value: Tensor = _param_statement(name, parameter, constraint=constraints.real, event_dim=None, name=name)
-        return value
-    stored: Tensor = pyro.param(name, parameter)
-    if stored is not parameter:
+        _param_statement(name, parameter, constraint=constraints.real, event_dim=None, name=name)
+    elif pyro.param(name, parameter) is not parameter:
         raise ParamStoreError(
             f"parameter {name}: expected a fresh name in Pyro's param store; it holds another model's tensor; "
             "call pyro.clear_param_store() before you train a new model"
         )
-    return parameter
-
-
-def random_signs(rows: int, size: int, device: torch.device) -> Tensor:
-    """(rows, size) of -1.0 and 1.0, each with probability one half."""
-    return torch.randint(0, 2, (rows, size), device=device).mul_(2).sub_(1).to(torch.float32)
 
 
 def _refuse_unsupported(site: str, law: Distribution) -> None:

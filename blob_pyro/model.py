@@ -73,6 +73,8 @@ class BayesianLoRA(PyroModule):
             raise ConfigError(f"num_data: expected at least 1 training item, or None; got {num_data}")
         self.adapter = active_adapter(network)
         self.sites: dict[str, LoraLayer] = inject(network, self.adapter)
+        # looked up hundreds of times a step
+        self._layers: dict[str, DrawnLinear] = {site: layer.lora_A[self.adapter] for site, layer in self.sites.items()}
         self.likelihood = likelihood
         self.prior_scale = float(prior_scale)
         self.num_data = num_data
@@ -83,6 +85,8 @@ class BayesianLoRA(PyroModule):
         self._modules["network"] = network
         self._checkpointing = checkpointing_modules(network)
         self._held: hold | None = None
+        # laws are immutable: one for each shape, not one for each site and step
+        self._priors: dict[tuple[torch.Size, torch.device, float], dist.Independent] = {}
 
     @classmethod
     def from_pretrained(
@@ -148,8 +152,11 @@ class BayesianLoRA(PyroModule):
     def prior(self, site: str) -> dist.Independent:
         """Normal(0, prior_scale^2) over A, event_shape (r, n), float32."""
         weight = self.location(site)
-        zero = torch.zeros((), device=weight.device)
-        return dist.Normal(zero, zero + self.prior_scale).expand(weight.shape).to_event(2)
+        key = (weight.shape, weight.device, self.prior_scale)
+        if key not in self._priors:
+            zero = torch.zeros((), device=weight.device)
+            self._priors[key] = dist.Normal(zero, zero + self.prior_scale).expand(weight.shape).to_event(2)
+        return self._priors[key]
 
     def point_parameters(self) -> dict[str, nn.Parameter]:
         """Everything trainable in the network but the A matrices: B, heads. Name -> Parameter."""
@@ -179,10 +186,9 @@ class BayesianLoRA(PyroModule):
         """
         if batch.labels is not None:
             self.likelihood.check_labels(batch.labels)
-        for name, parameter in self.point_parameters().items():
-            declare(name, parameter)
+        declare(self.point_parameters)
         values = {site: _one_draw_dim(pyro.sample(site, self.prior(site))) for site in self.sites}
-        draws = {site: draw(value, rows=len(batch) * _num_draws(value), name=site) for site, value in values.items()}
+        draws = draw(values, num_items=len(batch))
         logits = self.logits(batch, draws)
         size = max(self.num_data or 0, len(batch))
         with pyro.plate("data", size, subsample=torch.arange(len(batch), device=logits.device)):
@@ -222,17 +228,12 @@ class BayesianLoRA(PyroModule):
         return nullcontext(), self._held or nullcontext()
 
     def _drawn(self, site: str) -> DrawnLinear:
-        layer: DrawnLinear = self.sites[site].lora_A[self.adapter]
-        return layer
+        return self._layers[site]
 
 
 def _one_draw_dim(value: Tensor) -> Tensor:
     """Collapse what Pyro's plates put to the left of (r, n) into one draw dimension."""
     return value.reshape(-1, *value.shape[-2:]) if value.dim() > 2 else value
-
-
-def _num_draws(value: Tensor) -> int:
-    return value.shape[0] if value.dim() == 3 else 1
 
 
 def _common_num_draws(draws: Mapping[str, Draw]) -> int | None:

@@ -20,7 +20,8 @@ from torch import Tensor
 
 import blob_pyro as bp
 from blob_pyro import handlers
-from blob_pyro.adapters.drawn_linear import Draw, FlipoutDraw, grouped_linear
+from blob_pyro.adapters.drawn_linear import Draw, grouped_linear
+from blob_pyro.adapters.flipped import FlipoutDraw, flip, random_signs, row_weights
 from blob_pyro.errors import ParamStoreError, UnsupportedPosteriorError
 from blob_pyro.inference.elbo import negative_log_likelihood
 
@@ -37,12 +38,10 @@ class Recorder(pyro.poutine.messenger.Messenger):
 
     def __init__(self) -> None:
         super().__init__()
-        self.draws: list[dict[str, Draw]] = [{}]
+        self.draws: list[dict[str, Draw]] = []
 
     def _pyro_post_draw(self, msg: dict[str, Any]) -> None:
-        if msg["name"] in self.draws[-1]:
-            self.draws.append({})
-        self.draws[-1][msg["name"]] = msg["value"]
+        self.draws.append(msg["value"])
 
 
 def run(
@@ -58,37 +57,38 @@ def run(
     return logits.detach(), values, draws  # type: ignore[return-value]
 
 
-def row_weight(draw: FlipoutDraw, row: int) -> Tensor:
-    """A_i = loc + t_i s_i^T * perturbation, as in the paper."""
-    return draw.loc + torch.outer(draw.output_signs[row], draw.input_signs[row]) * draw.perturbation
-
-
 def test_mean_over_all_signs_is_the_plain_forward() -> None:
     """Exact: all 2^2 * 2^3 sign vectors, one a row, of one input. The noise cancels, M x remains."""
-    loc, perturbation, x = torch.randn(R, N), torch.randn(R, N), torch.randn(5, N)
+    loc, value, x = torch.randn(1, R, N), torch.randn(1, R, N), torch.randn(5, N)
     pairs = list(itertools.product(signs(N), signs(R)))
     s, t = torch.stack([s for s, _ in pairs]), torch.stack([t for _, t in pairs])
-    inner = FlipoutDraw(loc, perturbation, s, t)(x.expand(len(pairs), 5, N))
-    torch.testing.assert_close(inner.mean(0), x @ loc.T)
-    assert float((inner - x @ loc.T).abs().max()) > 1
+    (weights,) = row_weights(value, loc, t.unsqueeze(0), s.unsqueeze(0))
+    inner = FlipoutDraw(weights)(x.expand(len(pairs), 5, N))
+    torch.testing.assert_close(inner.mean(0), x @ loc[0].T)
+    assert float((inner - x @ loc[0].T).abs().max()) > 1
 
 
+@pytest.mark.parametrize("groups", [None, 1, 2])
 @pytest.mark.parametrize("middle", [(), (4,), (2, 3)])
-def test_layer_equals_a_loop_over_examples(middle: tuple[int, ...]) -> None:
-    """Every token of example i, and no other example, sees A_i."""
-    x = torch.randn(3, *middle, N)
-    draw = FlipoutDraw(torch.randn(R, N), torch.randn(R, N), torch.randn(3, N).sign(), torch.randn(3, R).sign())
-    by_hand = torch.stack([x[row] @ row_weight(draw, row).T for row in range(3)])
-    torch.testing.assert_close(draw(x), by_hand)
-
-
-def test_layer_with_a_draw_dimension_equals_a_loop() -> None:
-    """Two draws of three rows each: row 3 k + i sees draw k under signs of its own."""
-    x, loc, perturbation = torch.randn(6, 4, N), torch.randn(R, N).expand(2, R, N), torch.randn(2, R, N)
-    draw = FlipoutDraw(loc, perturbation, torch.randn(6, N).sign(), torch.randn(6, R).sign())
-    for row in range(6):
-        A = loc[0] + torch.outer(draw.output_signs[row], draw.input_signs[row]) * perturbation[row // 3]
-        torch.testing.assert_close(draw(x)[row], x[row] @ A.T)
+def test_layers_equal_the_papers_formula(middle: tuple[int, ...], groups: int | None) -> None:
+    """M x_i + t_i * (P (x_i * s_i)), by a loop over two sites and six rows; gradients too."""
+    value = torch.randn(2, R, N) if groups is None else torch.randn(2, groups, R, N)
+    leaves = [value.requires_grad_(), torch.randn(2, R, N, requires_grad=True)]
+    s, t, x = torch.randn(2, 6, N).sign(), torch.randn(2, 6, R).sign(), torch.randn(6, *middle, N)
+    weights = row_weights(*leaves, t, s)
+    found = torch.stack([FlipoutDraw(weights[site], groups)(x) for site in range(2)])
+    value, loc = leaves[0].reshape(2, -1, R, N), leaves[1]
+    by_hand = torch.stack([
+        torch.stack([
+            x[i] @ loc[k].T + t[k, i] * ((x[i] * s[k, i]) @ (value[k, i * len(value[k]) // 6] - loc[k]).T)
+            for i in range(6)
+        ])
+        for k in range(2)
+    ])  # fmt: skip
+    torch.testing.assert_close(found, by_hand)
+    target = torch.randn(found.shape)
+    ours, theirs = (torch.autograd.grad((out * target).sum(), leaves) for out in (found, by_hand))
+    torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("guide_name", RANDOM_GUIDES)
@@ -102,13 +102,15 @@ def test_network_equals_a_loop_over_examples(name: str, guide_name: str) -> None
     logits, values, draws = run(model, guide, batch)
     for row in range(len(batch)):
         item = bp.Batch(batch.input_ids[row : row + 1], batch.attention_mask[row : row + 1])
-        weights = {site: row_weight(draws[site], row) for site in model.sites}
+        weights = {site: draws[site].weights[row] for site in model.sites}
         torch.testing.assert_close(logits[row : row + 1], model.logits(item, weights), rtol=1e-4, atol=1e-4)
     shared = model.logits(batch, values).detach()
     assert float((logits - shared).abs().max()) > 0.05
     for site, value in values.items():
-        torch.testing.assert_close(draws[site].loc + draws[site].perturbation, value)
-        torch.testing.assert_close(draws[site].loc, guide.loc(site))
+        noise = (value - guide.loc(site)).detach()
+        torch.testing.assert_close(
+            (draws[site].weights - guide.loc(site)).abs(), noise.abs().expand(len(batch), -1, -1)
+        )
 
 
 def widen(guide: Any) -> None:
@@ -132,8 +134,9 @@ def test_law_of_each_rows_weight() -> None:
     rows: list[Tensor] = []
     with torch.no_grad(), bp.flipout():
         for _ in range(size):
-            draw = handlers.draw(pyro.sample(site, posterior), rows=2, name=site)
-            rows.append(torch.stack([row_weight(draw, row) for row in range(2)]))
+            draw = handlers.draw({site: pyro.sample(site, posterior)}, num_items=2)[site]
+            assert isinstance(draw, FlipoutDraw)
+            rows.append(draw.weights)
     z = (torch.stack(rows) - guide.loc(site).detach()) / guide.scale(site).detach()  # (size, 2, r, n)
     assert float(z.mean(0).abs().max()) < 5 / math.sqrt(size)
     assert float((z.square().mean(0) - 1).abs().max()) < 5 * math.sqrt(2 / size)
@@ -283,9 +286,8 @@ def test_under_vectorised_particles() -> None:
         item = bp.Batch(batch.input_ids[row % 3 : row % 3 + 1], batch.attention_mask[row % 3 : row % 3 + 1])
         weights = {}
         for site, draw in draws.items():
-            assert isinstance(draw, FlipoutDraw) and draw.perturbation.shape[0] == 2
-            outer = torch.outer(draw.output_signs[row], draw.input_signs[row])
-            weights[site] = draw.loc[row // 3] + outer * draw.perturbation[row // 3]
+            assert isinstance(draw, FlipoutDraw) and draw.num_draws == 2
+            weights[site] = draw.weights[row]
         assert batch.labels is not None
         nll = nll - model.logits(item, weights).log_softmax(-1)[0, batch.labels[row % 3]].detach()
     assert model.num_data is not None
@@ -309,15 +311,42 @@ def test_under_predictive() -> None:
 
 
 def test_random_signs() -> None:
-    """10,000 signs: their mean stays within 5 standard errors, 0.05, with probability above 0.999999."""
-    found = handlers.random_signs(100, 100, torch.device("cpu"))
+    """80,000 signs, eight from each 64-bit integer.
+
+    The mean of all, and of each of the eight places, and the products of the 28 pairs of places stay within
+    5 standard errors with probability above 0.9999.
+    """
+    found = random_signs(100, 800, device=torch.device("cpu"))
+    assert found.shape == (100, 800) and found.dtype == torch.float32
     assert set(found.unique().tolist()) == {-1.0, 1.0}
-    assert abs(float(found.mean())) < 0.05
+    places = found.reshape(-1, 8)
+    assert abs(float(found.mean())) < 5 / math.sqrt(80_000)
+    assert float(places.mean(0).abs().max()) < 5 / math.sqrt(10_000)
+    assert float((places.T @ places / 10_000 - torch.eye(8)).abs().max()) < 5 / math.sqrt(10_000)
+    assert random_signs(3, 5, device=torch.device("cpu")).shape == (3, 5)  # not a multiple of eight
+
+
+@pytest.mark.parametrize("num_draws", [None, 2])
+def test_sites_are_flipped_by_their_own_shape(num_draws: int | None) -> None:
+    """Sites of three shapes at once: each gets its own value, its own centre and signs of its own."""
+    shapes = {"a": (2, 3), "b": (2, 3), "c": (4, 3), "d": (2, 5)}
+    locs = {site: torch.randn(shape) for site, shape in shapes.items()}
+    groups = () if num_draws is None else (num_draws,)
+    values = {site: torch.randn(*groups, *shape) for site, shape in shapes.items()}
+    draws = flip(values, locs, num_items=8)
+    assert list(draws) != [] and set(draws) == set(shapes)
+    for site, draw in draws.items():
+        assert draw.num_draws == num_draws
+        noise = (values[site] - locs[site]).reshape(-1, 1, *shapes[site]).expand(-1, 8, -1, -1).flatten(0, 1)
+        found = (draw.weights - locs[site]) / noise
+        torch.testing.assert_close(found.abs(), torch.ones_like(found), rtol=1e-3, atol=1e-3)
+    same = (draws["a"].weights - locs["a"]).sign() * (draws["b"].weights - locs["b"]).sign()
+    assert not (same == same[:1]).all()
 
 
 def test_rows_and_groups_must_fit() -> None:
-    draw = FlipoutDraw(torch.zeros(R, N), torch.zeros(R, N), torch.ones(4, N), torch.ones(4, R))
-    with pytest.raises(ValueError, match="expected 4 rows, one sign vector each; got 3"):
+    draw = FlipoutDraw(torch.zeros(4, R, N))
+    with pytest.raises(ValueError, match="expected 4 rows, one weight each; got 3"):
         draw(torch.zeros(3, N))
     with pytest.raises(ValueError, match="expected the rows of the batch in 2 equal groups, one a draw; got 3"):
         grouped_linear(torch.zeros(3, N), torch.zeros(2, R, N))

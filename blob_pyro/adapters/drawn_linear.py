@@ -74,38 +74,6 @@ class WeightDraw(Draw):
         return grouped_linear(x, self.value)
 
 
-@dataclass(frozen=True, eq=False)
-class FlipoutDraw(Draw):
-    """A draw whose perturbation has its signs flipped for each row (paper section 3.4, Flipout).
-
-    Row i sees A_i = loc + t_i s_i^T * perturbation, for all of its tokens; each A_i has the law of
-    loc + perturbation where that law is factorised and symmetric about loc.
-
-    Attributes:
-        loc: (r, n) or (S, r, n), centre of the posterior.
-        perturbation: same shape, one draw minus its centre.
-        input_signs: (rows, n) of -1 and 1 (paper: s).
-        output_signs: (rows, r) of -1 and 1 (paper: t).
-    """
-
-    loc: Tensor
-    perturbation: Tensor
-    input_signs: Tensor
-    output_signs: Tensor
-
-    @property
-    def num_draws(self) -> int | None:
-        return _num_draws(self.perturbation)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if x.shape[0] != self.input_signs.shape[0]:
-            raise ValueError(f"expected {self.input_signs.shape[0]} rows, one sign vector each; got {x.shape[0]}")
-        between = (1,) * (x.dim() - 2)
-        s = self.input_signs.to(x.dtype).reshape(x.shape[0], *between, -1)
-        t = self.output_signs.to(x.dtype).reshape(x.shape[0], *between, -1)
-        return grouped_linear(x, self.loc) + t * grouped_linear(x * s, self.perturbation)
-
-
 class DrawnLinear(nn.Linear):
     """`nn.Linear` without bias that applies a held draw in place of its weight.
 

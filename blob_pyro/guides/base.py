@@ -65,9 +65,12 @@ class AdapterGuide(nn.Module, ABC):
 
     def forward(self, batch: Batch | None = None) -> dict[str, Tensor]:
         """Declare the parameters to Pyro and sample every site; returns site -> value (r, n)."""
-        for name, parameter in (self.location_parameters() | self.scale_parameters()).items():
-            declare(name, parameter)
-        return {site: pyro.sample(site, self.posterior(site)) for site in self.model.sites}
+        declare(lambda: self.location_parameters() | self.scale_parameters())
+        return {site: pyro.sample(site, law) for site, law in self.posteriors().items()}
+
+    def posteriors(self) -> dict[str, TorchDistributionMixin]:
+        """The law of every site, for one joint draw."""
+        return {site: self.posterior(site) for site in self.model.sites}
 
     def kl(self) -> Tensor:
         """KL(posterior || prior) over all sites, total nats, from torch's registry. Scalar."""

@@ -7,8 +7,10 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from blob_pyro.distributions import gaussian_kl, pooled_normals
 from blob_pyro.errors import ConfigError
 from blob_pyro.guides.base import AdapterGuide
 from blob_pyro.model import BayesianLoRA
@@ -57,6 +59,25 @@ class BLoBGuide(AdapterGuide):
         """Normal(loc, scale^2) with independent entries, event_shape (r, n)."""
         # unvalidated: a NaN is to become a non-finite loss that names step and items, not a page of values
         return dist.Normal(self.loc(site), self.scale(site), validate_args=False).to_event(2)
+
+    def posteriors(self) -> dict[str, TorchDistributionMixin]:
+        """The law of every site; their first draws are made together, in a handful of operations."""
+        laws = pooled_normals([self.loc(site) for site in self.model.sites], list(self.root_scales))
+        return {site: law.to_event(2) for site, law in zip(self.model.sites, laws, strict=True)}
+
+    def kl(self) -> Tensor:
+        """KL(posterior || prior) over all sites, total nats, in a handful of operations. Scalar."""
+        devices: dict[torch.device, list[str]] = {}
+        for site in self.model.sites:
+            devices.setdefault(self.model.location(site).device, []).append(site)
+        terms = [self._kl_of(sites) for sites in devices.values()]
+        return terms[0] if len(terms) == 1 else torch.stack([term.to(terms[0].device) for term in terms]).sum()
+
+    def _kl_of(self, sites: list[str]) -> Tensor:
+        """The KL of sites on one device, as of one long vector."""
+        loc = torch.cat([self.loc(site).flatten() for site in sites])
+        root_scale = torch.cat([self.root_scale(site).flatten() for site in sites])
+        return gaussian_kl(loc, root_scale.square(), self.model.prior_scale)
 
     def scale_parameters(self) -> dict[str, nn.Parameter]:
         """G of every site."""

@@ -119,7 +119,7 @@ class BlobRecipe(_SplitRecipe):
     def _optimizers(self, model: BayesianLoRA, guide: AdapterGuide, settings: OptimSettings) -> tuple[Optimizer, ...]:
         loc = list(guide.location_parameters().values())
         scale = list(guide.scale_parameters().values())
-        return _adamw(_points(model) + loc, settings), SGD(loc + scale, lr=settings.kl_lr)
+        return _adamw(_points(model) + loc, settings), _sgd(loc + scale, settings)
 
 
 class DecoupledRecipe(_SplitRecipe):
@@ -128,7 +128,7 @@ class DecoupledRecipe(_SplitRecipe):
     def _optimizers(self, model: BayesianLoRA, guide: AdapterGuide, settings: OptimSettings) -> tuple[Optimizer, ...]:
         loc = list(guide.location_parameters().values())
         scale = list(guide.scale_parameters().values())
-        return _adamw(_points(model) + loc + scale, settings), SGD(loc + scale, lr=settings.kl_lr)
+        return _adamw(_points(model) + loc + scale, settings), _sgd(loc + scale, settings)
 
 
 class ElboRecipe(Recipe):
@@ -164,4 +164,19 @@ def _points(model: BayesianLoRA) -> list[nn.Parameter]:
 
 
 def _adamw(parameters: list[nn.Parameter], settings: OptimSettings) -> AdamW:
-    return AdamW(parameters, lr=settings.lr, eps=settings.adam_eps, weight_decay=settings.weight_decay)
+    return AdamW(
+        parameters,
+        lr=settings.lr,
+        eps=settings.adam_eps,
+        weight_decay=settings.weight_decay,
+        fused=_can_fuse(parameters),
+    )
+
+
+def _sgd(parameters: list[nn.Parameter], settings: OptimSettings) -> SGD:
+    return SGD(parameters, lr=settings.kl_lr, fused=_can_fuse(parameters))
+
+
+def _can_fuse(parameters: list[nn.Parameter]) -> bool:
+    """Whether torch has one kernel for the whole update: on these devices, and for floating point, it does."""
+    return all(parameter.device.type in ("cpu", "cuda", "mps", "xpu") for parameter in parameters)

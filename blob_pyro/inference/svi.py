@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -104,14 +105,13 @@ class BLoBSVI:
         nll = negative_log_likelihood(self.model, self.guide, batch)
         kl = self.guide.kl()
         loss = self.recipe.objective(nll, kl, kl_weight)
-        self._refuse_non_finite({"NLL": nll, "KL": kl}, step, batch)
         self.recipe.backward(nll, kl, kl_weight)
-        self._refuse_non_finite({"gradient norm": self._gradient_norm()}, step, batch)
+        seen = self._finite({"NLL": nll, "KL": kl, "loss": loss, "gradient norm": self._gradient_norm()}, step, batch)
         self._remember()
         self.recipe.update(self.guide.kl, kl_weight)
         self.recipe.advance()
         self.steps_done = step
-        return StepResult(nll=nll.item(), kl=kl.item(), kl_weight=kl_weight, loss=loss.item(), step=step)
+        return StepResult(nll=seen["NLL"], kl=seen["KL"], kl_weight=kl_weight, loss=seen["loss"], step=step)
 
     def kl_schedule(self, batch: Batch) -> KLSchedule:
         """The schedule in use; settled at the first call."""
@@ -141,15 +141,19 @@ class BLoBSVI:
         gradients = [p.grad for p in self.recipe.parameters() if p.grad is not None]
         return torch.nn.utils.get_total_norm(gradients)
 
-    def _refuse_non_finite(self, values: dict[str, Tensor], step: int, batch: Batch) -> None:
-        for name, value in values.items():
-            if not torch.isfinite(value):
+    def _finite(self, values: dict[str, Tensor], step: int, batch: Batch) -> dict[str, float]:
+        """The values as numbers, in one transfer; or the error that names the first that is not finite."""
+        device = values["NLL"].device
+        numbers = torch.stack([value.detach().to(device, torch.float64) for value in values.values()]).tolist()
+        for name, number in zip(values, numbers, strict=True):
+            if not math.isfinite(number):
                 self.recipe.zero_grad()
                 self._restore()
                 items = () if batch.index is None else tuple(batch.index.tolist())
                 raise NonFiniteLossError(
-                    f"step {step}: expected a finite {name}; got {value.item()} on the batch of items "
+                    f"step {step}: expected a finite {name}; got {number} on the batch of items "
                     f"{', '.join(map(str, items)) or 'unnamed'}; the last parameters with a finite loss are kept; "
                     "try a smaller lr or kl_lr, or look at these items",
                     items,
                 )
+        return dict(zip(values, numbers, strict=True))

@@ -1,0 +1,53 @@
+"""The KL of a factorised Gaussian against a centred one, with its gradient, in a handful of operations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def gaussian_kl(loc: Tensor, scale: Tensor, prior_scale: float) -> Tensor:
+    r"""Sum over all entries of KL(Normal(loc, scale^2) || Normal(0, prior_scale^2)).
+
+        sum log prior_scale - log scale + (scale^2 + loc^2) / (2 prior_scale^2) - 1/2
+
+    The same as torch's registry, in fewer passes over memory.
+
+    Args:
+        loc: means, of any shape.
+        scale: standard deviations, of the same shape.
+        prior_scale: standard deviation of the prior.
+
+    Returns:
+        Total nats, scalar, differentiable in loc and scale.
+
+    Source: BLoB, arXiv 2406.11675, equation 8.
+
+    Example:
+        >>> gaussian_kl(torch.zeros(3), torch.full((3,), 0.5), prior_scale=0.5).item()
+        0.0
+        >>> gaussian_kl(torch.ones(2), torch.ones(2), prior_scale=1.0).item()
+        1.0
+    """
+    kl: Tensor = _GaussianKL.apply(loc, scale, prior_scale)
+    return kl
+
+
+class _GaussianKL(torch.autograd.Function):
+    """Gradients: loc / prior_scale^2 and scale / prior_scale^2 - 1 / scale."""
+
+    @staticmethod
+    def forward(ctx: Any, loc: Tensor, scale: Tensor, prior_scale: float) -> Tensor:
+        ctx.save_for_backward(loc, scale)
+        ctx.precision = prior_scale**-2
+        ratio = scale / prior_scale
+        terms = ratio.log().neg_().sub_(0.5).addcmul_(ratio, ratio, value=0.5)
+        return terms.addcmul_(loc, loc, value=0.5 * ctx.precision).sum()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        loc, scale = ctx.saved_tensors
+        weighted = gradient * ctx.precision
+        return loc * weighted, scale * weighted - gradient / scale, None
