@@ -6,8 +6,9 @@ text -> Batch -> BayesianLoRA (model) + guide -> SVI -> posterior -> PosteriorPr
 from blob_pyro import distributions, guides
 from blob_pyro.checkpoint import Run, load, save
 from blob_pyro.config import DataConfig, GuideConfig, ModelConfig, PredictConfig, RunConfig, TrainConfig
-from blob_pyro.data.collate import collate, encode, label_token_ids, predict_loader, train_loader
+from blob_pyro.data.collate import collate, encode, label_token_ids
 from blob_pyro.data.examples import Batch, Example
+from blob_pyro.data.loaders import predict_loader, train_loader
 from blob_pyro.data.tasks import load_task
 from blob_pyro.errors import BlobPyroError
 from blob_pyro.evaluation import Metrics, evaluate

@@ -43,7 +43,8 @@ class ModelConfig:
         llm_int8_threshold: outlier threshold of 8-bit layers; at 0.0 a row's logits do not depend on the
             other rows of its batch (see docs/gotchas.md).
         dtype: type of the base weights; "auto" takes the checkpoint's own.
-        attn_implementation: passed on to transformers; None lets it choose.
+        attn_implementation: as in transformers; None takes eager for bfloat16 on CPUs (sdpa is faster there beyond
+            some 300 tokens), and elsewhere the choice of transformers.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
     """
 
@@ -155,6 +156,8 @@ class TrainConfig:
         kl_weight: factor on the KL, on top of the schedule.
         warmup_ratio: share of the steps over which learning rates rise from zero; they then fall linearly.
         flipout: give each example its own sign-flipped noise.
+        group_by_length: put items of similar length into a batch, which saves padding; the order stays random.
+            False shuffles plainly.
     """
 
     num_steps: int = 5000
@@ -169,6 +172,7 @@ class TrainConfig:
     kl_weight: float = 1.0
     warmup_ratio: float = 0.06
     flipout: bool = True
+    group_by_length: bool = True
 
     def __post_init__(self) -> None:
         _check(self.num_steps >= 1, "train.num_steps", "at least 1 step", self.num_steps)
@@ -188,15 +192,22 @@ class PredictConfig:
 
     Attributes:
         num_samples: posterior draws; 0 answers with the posterior mean.
-        batch_size: items a forward.
+        batch_size: items the loader hands over at once; they are cut again into forwards of similar length. On
+            1,000 tweets 64 leaves 7 % fewer tokens to pay for than 16 (posterior mean; a forward counted as 80), and
+            all of them at once 1 % fewer still.
+        max_tokens: most tokens of a forward, draws x items x padded width; lower it where memory is short. None
+            takes the device's default (see `PosteriorPredictive`).
     """
 
     num_samples: int = 10
-    batch_size: int = 16
+    batch_size: int = 64
+    max_tokens: int | None = None
 
     def __post_init__(self) -> None:
         _check(self.num_samples >= 0, "predict.num_samples", "at least 0 draws", self.num_samples)
         _check(self.batch_size >= 1, "predict.batch_size", "at least 1 item", self.batch_size)
+        tokens = self.max_tokens
+        _check(tokens is None or tokens >= 1, "predict.max_tokens", "at least 1 token, or null", tokens)
 
 
 @dataclass(frozen=True)

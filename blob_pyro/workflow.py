@@ -20,8 +20,9 @@ import yaml
 from blob_pyro.checkpoint import ADAPTER, DESCRIPTION, TENSORS, Run, load, save
 from blob_pyro.config import DataConfig, GuideConfig, ModelConfig, RunConfig
 from blob_pyro.config_file import KEYS, check_file
-from blob_pyro.data.collate import EncodedDataset, encode, label_token_ids, padding_id, predict_loader, train_loader
+from blob_pyro.data.collate import EncodedDataset, encode, label_token_ids, padding_id
 from blob_pyro.data.examples import Example
+from blob_pyro.data.loaders import predict_loader, train_loader
 from blob_pyro.data.prompts import PromptTemplate
 from blob_pyro.data.sources import Row, read_jsonl
 from blob_pyro.data.tasks import TASKS, examples_from_rows, load_task
@@ -283,7 +284,13 @@ def _train(
     model: BayesianLoRA, guide: AdapterGuide, train: EncodedDataset, config: RunConfig, path: Path, progress: bool
 ) -> None:
     """Train and save; what was learnt is saved also when training stops early."""
-    loader = train_loader(train, config.train.batch_size, padding_id(model.tokenizer), config.seed)
+    loader = train_loader(
+        train,
+        config.train.batch_size,
+        padding_id(model.tokenizer),
+        config.seed,
+        group_by_length=config.train.group_by_length,
+    )
     steps = 0
     with (path / HISTORY).open("w", encoding="utf-8") as history:
 
@@ -336,7 +343,7 @@ def _predict(run: Run, items: EncodedDataset, config: RunConfig, num_samples: in
     """Answers under the draws that the run's seed gives, whatever was drawn before."""
     loader = predict_loader(items, config.predict.batch_size, padding_id(run.model.tokenizer))
     pyro.set_rng_seed(config.seed)
-    predictive = PosteriorPredictive(run.model, run.guide, num_samples)
+    predictive = PosteriorPredictive(run.model, run.guide, num_samples, max_tokens=config.predict.max_tokens)
     return predictive(loader, progress=progress, description=f"predict N={num_samples}")
 
 

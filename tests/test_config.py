@@ -47,6 +47,7 @@ OWN = {"train_file": "a.jsonl", "prompt": "{text}", "labels": [" a", " b"]}
         (bp.TrainConfig, {"warmup_ratio": 1.1}, "train.warmup_ratio: expected a share in [0, 1]; got 1.1"),
         (bp.PredictConfig, {"num_samples": -1}, "predict.num_samples: expected at least 0 draws; got -1"),
         (bp.PredictConfig, {"batch_size": 0}, "predict.batch_size: expected at least 1 item; got 0"),
+        (bp.PredictConfig, {"max_tokens": 0}, "predict.max_tokens: expected at least 1 token, or null; got 0"),
     ],
 )
 def test_a_setting_out_of_range_is_refused_where_it_is_made(kind, settings, message):

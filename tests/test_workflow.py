@@ -20,6 +20,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 import blob_pyro as bp
+from blob_pyro import workflow
 from blob_pyro.errors import ConfigError, DataError, NonFiniteLossError, RunDirectoryError
 from blob_pyro.guides import GUIDES
 from blob_pyro.inference.svi import BLoBSVI
@@ -282,6 +283,26 @@ def test_gradient_checkpointing_and_recipes_run(tmp_path):
             tmp_path, train={"recipe": recipe}, model={"gradient_checkpointing": True}, output=str(tmp_path / recipe)
         )
         assert run(config).metrics["N=2"].num_items == 6
+
+
+def test_settings_of_the_loaders_arrive(tmp_path, monkeypatch):
+    seen = {}
+
+    def watch(name, wanted):
+        original = getattr(workflow, name)
+
+        def watched(*args, **named):
+            seen[wanted] = named[wanted]
+            return original(*args, **named)
+
+        monkeypatch.setattr(workflow, name, watched)
+
+    watch("train_loader", "group_by_length")
+    watch("PosteriorPredictive", "max_tokens")
+    for grouped, max_tokens in ((True, None), (False, 30)):
+        settings = {"train": {"group_by_length": grouped}, "predict": {"num_samples": 2, "max_tokens": max_tokens}}
+        run(make_config(tmp_path, **settings, output=str(tmp_path / str(grouped))))
+        assert seen == {"group_by_length": grouped, "max_tokens": max_tokens}
 
 
 def test_notes_say_what_is_in_the_data(tmp_path):

@@ -7,10 +7,10 @@ from blob_pyro.data.collate import (
     encode,
     label_token_ids,
     padding_id,
-    predict_loader,
-    train_loader,
 )
 from blob_pyro.data.examples import Batch, Example
+from blob_pyro.data.loaders import LengthGroupedBatchSampler, predict_loader, train_loader
+from blob_pyro.data.partition import partition
 from blob_pyro.data.prompts import PromptTemplate
 from blob_pyro.data.sources import Row, TweetCorpus, clean_tweets, read_jsonl, read_tweets
 from blob_pyro.data.tasks import (
@@ -29,6 +29,7 @@ __all__ = [
     "Encoded",
     "EncodedDataset",
     "Example",
+    "LengthGroupedBatchSampler",
     "PromptTemplate",
     "Row",
     "Task",
@@ -43,6 +44,7 @@ __all__ = [
     "label_token_ids",
     "load_task",
     "padding_id",
+    "partition",
     "predict_loader",
     "read_jsonl",
     "read_tweets",

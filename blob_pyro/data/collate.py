@@ -1,4 +1,4 @@
-"""From text to padded batches: tokenising, cutting passages that are too long, padding, loaders."""
+"""From text to padded batches: tokenising, cutting passages that are too long, padding."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import dataclasses
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from blob_pyro.data.examples import Batch, Example
 from blob_pyro.errors import DataError
@@ -247,34 +246,3 @@ def collate(items: Sequence[tuple[int, Encoded]], pad_token_id: int) -> Batch:
         labels=torch.tensor(labels) if labels else None,
         index=torch.tensor([position for position, _ in items]),
     )
-
-
-def train_loader(
-    dataset: EncodedDataset, batch_size: int, pad_token_id: int, seed: int
-) -> DataLoader[tuple[int, Encoded]]:
-    """Batches for training: a new order each epoch, and the last one may be smaller.
-
-    The order depends on `seed` alone; `loader.generator` is the generator whose state a checkpoint keeps.
-
-    Raises:
-        DataError: the data set is empty.
-    """
-    if not len(dataset):
-        raise DataError("expected at least one item to train on; got none")
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        shuffle=True,
-        generator=torch.Generator().manual_seed(seed),
-        collate_fn=partial(collate, pad_token_id=pad_token_id),
-    )
-
-
-def predict_loader(dataset: EncodedDataset, batch_size: int, pad_token_id: int) -> DataLoader[tuple[int, Encoded]]:
-    """Batches for prediction: each item once, items of similar length together, the longest first.
-
-    Longest first shows at once whether memory suffices; `Batch.index` restores the order of the data set.
-    """
-    order = sorted(range(len(dataset)), key=lambda i: -len(dataset.items[i].input_ids))
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    return DataLoader(dataset, batch_sampler=batches, collate_fn=partial(collate, pad_token_id=pad_token_id))

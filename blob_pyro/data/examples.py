@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -68,6 +69,11 @@ class Batch:
         """Number of items B."""
         return self.input_ids.shape[0]
 
+    @property
+    def lengths(self) -> Tensor:
+        """(B,) number of real tokens of each item."""
+        return self.attention_mask.to(torch.long).sum(1)
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with every tensor on `device`."""
         moved = {
@@ -89,6 +95,26 @@ class Batch:
         order = mask.argsort(dim=1, descending=True, stable=True)
         return dataclasses.replace(
             self, input_ids=self.input_ids.gather(1, order), attention_mask=self.attention_mask.gather(1, order)
+        )
+
+    def select(self, rows: Sequence[int]) -> Batch:
+        """Some of the items, right-padded and no wider than the longest of them.
+
+        Args:
+            rows: positions in this batch, in the order wanted.
+
+        Example:
+            >>> ids = torch.tensor([[5, 6, 7], [0, 0, 8], [0, 9, 4]])
+            >>> batch = Batch(ids, attention_mask=(ids > 0).long())
+            >>> batch.select([2, 1]).input_ids.tolist()
+            [[9, 4], [8, 0]]
+        """
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        picked = {name: value[list(rows)] for name, value in fields.items() if value is not None}
+        items = dataclasses.replace(self, **picked).right_padded()
+        width = max([1, *items.lengths.tolist()])
+        return dataclasses.replace(
+            items, input_ids=items.input_ids[:, :width], attention_mask=items.attention_mask[:, :width]
         )
 
     def repeat(self, num_draws: int) -> Batch:

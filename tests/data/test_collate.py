@@ -1,4 +1,4 @@
-"""Tokenising, cutting, padding and loading, held against naive twins."""
+"""Tokenising, cutting and padding, held against naive twins."""
 
 import random
 import warnings
@@ -18,9 +18,7 @@ from blob_pyro.data import (
     encode,
     label_token_ids,
     padding_id,
-    predict_loader,
     read_jsonl,
-    train_loader,
 )
 from blob_pyro.errors import DataError
 
@@ -185,9 +183,6 @@ def test_a_prompt_without_text_and_a_slow_tokenizer_are_refused(bpe, bert):
 
 def test_no_examples_give_an_empty_data_set(bpe):
     assert len(encode([], bpe, 9)) == 0
-    assert list(predict_loader(encode([], bpe, 9), 4, 0)) == []
-    with pytest.raises(DataError, match="expected at least one item to train on; got none"):
-        train_loader(encode([], bpe, 9), 4, 0, seed=0)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the benchmark data of ../shared/data is not here")
@@ -266,42 +261,3 @@ def test_positions_count_from_the_end_as_in_a_list():
     dataset = made([1, 2, 3])
     assert dataset[-1] == dataset[2] == (2, dataset.items[2])
     assert [position for position, _ in dataset] == [0, 1, 2]
-
-
-@pytest.mark.parametrize("batch_size", [1, 4, 13, 50])
-@pytest.mark.parametrize("count", [1, 13, 16])
-def test_loaders_give_every_item_exactly_once(batch_size, count):
-    rng = random.Random(count)
-    dataset = made([rng.randrange(1, 9) for _ in range(count)])
-    for loader in (train_loader(dataset, batch_size, 0, seed=3), predict_loader(dataset, batch_size, 0)):
-        for _ in range(2):
-            batches = list(loader)
-            assert len(batches) == len(loader) == -(-count // batch_size)
-            seen = {int(i): row[row > 0].tolist() for b in batches for i, row in zip(b.index, b.input_ids, strict=True)}
-            assert sum(map(len, batches)) == count
-            assert seen == {i: list(item.input_ids) for i, item in enumerate(dataset.items)}
-            assert all(torch.equal(batch.labels, batch.index) for batch in batches)
-
-
-def epochs(seed: int, count: int = 3) -> list[list[int]]:
-    loader = train_loader(made([1] * 20), 6, 0, seed)
-    return [[i for batch in loader for i in batch.index.tolist()] for _ in range(count)]
-
-
-def test_the_training_order_depends_on_the_seed_alone_and_changes_from_epoch_to_epoch():
-    torch.manual_seed(1)
-    first = epochs(seed=5)
-    state = torch.get_rng_state()
-    torch.manual_seed(2)
-    assert epochs(seed=5) == first
-    assert epochs(seed=6)[0] != first[0]
-    assert len({tuple(epoch) for epoch in first}) == 3
-    torch.manual_seed(1)
-    epochs(seed=7)
-    assert torch.equal(torch.get_rng_state(), state), "a loader must not draw from the global generator"
-
-
-def test_prediction_batches_hold_items_of_similar_length_longest_first():
-    lengths = [3, 9, 1, 7, 9, 2, 5]
-    widths = [batch.attention_mask.sum(1).tolist() for batch in predict_loader(made(lengths), 3, 0)]
-    assert [width for batch in widths for width in batch] == sorted(lengths, reverse=True)
