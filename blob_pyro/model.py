@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from blob_pyro.adapters.checkpointing import checkpointing_modules, follow_draws
 from blob_pyro.adapters.drawn_linear import Draw, DrawnLinear, WeightDraw, hold
-from blob_pyro.adapters.inject import active_adapter, inject
+from blob_pyro.adapters.inject import SITE_SUFFIX, active_adapter, inject
+from blob_pyro.adapters.shared_prefix import SharedPrefix, find_shared_prefix
 from blob_pyro.data.examples import Batch
 from blob_pyro.errors import ConfigError
 from blob_pyro.handlers import declare, draw
-from blob_pyro.likelihoods import Likelihood
+from blob_pyro.likelihoods import Likelihood, MultipleChoice
 from blob_pyro.loading import BaseSource, load_network
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class BayesianLoRA(PyroModule):
         self._modules["network"] = network
         self._checkpointing = checkpointing_modules(network)
         self._held: hold | None = None
+        self._prefix = self._shared_prefix()
         # laws are immutable: one for each shape, not one for each site and step
         self._priors: dict[tuple[torch.Size, torch.device, float], dist.Independent] = {}
 
@@ -118,7 +120,9 @@ class BayesianLoRA(PyroModule):
             llm_int8_threshold: outlier threshold of 8-bit layers. Above 0 a row's logits depend on the
                 other rows of its batch; 0.0 makes them independent.
             dtype: of the base weights; "auto" takes the checkpoint's. Adapters are float32.
-            attn_implementation, device_map: passed on to transformers.
+            attn_implementation: as in transformers; None takes eager for bfloat16 on CPUs (faster up to some
+                300 tokens; "sdpa" beyond), and elsewhere transformers' choice.
+            device_map: passed on to transformers.
 
         Raises:
             ModelLoadError: the model was not found or could not be read.
@@ -208,9 +212,22 @@ class BayesianLoRA(PyroModule):
         """
         held = {site: value if isinstance(value, Draw) else WeightDraw(value) for site, value in (draws or {}).items()}
         num_draws = _common_num_draws(held)
-        rows = batch.right_padded().repeat(num_draws or 1)
-        logits = self._run(rows, hold({self._drawn(site): value for site, value in held.items()}))
+        rows, repeated = self._rows(batch.right_padded(), num_draws or 1)
+        with repeated:
+            logits = self._run(rows, hold({self._drawn(site): value for site, value in held.items()}))
         return logits if num_draws is None else logits.reshape(num_draws, len(batch), -1)
+
+    def _rows(self, batch: Batch, num_draws: int) -> tuple[Batch, AbstractContextManager[None]]:
+        """The network's input rows for S draws, and the context in which it makes S of each where it can."""
+        if self._prefix is None or num_draws == 1 or torch.is_grad_enabled():
+            return batch.repeat(num_draws), nullcontext()
+        return batch, self._prefix.repeated(len(batch), num_draws)
+
+    def _shared_prefix(self) -> SharedPrefix | None:
+        """What comes before the first adapted block; the answer head alone can do with repeated rows."""
+        if not isinstance(self.likelihood, MultipleChoice):
+            return None
+        return find_shared_prefix(self.network, [site.removesuffix(SITE_SUFFIX) for site in self.sites])
 
     def _run(self, rows: Batch, held: hold) -> Tensor:
         """One forward of the network with draws held; a checkpointed backward holds them again."""

@@ -31,8 +31,9 @@ def answer_logits(network: PeftModel, batch: Batch, token_ids: Tensor) -> Tensor
         token_ids: (K,) vocabulary ids of the answers.
 
     Returns:
-        (B, K), float32. The K rows of the head are multiplied in float32, whatever the base's dtype:
-        bfloat16 logits near 20 are 0.125 apart, too coarse for probabilities.
+        (B, K), float32; (S * B, K) where the backbone makes S rows of each item (`SharedPrefix.repeated`).
+        The K rows of the head are multiplied in float32, whatever the base's dtype: bfloat16 logits near 20
+        are 0.125 apart, too coarse for probabilities.
     """
     causal_lm = network.get_base_model()
     rows = torch.arange(len(batch), device=batch.input_ids.device)
@@ -42,7 +43,8 @@ def answer_logits(network: PeftModel, batch: Batch, token_ids: Tensor) -> Tensor
         logits: Tensor = causal_lm(**inputs).logits[rows, last]
         return logits[:, token_ids].float()
     backbone = getattr(causal_lm, causal_lm.base_model_prefix)
-    hidden = backbone(**inputs).last_hidden_state[rows, last]
+    states = backbone(**inputs).last_hidden_state
+    hidden = states.unflatten(0, (-1, len(batch)))[:, rows, last].flatten(0, 1)
     return _head_rows(causal_lm.get_output_embeddings(), hidden, token_ids)
 
 

@@ -51,7 +51,7 @@ def flip(values: Mapping[str, Tensor], locs: Mapping[str, Tensor], num_items: in
     alike: dict[tuple[torch.Size, torch.device], list[str]] = {}
     for site, value in values.items():
         alike.setdefault((value.shape, value.device), []).append(site)
-    draws = {}
+    draws: dict[str, FlipoutDraw] = {}
     for sites in alike.values():
         value, loc = torch.stack([values[site] for site in sites]), torch.stack([locs[site] for site in sites])
         groups = value.shape[1] if value.dim() == 4 else None
