@@ -37,7 +37,8 @@ class BaseSource:
         quantization: "8bit", "4bit" or None.
         llm_int8_threshold: outlier threshold of 8-bit layers.
         dtype: one of "auto", "float32", "bfloat16", "float16".
-        attn_implementation: as in transformers; None lets it choose.
+        attn_implementation: as in transformers; None takes eager for bfloat16 on CPUs (the faster one up to
+            300 tokens, see docs/performance.md), and elsewhere transformers' choice.
 
     Raises:
         ConfigError: quantization or dtype is none of these.
@@ -123,11 +124,19 @@ def load_base(source: BaseSource, likelihood: Likelihood, device_map: Any = None
         network, report = auto_class.from_pretrained(place.path, **settings)
     except _UNREADABLE as error:
         raise _unreadable(source.id, place, error) from error
+    if source.attn_implementation is None:
+        choose_attention(network)
     if likelihood.task_type == "CAUSAL_LM":
         _refuse_encoder(network, source.id)
         if missing := sorted(report["missing_keys"]):
             warnings.warn(f"model {source.id}: its files lack {', '.join(missing[:3])}; random there", stacklevel=2)
     return network
+
+
+def choose_attention(network: Any) -> None:
+    """Eager attention where it is faster: on CPUs in bfloat16 torch's fused attention is not."""
+    if network.device.type == "cpu" and network.dtype == torch.bfloat16:
+        network.set_attn_implementation("eager")
 
 
 def load_network(

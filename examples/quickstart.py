@@ -29,7 +29,7 @@ from blob_pyro.report.table import metrics_table, seeds_table
 from blob_pyro.report.terminal import quiet_libraries
 from blob_pyro.workflow import fit_run, refuse_used_directory
 
-MODEL = ModelConfig(id="smollm2", r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], attn_implementation="eager")
+MODEL = ModelConfig(id="smollm2", r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"])
 
 
 def train_config(num_steps: int) -> TrainConfig:

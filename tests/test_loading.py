@@ -128,3 +128,17 @@ def test_linear_layer_names() -> None:
 def test_bad_settings(setting: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         pretrained(**setting)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"dtype": "bfloat16"}, "eager"),
+        ({"dtype": "bfloat16", "attn_implementation": "sdpa"}, "sdpa"),
+        ({"dtype": "float32"}, "sdpa"),
+        ({"dtype": "float32", "attn_implementation": "eager"}, "eager"),
+    ],
+)
+def test_attention_is_the_faster_one_unless_it_is_given(settings: dict[str, str], expected: str) -> None:
+    """Measured on CPUs: docs/performance.md."""
+    assert pretrained(**settings).network.get_base_model().config._attn_implementation == expected
