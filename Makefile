@@ -1,4 +1,4 @@
-# make quickstart   the main job on real input, about eleven minutes on two cores after the install
+# make quickstart   the main job on real input, about four minutes on two cores after the install
 # make test         lint, types, tests
 
 PYTHON ?= python3

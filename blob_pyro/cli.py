@@ -1,4 +1,4 @@
-"""The command line: `blob-pyro fit | evaluate | predict | tasks`.
+"""The command line: `blob-pyro fit | evaluate | predict | tasks | bench`.
 
 Every mistake of the user's ends in one line on standard error and exit code 2, never in a traceback.
 """
@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import shlex
 import sys
 import textwrap
 from argparse import RawDescriptionHelpFormatter
@@ -20,8 +21,10 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
+from blob_pyro.bench import PARTS, BenchResult, bench, measurement_text, summary_text
 from blob_pyro.config import RunConfig
 from blob_pyro.config_file import KEYS, check_file, expected_type, unknown_key
+from blob_pyro.contenders.options import add_options, settings_of
 from blob_pyro.data.tasks import describe_tasks
 from blob_pyro.errors import BlobPyroError, ConfigError, DataError
 from blob_pyro.evaluation import Metrics
@@ -101,13 +104,13 @@ def _in_our_words(error: ArgumentError, parser: ArgumentParser) -> str:
     text = " ".join(str(error).split())
     if found := re.match(r"unrecognized arguments: (.*)", text):
         return _unknown_word(found[1].split()[0], parser)
-    if not (found := re.match(r'Parser key "([\w.]+)": (.*)', text)):
+    if not (found := re.match(r'Parser key "([\w.]+)"(?: element \d+)?: (.*)', text)):
         return f"{text}; see {parser.prog} --help"
     key, rest = found.groups()
     # of a union the message tells each member's complaint, and the value at the end
     patterns = (r"Given value: (.*)$", r"Got value: (.*)$", r"Unable to load config '(.*?)'")
     value = next(filter(None, (re.search(pattern, rest) for pattern in patterns)), None)
-    kind = KEYS.get(key, _NUM_SAMPLES.get(key))
+    kind = KEYS.get(key) or next((getattr(a, "_typehint", a.type) for a in parser._actions if a.dest == key), None)
     return f"{key}: expected {expected_type(kind)}; got {value[1]}" if value and kind else f"{key}: {rest}"
 
 
@@ -255,6 +258,55 @@ def _tasks(parser: ArgumentParser, words: Sequence[str]) -> None:
         print(f"{name}: {description}\n  labels: {', '.join(label.strip() for label in labels)}\n  source: {source}")
 
 
+def _bench_parser() -> ArgumentParser:
+    parser = _parser(
+        "bench",
+        f"blob-pyro bench [{' | '.join(PARTS)} | all] [--option value ...]",
+        """
+        Time a training step and a prediction against plain PEFT LoRA and plain Pyro, interleaved in one
+        process, and measure the peak memory of each in a process of its own. The defaults take some
+        minutes on two cores. docs/performance.md tells what each contender and column is.
+
+        example: blob-pyro bench train --length 64 --rounds 5 --output bench.json
+        """,
+    )
+    add_options(parser)
+    parser.add_argument("--output", type=str | None, default=None, help="JSON file to write, after each measurement")
+    return parser
+
+
+def _bench(parser: ArgumentParser, words: Sequence[str]) -> None:
+    parsed = parser.parse_args(words)
+    settings = settings_of(parsed.as_dict())
+    if parsed.output is not None:
+        _check_output(parsed.output)
+
+    saved = False
+
+    def report(result: BenchResult) -> None:
+        nonlocal saved
+        print(measurement_text(settings, result.measurements[-1]), end="\n\n", flush=True)
+        if parsed.output is not None:
+            result.save(parsed.output)
+            saved = True
+
+    try:
+        result = bench(settings, command=shlex.join(["blob-pyro", "bench", *words]), on_measurement=report)
+    except KeyboardInterrupt:
+        told = f"{parsed.output} holds the tables above" if saved else "nothing was saved"
+        raise KeyboardInterrupt(told) from None
+    if summary := summary_text(result):
+        print(summary)
+
+
+def _check_output(path: str) -> None:
+    """Raise unless a file can be written at `path`, before hours of work are lost on it."""
+    if not Path(path).resolve().parent.is_dir():
+        raise DataError(f"--output: expected a file in a folder that exists; got {path}")
+    if Path(path).is_dir():
+        raise DataError(f"--output: expected a file to write to; got the folder {path}")
+
+
 def _add_run_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("run", type=str, help="a run directory")
     parser.add_argument(
@@ -267,11 +319,10 @@ def _print_metrics(metrics: Mapping[str, Metrics]) -> None:
     print(metrics_table(metrics) if metrics else "no test items: nothing to evaluate")
 
 
-_NUM_SAMPLES = {"num_samples": int | None}
-
 COMMANDS = {
     "fit": Command("fine-tune a model and write a run directory", _fit_parser, _fit),
     "evaluate": Command("predict a run's test items again", _evaluate_parser, _evaluate),
     "predict": Command("answer the items of a JSON-lines file", _predict_parser, _predict),
     "tasks": Command("list the built-in tasks", _tasks_parser, _tasks),
+    "bench": Command("time training and prediction against plain LoRA and plain Pyro", _bench_parser, _bench),
 }

@@ -73,7 +73,7 @@ class FlipoutMessenger(Messenger):
 
 
 def flipout() -> FlipoutMessenger:
-    r"""Context manager: each example of a batch sees its own weight draw, at the price of one more product.
+    r"""Context manager: each example of a batch sees its own weight draw, at next to no price.
 
     With q(A) = Normal(M, Omega^2) and one draw E ~ Normal(0, 1) of shape (r, n), example i gets random
     signs s_i, t_i and the pre-activation
@@ -81,7 +81,8 @@ def flipout() -> FlipoutMessenger:
         z_i = M x_i + t_i * ((E * Omega) (x_i * s_i)),
 
     so that its A_i has the posterior's law for every i, and the noise of two examples is uncorrelated:
-    the gradient's variance falls with the batch. All tokens of an example share one draw.
+    the gradient's variance falls with the batch. All tokens of an example share one draw, so what is
+    computed is x_i A_i^T with the A_i made: B r n numbers a site, and no second product over the tokens.
 
     Source: Wen et al. 2018 (arXiv 1803.04386); BLoB, arXiv 2406.11675, section 3.4.
 

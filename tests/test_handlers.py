@@ -92,9 +92,13 @@ def test_layers_equal_the_papers_formula(middle: tuple[int, ...], groups: int | 
 
 
 @pytest.mark.parametrize("guide_name", RANDOM_GUIDES)
-@pytest.mark.parametrize("name", ["llama", "llama_head", "gpt2", "bert", "opt"])
+@pytest.mark.parametrize("name", ["llama", "llama_head", "llama_bfloat16", "gpt2", "bert", "opt"])
 def test_network_equals_a_loop_over_examples(name: str, guide_name: str) -> None:
-    """The whole network, each item alone under the one weight recovered for it."""
+    """The whole network, each item alone under the one weight recovered for it.
+
+    An item alone has another width, which a bfloat16 network rounds differently: 2^-8 of logits of some units.
+    """
+    tolerance = 0.1 if name.endswith("bfloat16") else 1e-4
     model = MODELS[name]()
     guide = GUIDES[guide_name](model)
     widen(guide)
@@ -103,7 +107,7 @@ def test_network_equals_a_loop_over_examples(name: str, guide_name: str) -> None
     for row in range(len(batch)):
         item = bp.Batch(batch.input_ids[row : row + 1], batch.attention_mask[row : row + 1])
         weights = {site: draws[site].weights[row] for site in model.sites}
-        torch.testing.assert_close(logits[row : row + 1], model.logits(item, weights), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(logits[row : row + 1], model.logits(item, weights), rtol=tolerance, atol=tolerance)
     shared = model.logits(batch, values).detach()
     assert float((logits - shared).abs().max()) > 0.05
     for site, value in values.items():

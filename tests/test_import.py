@@ -34,6 +34,8 @@ ROOMS = (
     "report",
     "checkpoint",
     "workflow",
+    "contenders",
+    "bench",
     "cli",
 )
 # adapters.answer_head reads a Batch, so `data` stands before it; the two files below stand outside the order.

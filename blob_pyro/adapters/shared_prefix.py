@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from blob_pyro.adapters.answer_head import PLAIN_HEADS
+from blob_pyro.adapters.blocks import block_list
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -64,7 +65,7 @@ def find_shared_prefix(network: PeftModel, paths: Iterable[str]) -> SharedPrefix
     if getattr(getattr(causal_lm, "config", None), "model_type", None) not in PLAIN_HEADS:
         return None
     names = {module: name for name, module in network.named_modules()}
-    head, blocks = causal_lm.get_output_embeddings(), _blocks(causal_lm)
+    head, blocks = causal_lm.get_output_embeddings(), block_list(causal_lm)
     if blocks is None:
         return None
     first, inside = len(blocks), names[blocks] + "."
@@ -74,13 +75,6 @@ def find_shared_prefix(network: PeftModel, paths: Iterable[str]) -> SharedPrefix
         elif path != names[head]:
             return None
     return SharedPrefix(getattr(causal_lm, causal_lm.base_model_prefix), tuple(blocks)[first:]) if first else None
-
-
-def _blocks(causal_lm: Any) -> nn.ModuleList | None:
-    """The list of a decoder's blocks: its only outermost one."""
-    lists = {name: module for name, module in causal_lm.named_modules() if isinstance(module, nn.ModuleList)}
-    outermost = [name for name in lists if not any(name.startswith(other + ".") for other in lists)]
-    return lists[outermost[0]] if len(outermost) == 1 else None
 
 
 @dataclass(frozen=True)

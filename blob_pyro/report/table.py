@@ -43,7 +43,7 @@ def metrics_table(rows: Mapping[str, Metrics]) -> str:
                  for _, field, factor, decimals in COLUMNS)]
         for name, metrics in rows.items()
     ]  # fmt: skip
-    return _markdown(header, body)
+    return markdown_table(header, body)
 
 
 def seeds_table(rows: Mapping[str, Sequence[Metrics]]) -> str:
@@ -67,7 +67,7 @@ def seeds_table(rows: Mapping[str, Sequence[Metrics]]) -> str:
         | BLoB   |     2 | 67.0 ± 1.4 | 1.150 ± 0.071 | 21.0 ± 1.4 | 0.450 ± 0.014 |
     """
     header = ["method", "seeds", *(heading for heading, *_ in COLUMNS)]
-    return _markdown(header, [_seeds_row(name, metrics) for name, metrics in rows.items()])
+    return markdown_table(header, [_seeds_row(name, metrics) for name, metrics in rows.items()])
 
 
 def _seeds_row(name: str, metrics: Sequence[Metrics]) -> list[str]:
@@ -88,7 +88,7 @@ def _cell(value: float, spread: float, factor: int, decimals: int) -> str:
     return text if math.isnan(spread) else f"{text} ± {factor * spread:.{decimals}f}"
 
 
-def _markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     """A Markdown table: the first column to the left, the others to the right, all padded to one width."""
     if not body:
         raise ValueError("expected at least one row; got none; give a mapping from method names to metrics")

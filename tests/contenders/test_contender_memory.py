@@ -1,0 +1,70 @@
+"""Peak memory: a fresh process on a tiny model, and the meters by themselves."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import tiny
+import torch
+
+from blob_pyro.contenders import memory
+from blob_pyro.contenders.memory import Memory, measure_memory, memory_here
+from blob_pyro.contenders.settings import BenchSettings, Case
+from blob_pyro.errors import BlobPyroError
+
+MIB = 1024**2
+
+
+def settings():
+    return BenchSettings(model=str(tiny.llama()), length=(8,), max_length=32, num_prompts=3)
+
+
+def test_a_process_of_its_own_tells_its_peak():
+    found = measure_memory(settings(), Case("train", 2, length=8), "blob")
+    assert found.peak >= found.loaded > 50 * MIB  # the interpreter with torch alone
+    assert found.above == found.peak - found.loaded
+
+
+def test_a_prediction_can_be_measured_too():
+    found = memory_here(settings(), Case("predict", 1, num_samples=2), "predictive")
+    assert found.peak >= found.loaded > 0
+
+
+def test_a_process_that_fails_is_one_line(monkeypatch):
+    def fail(command, **options):
+        return subprocess.CompletedProcess(command, -9, stdout="", stderr="one\nKilled by the system\n")
+
+    monkeypatch.setattr(memory.subprocess, "run", fail)
+    with pytest.raises(BlobPyroError, match=r"memory of blob: .*exit code -9.*: Killed by the system; .*--no-memory"):
+        measure_memory(settings(), Case("train", 2, length=8), "blob")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_the_peak_is_forgotten_and_seen_again():
+    meter = memory._process_meter()
+    if not isinstance(meter, memory._LinuxMeter):
+        pytest.skip("this system forbids to set the high-water mark back")
+    large = torch.ones(64 * MIB // 4)
+    del large
+    loaded = meter.restart()
+    assert meter.peak() < loaded + 32 * MIB
+    large = torch.ones(64 * MIB // 4)
+    del large
+    assert meter.peak() > loaded + 48 * MIB
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no getrusage")
+def test_without_proc_the_peak_since_the_start_is_told(monkeypatch):
+    def refuse(self):
+        raise PermissionError
+
+    monkeypatch.setattr(memory._LinuxMeter, "restart", refuse)
+    meter = memory._process_meter()
+    assert isinstance(meter, memory._UsageMeter)
+    assert meter.peak() >= meter.restart() > 50 * MIB
+
+
+def test_memory_above_the_loaded_model():
+    assert Memory(peak=30, loaded=10).above == 20
