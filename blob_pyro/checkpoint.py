@@ -67,7 +67,7 @@ def save(run_dir: str | Path, model: BayesianLoRA, guide: AdapterGuide) -> None:
     path.mkdir(parents=True, exist_ok=True)
     # "auto" would ask the hub whether the vocabulary grew; an adapter on lm_head needs no embedding saved
     model.network.save_pretrained(str(path / ADAPTER), selected_adapters=[model.adapter], save_embedding_layers=False)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in guide.scale_parameters().items()}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in guide.tensors().items()}
     save_file(tensors, path / TENSORS)
     (path / DESCRIPTION).write_text(json.dumps(_describe(model, guide), indent=2) + "\n", encoding="utf-8")
 
@@ -201,13 +201,13 @@ def _check_sites(path: Path, model: BayesianLoRA, sites: Any) -> None:
 
 
 def _restore(guide: AdapterGuide, path: Path) -> None:
-    """Copy the saved tensors into the guide's parameters."""
+    """Copy the saved tensors into the guide's."""
     try:
         saved = load_file(path / TENSORS)
     except (OSError, SafetensorError) as error:
         raise RunDirectoryError(f"{path / TENSORS}: expected a safetensors file; it cannot be read: {error}") from error
-    parameters = guide.scale_parameters()
-    shapes = {name: tuple(value.shape) for name, value in parameters.items()}
+    tensors = guide.tensors()
+    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
     found = {name: tuple(value.shape) for name, value in saved.items()}
     if found != shapes:
         odd = sorted(set(found.items()) ^ set(shapes.items()))[0][0]
@@ -217,4 +217,4 @@ def _restore(guide: AdapterGuide, path: Path) -> None:
         )
     with torch.no_grad():
         for name, value in saved.items():
-            parameters[name].copy_(value)
+            tensors[name].copy_(value)

@@ -17,8 +17,8 @@ from blob_pyro.data.partition import draws_per_forward, partition
 from blob_pyro.errors import ConfigError, DataError
 from blob_pyro.guides import AdapterGuide
 from blob_pyro.handlers import LocalParamsMessenger
-from blob_pyro.inference.trainer import training_mode
 from blob_pyro.model import BayesianLoRA
+from blob_pyro.modes import training_mode
 from blob_pyro.predictions import Predictions
 
 Draws = dict[str, Tensor]

@@ -27,6 +27,7 @@ ROOMS = (
     "likelihoods",
     "loading",
     "model",
+    "modes",
     "guides",
     "inference",
     "predictive",

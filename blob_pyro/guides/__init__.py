@@ -11,9 +11,10 @@ from blob_pyro.guides.base import AdapterGuide
 from blob_pyro.guides.blob import BLoBGuide
 from blob_pyro.guides.map import MAPGuide
 from blob_pyro.guides.mle import MLEGuide
+from blob_pyro.guides.post_hoc import PostHocGuide
 from blob_pyro.model import BayesianLoRA
 
-__all__ = ["GUIDES", "AdapterGuide", "BLoBGuide", "MAPGuide", "MLEGuide", "init_to_adapter"]
+__all__ = ["GUIDES", "AdapterGuide", "BLoBGuide", "MAPGuide", "MLEGuide", "PostHocGuide", "init_to_adapter"]
 
 GUIDES: dict[str, type[AdapterGuide]] = {"blob": BLoBGuide, "map": MAPGuide, "mle": MLEGuide}
 

@@ -26,9 +26,15 @@ class AdapterGuide(nn.Module, ABC):
 
     Args:
         model: the model; it is not registered as a submodule.
+
+    Attributes:
+        is_random: whether draws differ; a point needs none.
+        supports_flipout: whether the entries of each A are independent and symmetric about the location, so that
+            flipping signs keeps the law; `bp.fit` trains without flipout otherwise.
     """
 
     is_random: ClassVar[bool]
+    supports_flipout: ClassVar[bool] = False
 
     def __init__(self, model: BayesianLoRA) -> None:
         super().__init__()
@@ -53,11 +59,15 @@ class AdapterGuide(nn.Module, ABC):
 
     @abstractmethod
     def scale_parameters(self) -> dict[str, nn.Parameter]:
-        """Parameters of the spread, by Pyro name; empty for a point."""
+        """Trainable parameters of the spread, by Pyro name; empty for a point."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """Arguments (beside the model) that make this guide again; JSON types only."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint stores beside the adapter, by name; of fixed shapes, made by the constructor."""
+        return dict(self.scale_parameters())
 
     def location_parameters(self) -> dict[str, nn.Parameter]:
         """The A matrices themselves, by Pyro name."""

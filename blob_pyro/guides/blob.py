@@ -38,6 +38,7 @@ class BLoBGuide(AdapterGuide):
     """
 
     is_random = True
+    supports_flipout = True
 
     def __init__(self, model: BayesianLoRA, eps: float = 0.05) -> None:
         super().__init__(model)

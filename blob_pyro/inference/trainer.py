@@ -17,6 +17,7 @@ from blob_pyro.handlers import flipout
 from blob_pyro.inference.kl_schedule import cycle_length, kl_schedule
 from blob_pyro.inference.svi import BLoBSVI, StepResult
 from blob_pyro.model import BayesianLoRA
+from blob_pyro.modes import training_mode
 
 Callback = Callable[[StepResult], None]
 
@@ -83,18 +84,6 @@ def make_svi(model: BayesianLoRA, guide: AdapterGuide, config: TrainConfig) -> B
     )
 
 
-@contextlib.contextmanager
-def training_mode(model: BayesianLoRA, training: bool = True) -> Iterator[None]:
-    """Put the network in training (or evaluation) mode; each module gets its own former mode back."""
-    before = {module: module.training for module in model.network.modules()}
-    model.network.train(training)
-    try:
-        yield
-    finally:
-        for module, mode in before.items():
-            module.training = mode
-
-
 def _default_cycle(model: BayesianLoRA, config: TrainConfig) -> int:
     """The paper's rule; where the number of items is unknown, or for a warm-up, the warm-up's length."""
     if config.kl_schedule == "warmup" or model.num_data is None:
@@ -103,8 +92,8 @@ def _default_cycle(model: BayesianLoRA, config: TrainConfig) -> int:
 
 
 def _noise(guide: AdapterGuide, config: TrainConfig) -> contextlib.AbstractContextManager[object]:
-    """Flipout, where it is asked for and there is noise to flip."""
-    return flipout() if config.flipout and guide.is_random else contextlib.nullcontext()
+    """Flipout, where it is asked for and the guide's noise can be flipped."""
+    return flipout() if config.flipout and guide.supports_flipout else contextlib.nullcontext()
 
 
 def _bar(total: int, description: str, progress: bool) -> tqdm[Any]:
