@@ -12,7 +12,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from cases import GUIDES, MODELS, POINT_GUIDES, RANDOM_GUIDES, held_draws, make_batch
+from cases import FLIPPABLE, GUIDES, MODELS, POINT_GUIDES, held_draws, make_batch
 from pyro import poutine
 from pyro.infer import SVI, Predictive, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoLowRankMultivariateNormal, AutoNormal
@@ -20,12 +20,19 @@ from torch import Tensor
 
 import blob_pyro as bp
 from blob_pyro import handlers
+from blob_pyro.adapters import row_weights as row_weights_file
 from blob_pyro.adapters.drawn_linear import Draw, grouped_linear
-from blob_pyro.adapters.flipped import FlipoutDraw, flip, random_signs, row_weights
+from blob_pyro.adapters.flipped import FlipoutDraw, flip, random_signs
+from blob_pyro.adapters.row_weights import row_weights
 from blob_pyro.errors import ParamStoreError, UnsupportedPosteriorError
+from blob_pyro.guides.gaussian import FactorisedGaussianGuide
 from blob_pyro.inference.elbo import negative_log_likelihood
 
 R, N = 2, 3
+FLIPPED = (
+    *("llama", "llama_head", "llama_bfloat16", "gpt2", "bert", "opt"),
+    *("llama_B", "llama_head_both", "llama_last_both"),
+)
 
 
 def signs(size: int) -> Tensor:
@@ -62,20 +69,24 @@ def test_mean_over_all_signs_is_the_plain_forward() -> None:
     loc, value, x = torch.randn(1, R, N), torch.randn(1, R, N), torch.randn(5, N)
     pairs = list(itertools.product(signs(N), signs(R)))
     s, t = torch.stack([s for s, _ in pairs]), torch.stack([t for _, t in pairs])
-    (weights,) = row_weights(value, loc, t.unsqueeze(0), s.unsqueeze(0))
+    (weights,) = row_weights([value[0]], [loc[0]], t.unsqueeze(0), s.unsqueeze(0))
     inner = FlipoutDraw(weights)(x.expand(len(pairs), 5, N))
     torch.testing.assert_close(inner.mean(0), x @ loc[0].T)
     assert float((inner - x @ loc[0].T).abs().max()) > 1
 
 
+@pytest.mark.parametrize("chunk", [1, row_weights_file.CHUNK])
 @pytest.mark.parametrize("groups", [None, 1, 2])
 @pytest.mark.parametrize("middle", [(), (4,), (2, 3)])
-def test_layers_equal_the_papers_formula(middle: tuple[int, ...], groups: int | None) -> None:
+def test_layers_equal_the_papers_formula(
+    middle: tuple[int, ...], groups: int | None, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """M x_i + t_i * (P (x_i * s_i)), by a loop over two sites and six rows; gradients too."""
+    monkeypatch.setattr(row_weights_file, "CHUNK", chunk)
     value = torch.randn(2, R, N) if groups is None else torch.randn(2, groups, R, N)
     leaves = [value.requires_grad_(), torch.randn(2, R, N, requires_grad=True)]
     s, t, x = torch.randn(2, 6, N).sign(), torch.randn(2, 6, R).sign(), torch.randn(6, *middle, N)
-    weights = row_weights(*leaves, t, s)
+    weights = row_weights(leaves[0].unbind(), leaves[1].unbind(), t, s)
     found = torch.stack([FlipoutDraw(weights[site], groups)(x) for site in range(2)])
     value, loc = leaves[0].reshape(2, -1, R, N), leaves[1]
     by_hand = torch.stack([
@@ -91,8 +102,8 @@ def test_layers_equal_the_papers_formula(middle: tuple[int, ...], groups: int | 
     torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("guide_name", RANDOM_GUIDES)
-@pytest.mark.parametrize("name", ["llama", "llama_head", "llama_bfloat16", "gpt2", "bert", "opt"])
+@pytest.mark.parametrize("guide_name", FLIPPABLE)
+@pytest.mark.parametrize("name", FLIPPED)
 def test_network_equals_a_loop_over_examples(name: str, guide_name: str) -> None:
     """The whole network, each item alone under the one weight recovered for it.
 
@@ -118,10 +129,10 @@ def test_network_equals_a_loop_over_examples(name: str, guide_name: str) -> None
 
 
 def widen(guide: Any) -> None:
-    """Make BLoB's spread 0.36 instead of 0.002."""
-    if isinstance(guide, bp.BLoBGuide):
-        for root in guide.root_scales:
-            root.data.fill_(0.6)
+    """Make BLoB's or a mean field's spread 0.36 instead of 0.002."""
+    if isinstance(guide, FactorisedGaussianGuide):
+        for free in guide.free_scales:
+            free.data.copy_(guide.scale_map.to_free(torch.full_like(free, 0.36)))
 
 
 def test_law_of_each_rows_weight() -> None:

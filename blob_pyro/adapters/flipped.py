@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from blob_pyro.adapters.drawn_linear import Draw, grouped_linear
+from blob_pyro.adapters.row_weights import row_weights
 
 
 @dataclass(frozen=True, eq=False)
 class FlipoutDraw(Draw):
-    """A draw that gives each row an A of its own (paper section 3.4, Flipout).
+    """A draw that gives each row an A (or B) of its own (paper section 3.4, Flipout).
 
     Row i sees A_i = loc + t_i s_i^T * (value - loc), for all of its tokens; each A_i has the law of
     value where that law is factorised and symmetric about loc.
@@ -39,6 +40,9 @@ class FlipoutDraw(Draw):
             raise ValueError(f"expected {len(self.weights)} rows, one weight each; got {x.shape[0]}")
         return grouped_linear(x, self.weights)
 
+    def outputs(self, index: Tensor) -> FlipoutDraw:
+        return FlipoutDraw(self.weights[:, index], self.groups)
+
 
 def flip(values: Mapping[str, Tensor], locs: Mapping[str, Tensor], num_items: int) -> dict[str, FlipoutDraw]:
     """The draws of every site, in a handful of operations for all sites of one shape.
@@ -53,30 +57,13 @@ def flip(values: Mapping[str, Tensor], locs: Mapping[str, Tensor], num_items: in
         alike.setdefault((value.shape, value.device), []).append(site)
     draws: dict[str, FlipoutDraw] = {}
     for sites in alike.values():
-        value, loc = torch.stack([values[site] for site in sites]), torch.stack([locs[site] for site in sites])
-        groups = value.shape[1] if value.dim() == 4 else None
-        signs = random_signs(len(sites), (groups or 1) * num_items, sum(value.shape[-2:]), device=value.device)
-        weights = row_weights(value, loc, *signs.split(value.shape[-2:], dim=-1))
-        draws |= {site: FlipoutDraw(weight, groups) for site, weight in zip(sites, weights.unbind(), strict=True)}
+        first = values[sites[0]]
+        groups = len(first) if first.dim() == 3 else None
+        signs = random_signs(len(sites), (groups or 1) * num_items, sum(first.shape[-2:]), device=first.device)
+        both = signs.split(first.shape[-2:], dim=-1)
+        weights = row_weights([values[site] for site in sites], [locs[site] for site in sites], *both)
+        draws |= {site: FlipoutDraw(weight, groups) for site, weight in zip(sites, weights, strict=True)}
     return draws
-
-
-def row_weights(value: Tensor, loc: Tensor, output_signs: Tensor, input_signs: Tensor) -> Tensor:
-    """loc + t_i s_i^T * (value - loc) for L sites and every row i.
-
-    Args:
-        value: (L, r, n), or (L, S, r, n) for S equal groups of rows.
-        loc: (L, r, n).
-        output_signs: (L, rows, r) of -1 and 1 (paper: t).
-        input_signs: (L, rows, n) of -1 and 1 (paper: s).
-
-    Returns:
-        (L, rows, r, n).
-    """
-    num_sites, (r, n) = len(value), value.shape[-2:]
-    value, loc = value.reshape(num_sites, -1, 1, r, n), loc.reshape(num_sites, 1, 1, r, n)
-    signs = output_signs.unsqueeze(-1) * input_signs.unsqueeze(-2)
-    return torch.addcmul(loc, signs.unflatten(1, (value.shape[1], -1)), value - loc).flatten(1, 2)
 
 
 def random_signs(*shape: int, device: torch.device) -> Tensor:
