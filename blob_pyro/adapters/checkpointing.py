@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+from blob_pyro.adapters.compiling import refuse_checkpointed
 from blob_pyro.errors import UnsupportedCheckpointingError
 
 Contexts = Callable[[], tuple[AbstractContextManager[Any], AbstractContextManager[Any]]]
@@ -30,10 +31,11 @@ def follow_draws(modules: list[Any], contexts: Contexts) -> None:
 
     Raises:
         UnsupportedCheckpointingError: checkpointing is reentrant: it would recompute without the
-            draws, and backpropagate through them twice.
+            draws, and backpropagate through them twice. Or a module that checkpoints is compiled.
     """
     for module in modules:
         if module.gradient_checkpointing and module.training:
+            refuse_checkpointed(module)
             function = module._gradient_checkpointing_func
             settings = function.keywords if isinstance(function, partial) else {}
             if settings.get("use_reentrant", True):

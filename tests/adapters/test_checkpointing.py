@@ -24,6 +24,8 @@ CHECKPOINTED = {
     "gpt2": MODELS["gpt2"],
     "gpt2_dropout": lambda: MODELS["gpt2"](resid_pdrop=0.2, embd_pdrop=0.2),
     "bert": MODELS["bert"],
+    "llama_head_both": MODELS["llama_head_both"],
+    "llama_last_both": MODELS["llama_last_both"],
 }
 
 
