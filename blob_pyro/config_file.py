@@ -89,8 +89,8 @@ def unknown_key(key: str, known: Iterable[str], prefix: str = "") -> str:
         'train.num_step: no such key; did you mean train.num_steps?'
         >>> unknown_key("lr", KEYS, prefix="--")
         '--lr: no such option; did you mean --train.lr?'
-        >>> unknown_key("guide.width", KEYS)
-        'guide.width: no such key; guide has name, eps'
+        >>> unknown_key("guide.width", KEYS)  # doctest: +ELLIPSIS
+        'guide.width: no such key; guide has name, eps, scale, init_scale, p, num_members, rank, structure, ...'
     """
     known = list(known)
     start = f"{prefix}{key}: no such {'option' if prefix else 'key'}; "
@@ -130,5 +130,6 @@ _TYPE_WORDS: dict[Any, str] = {
     float: "a finite number",
     bool: "true or false",
     str: "text",
+    list[int]: "a list of whole numbers, like [-1]",
     list[str]: 'a list of texts, like ["a", "b"] with quotes',
 }

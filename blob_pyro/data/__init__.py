@@ -9,17 +9,20 @@ from blob_pyro.data.collate import (
     padding_id,
 )
 from blob_pyro.data.examples import Batch, Example
+from blob_pyro.data.labelled import examples_from_rows
 from blob_pyro.data.loaders import LengthGroupedBatchSampler, predict_loader, train_loader
 from blob_pyro.data.partition import partition
 from blob_pyro.data.prompts import PromptTemplate
 from blob_pyro.data.sources import Row, TweetCorpus, clean_tweets, read_jsonl, read_tweets
+from blob_pyro.data.task import Split, Task, TaskRows
 from blob_pyro.data.tasks import (
     TASKS,
-    Task,
     TaskData,
-    TaskRows,
+    TaskItems,
     describe_tasks,
-    examples_from_rows,
+    examples_for,
+    find_task,
+    load_items,
     load_task,
 )
 
@@ -32,16 +35,21 @@ __all__ = [
     "LengthGroupedBatchSampler",
     "PromptTemplate",
     "Row",
+    "Split",
     "Task",
     "TaskData",
+    "TaskItems",
     "TaskRows",
     "TweetCorpus",
     "clean_tweets",
     "collate",
     "describe_tasks",
     "encode",
+    "examples_for",
     "examples_from_rows",
+    "find_task",
     "label_token_ids",
+    "load_items",
     "load_task",
     "padding_id",
     "partition",

@@ -78,6 +78,10 @@ def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
 def label_token_ids(tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> list[int]:
     """The token of each answer word, in the order of the labels.
 
+    A word that begins with a space is one that follows a prompt directly: " A" behind "Answer:". Tokenizers that put
+    a space of their own in front of a text (Llama-2's) make two tokens of it alone; its token is then the one that it
+    gets behind a colon.
+
     Raises:
         DataError: a label is not exactly one token that the tokenizer knows, or two labels are the same token.
     """
@@ -97,13 +101,24 @@ def _ids_without_specials(tokenizer: PreTrainedTokenizerBase, text: str) -> list
     return [int(i) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
 
 
+def _label_ids(tokenizer: PreTrainedTokenizerBase, label: str) -> list[int]:
+    """Token ids of an answer word."""
+    ids = _ids_without_specials(tokenizer, label)
+    if _is_single(tokenizer, ids) or not label.startswith(" "):
+        return ids
+    prompt = _ids_without_specials(tokenizer, ":")
+    both = _ids_without_specials(tokenizer, f":{label}")
+    behind = both[len(prompt) :] if both[: len(prompt)] == prompt else ids
+    return behind if _is_single(tokenizer, behind) else ids
+
+
 def _is_single(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> bool:
     return len(ids) == 1 and ids[0] != tokenizer.unk_token_id
 
 
 def _single_token(tokenizer: PreTrainedTokenizerBase, label: str) -> int:
     """The one token of `label`; the message of the error proposes a spelling that works, if it finds one."""
-    ids = _ids_without_specials(tokenizer, label)
+    ids = _label_ids(tokenizer, label)
     if _is_single(tokenizer, ids):
         return ids[0]
     other = label.strip() if label.startswith(" ") else f" {label}"

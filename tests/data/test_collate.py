@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from blob_pyro.data import (
@@ -204,6 +204,21 @@ def test_labels_become_their_single_tokens(bpe, bert):
     ids = label_token_ids(bpe, [" negative", " positive"])
     assert bpe.convert_ids_to_tokens(ids) == ["Ġnegative", "Ġpositive"]
     assert bert.convert_ids_to_tokens(label_token_ids(bert, ["yes", "no"])) == ["yes", "no"]
+
+
+def test_a_space_in_front_of_a_label_is_the_one_behind_the_prompt():
+    """Llama-2's tokenizer puts a space in front of every text, so that " yes" alone is two tokens."""
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.Metaspace()
+    inner.train_from_iterator(SENTENCES, trainers.BpeTrainer(vocab_size=400, show_progress=False))
+    inner.pre_tokenizer = None
+    inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner)
+    assert len(tokenizer(" yes")["input_ids"]) == 2
+    answers = label_token_ids(tokenizer, [" yes", " no"])
+    assert tokenizer.convert_ids_to_tokens(answers) == ["▁yes", "▁no"]
+    assert answers == [tokenizer(f"Answer:{label}")["input_ids"][-1] for label in (" yes", " no")]
+    assert answers == label_token_ids(tokenizer, ["yes", "no"])
 
 
 def test_a_label_of_several_tokens_is_shown_with_what_to_do(bpe, bert):

