@@ -2,7 +2,8 @@
 
 A run directory holds
 
-    adapter/                the posterior mean, exactly what PEFT saves (loads with plain PEFT, merges, serves)
+    adapter/                the posterior mean, exactly what PEFT saves (loads with plain PEFT, merges, serves);
+                            of an ensemble its first member, and the others in folders below
     posterior.safetensors   the guide's own tensors, by Pyro name
     posterior.json          what is needed to make model and guide again; versioned
     config.yaml ...         what a whole run adds (`blob_pyro.workflow`)
@@ -31,6 +32,7 @@ from blob_pyro.guides import GUIDES, AdapterGuide
 from blob_pyro.likelihoods import LIKELIHOODS
 from blob_pyro.loading import BaseSource, fill_padding, load_base, load_tokenizer
 from blob_pyro.model import BayesianLoRA
+from blob_pyro.prior import Hyperprior
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -66,7 +68,7 @@ def save(run_dir: str | Path, model: BayesianLoRA, guide: AdapterGuide) -> None:
     path = Path(run_dir)
     path.mkdir(parents=True, exist_ok=True)
     # "auto" would ask the hub whether the vocabulary grew; an adapter on lm_head needs no embedding saved
-    model.network.save_pretrained(str(path / ADAPTER), selected_adapters=[model.adapter], save_embedding_layers=False)
+    model.network.save_pretrained(str(path / ADAPTER), selected_adapters=guide.adapters, save_embedding_layers=False)
     tensors = {name: value.detach().cpu().contiguous() for name, value in guide.tensors().items()}
     save_file(tensors, path / TENSORS)
     (path / DESCRIPTION).write_text(json.dumps(_describe(model, guide), indent=2) + "\n", encoding="utf-8")
@@ -89,16 +91,21 @@ def load(run_dir: str | Path, *, base: Any = None) -> Run:
         likelihood = LIKELIHOODS[described["likelihood"]["name"]](**described["likelihood"]["settings"])
         source = BaseSource(**described["base"])
         guide_kind, guide_settings = GUIDES[described["guide"]["name"]], described["guide"]["settings"]
+        others = [str(name) for name in described.get("adapters", []) if name != described["adapter"]]
     tokenizer = load_tokenizer(source.id) if base is None else None
-    network = _load_adapter(path, described["adapter"], load_base(source, likelihood) if base is None else base)
+    network = _load_adapters(
+        path, described["adapter"], others, load_base(source, likelihood) if base is None else base
+    )
     if tokenizer is not None:
         fill_padding(network.get_base_model(), tokenizer)
     with _refuse_altered(path / DESCRIPTION):
         model = BayesianLoRA(
             network,
             likelihood,
-            prior_scale=described["prior_scale"],
+            prior_scale=_prior_scale(described["prior_scale"]),
             num_data=described["num_data"],
+            bayesian=described.get("bayesian", "A"),
+            bayesian_layers=described.get("bayesian_layers"),
             tokenizer=tokenizer,
             source=source,
         )
@@ -114,12 +121,20 @@ def _describe(model: BayesianLoRA, guide: AdapterGuide) -> dict[str, Any]:
         "version": VERSION,
         "guide": {"name": _name_of(guide), "settings": guide.settings()},
         "likelihood": {"name": type(model.likelihood).__name__, "settings": model.likelihood.settings()},
-        "prior_scale": model.prior_scale,
+        "prior_scale": model.prior_scale if model.hyperprior is None else model.hyperprior.describe(),
         "num_data": model.num_data,
+        "bayesian": model.bayesian,
+        "bayesian_layers": model.bayesian_layers,
         "adapter": model.adapter,
+        "adapters": guide.adapters,
         "base": dataclasses.asdict(model.source),
         "sites": _site_shapes(model),
     }
+
+
+def _prior_scale(described: Any) -> Any:
+    """What `BayesianLoRA` takes: a number, or a law."""
+    return Hyperprior.from_description(described).law() if isinstance(described, dict) else described
 
 
 def _site_shapes(model: BayesianLoRA) -> dict[str, list[int]]:
@@ -173,18 +188,48 @@ def _read_description(path: Path) -> dict[str, Any]:
     return described
 
 
-def _load_adapter(path: Path, adapter: str, base: Any) -> PeftModel:
+def load_adapter(folder: Path, base: Any, name: str = "default") -> PeftModel:
+    """A base network with the adapter of a folder, ready to be trained.
+
+    Args:
+        folder: what PEFT saves: adapter_config.json and adapter_model.safetensors.
+        base: the base network.
+        name: what the adapter is called.
+
+    Raises:
+        RunDirectoryError: it is not there, or not one for this base.
+    """
     from peft import PeftModel
 
-    # PEFT writes the default adapter into the folder itself, any other into a folder of its name
-    folder = path / ADAPTER if adapter == "default" else path / ADAPTER / adapter
+    with _reading(folder):
+        return PeftModel.from_pretrained(base, str(folder), adapter_name=name, is_trainable=True)
+
+
+def _load_adapters(path: Path, adapter: str, others: list[str], base: Any) -> PeftModel:
+    """The base with every adapter of a run on it; the model's own is the active one."""
+    network = load_adapter(_folder(path, adapter), base, adapter)
+    for name in others:
+        with _reading(_folder(path, name)):
+            network.load_adapter(str(_folder(path, name)), adapter_name=name, is_trainable=True)
+    network.set_adapter(adapter)
+    return network
+
+
+def _folder(path: Path, adapter: str) -> Path:
+    """PEFT puts the default adapter into the folder itself, any other into a folder of its name."""
+    return path / ADAPTER if adapter == "default" else path / ADAPTER / adapter
+
+
+@contextlib.contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Around PEFT's reading of an adapter: one error for whatever is wrong with it."""
     for name in ("adapter_config.json", "adapter_model.safetensors"):  # PEFT would ask the hub for them
         if not (folder / name).is_file():
-            raise RunDirectoryError(f"{path}: expected {folder.relative_to(path)}/{name}; it is not there")
+            raise RunDirectoryError(f"{folder}: expected {name} in the folder of an adapter; it is not there")
     try:
         with warnings.catch_warnings():  # tensors that are not in the file would keep random values
             warnings.filterwarnings("error", message=".*missing adapter keys")
-            return PeftModel.from_pretrained(base, str(folder), adapter_name=adapter, is_trainable=True)
+            yield
     except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError, OSError, Warning) as error:
         raise RunDirectoryError(
             f"{folder}: expected an adapter for this base model; PEFT says: {' '.join(str(error).split())[:300]}"

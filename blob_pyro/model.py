@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,24 +11,32 @@ import pyro.distributions as dist
 import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from blob_pyro.adapters.checkpointing import checkpointing_modules, follow_draws
+from blob_pyro.adapters.compiling import compile_blocks
 from blob_pyro.adapters.drawn_linear import Draw, DrawnLinear, WeightDraw, hold
-from blob_pyro.adapters.inject import SITE_SUFFIX, active_adapter, inject
+from blob_pyro.adapters.inject import active_adapter, drawn_linear, inject, layer_path
+from blob_pyro.adapters.members import adapter_parameters
 from blob_pyro.adapters.shared_prefix import SharedPrefix, find_shared_prefix
+from blob_pyro.adapters.substituted import substitute, together
 from blob_pyro.data.examples import Batch
 from blob_pyro.errors import ConfigError
 from blob_pyro.handlers import declare, draw
 from blob_pyro.likelihoods import Likelihood, MultipleChoice
 from blob_pyro.loading import BaseSource, load_network
+from blob_pyro.prior import PRIOR_SCALE, Hyperprior
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from peft.tuners.lora import LoraLayer
 
+Contexts = hold | together
+"""What holds a forward's draws; entered again by a checkpointed backward."""
+
 
 class BayesianLoRA(PyroModule):
-    r"""A PEFT LoRA model whose A matrices are random variables.
+    r"""A PEFT LoRA model whose A matrices (or B, or both) are random variables.
 
     Per adapted layer with base weight W0 (m, n), B (m, r) and A (r, n) the model is
 
@@ -36,25 +44,33 @@ class BayesianLoRA(PyroModule):
         label ~ Categorical(logits).
 
     All A are drawn at the top, before the network runs, so the network itself is plain torch: it can be
-    checkpointed, quantised or generate with a KV cache. B and trainable heads are point parameters.
+    checkpointed, quantised or generate with a KV cache. B and trainable heads are point parameters. With
+    bayesian="B" it is B that has this prior and A that is a point; with "both" both have it.
 
     Source: BLoB, arXiv 2406.11675, section 3.1.
 
     Args:
         network: a PEFT model with one active LoRA adapter (fresh or trained).
         likelihood: what the logits mean.
-        prior_scale: standard deviation of the prior on each entry of A (paper: sigma_p).
+        prior_scale: standard deviation of the prior on each random entry (paper: sigma_p); or its own law, a
+            LogNormal, HalfNormal, HalfCauchy or Gamma of one number: a site "prior_scale" then draws it first.
         num_data: number of training items N; the observed batch then counts N / B times in Pyro's ELBO
             (total nats over the training set). None counts each item of the batch once.
+        bayesian: which factors of the adapter are random: "A", "B" or "both".
+        bayesian_layers: indices of the transformer blocks whose adapters are random (-1: the last), as PEFT's
+            layers_to_transform; those of other blocks are points. Adapters outside the blocks (lm_head, a
+            classifier) are random all the same. None takes all.
         tokenizer: kept as `model.tokenizer`.
 
     Attributes:
-        sites: site name ("<dotted path of the LoRA layer>.lora_A") -> PEFT's LoRA layer.
+        sites: site name ("<dotted path of the LoRA layer>.lora_A" or ".lora_B") -> PEFT's LoRA layer.
         adapter: name of the adapter.
+        prior_scale: sigma_p; where it has a law, the centre of that (the median; of a Gamma the mean).
+        hyperprior: the law of sigma_p; None where it is a number.
 
     Raises:
-        ConfigError: prior_scale or num_data out of range.
-        UnsupportedLayerError: an adapted layer's A matrix cannot be drawn; the message names it.
+        ConfigError: a setting is out of range, or leaves nothing random.
+        UnsupportedLayerError: an adapted layer's matrices cannot be drawn; the message names it.
     """
 
     def __init__(
@@ -62,20 +78,30 @@ class BayesianLoRA(PyroModule):
         network: PeftModel,
         likelihood: Likelihood,
         *,
-        prior_scale: float = 0.2,
+        prior_scale: float | Distribution = 0.2,
         num_data: int | None = None,
+        bayesian: str = "A",
+        bayesian_layers: Sequence[int] | None = None,
         tokenizer: Any = None,
         source: BaseSource | None = None,
     ) -> None:
         super().__init__()
+        self.hyperprior: Hyperprior | None = None
+        if isinstance(prior_scale, Distribution):
+            self.hyperprior = Hyperprior.of(prior_scale)
+            prior_scale = self.hyperprior.centre
         if not prior_scale > 0:
             raise ConfigError(f"prior_scale: expected a number above 0; got {prior_scale}")
         if num_data is not None and num_data < 1:
             raise ConfigError(f"num_data: expected at least 1 training item, or None; got {num_data}")
         self.adapter = active_adapter(network)
-        self.sites: dict[str, LoraLayer] = inject(network, self.adapter)
+        self.sites: dict[str, LoraLayer] = inject(network, self.adapter, bayesian, bayesian_layers)
+        self.bayesian = bayesian
+        self.bayesian_layers = None if bayesian_layers is None else list(bayesian_layers)
         # looked up hundreds of times a step
-        self._layers: dict[str, DrawnLinear] = {site: layer.lora_A[self.adapter] for site, layer in self.sites.items()}
+        self._layers: dict[str, DrawnLinear] = {
+            site: drawn_linear(layer, site, self.adapter) for site, layer in self.sites.items()
+        }
         self.likelihood = likelihood
         self.prior_scale = float(prior_scale)
         self.num_data = num_data
@@ -85,7 +111,7 @@ class BayesianLoRA(PyroModule):
         # attribute: the frozen network must stay out of that, hence the property below.
         self._modules["network"] = network
         self._checkpointing = checkpointing_modules(network)
-        self._held: hold | None = None
+        self._held: Contexts | None = None
         self._prefix = self._shared_prefix()
         # laws are immutable: one for each shape, not one for each site and step
         self._priors: dict[tuple[torch.Size, torch.device, float], dist.Independent] = {}
@@ -100,8 +126,10 @@ class BayesianLoRA(PyroModule):
         lora_alpha: float = 16,
         lora_dropout: float = 0.0,
         target_modules: list[str] | str | None = None,
-        prior_scale: float = 0.2,
+        prior_scale: float | Distribution = 0.2,
         num_data: int | None = None,
+        bayesian: str = "A",
+        bayesian_layers: Sequence[int] | None = None,
         quantization: str | None = None,
         llm_int8_threshold: float = 6.0,
         dtype: str | torch.dtype = "auto",
@@ -115,7 +143,7 @@ class BayesianLoRA(PyroModule):
             likelihood: decides which head is loaded, too.
             r, lora_alpha, lora_dropout, target_modules: as in `peft.LoraConfig`; target_modules None takes
                 PEFT's default for the architecture.
-            prior_scale, num_data: as in the constructor.
+            prior_scale, num_data, bayesian, bayesian_layers: as in the constructor.
             quantization: "8bit" or "4bit" (bitsandbytes), or None.
             llm_int8_threshold: outlier threshold of 8-bit layers. Above 0 a row's logits depend on the
                 other rows of its batch; 0.0 makes them independent.
@@ -137,7 +165,16 @@ class BayesianLoRA(PyroModule):
         )
         adapter = {"r": r, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout, "target_modules": target_modules}
         network, tokenizer = load_network(source, likelihood, adapter, device_map=device_map)
-        return cls(network, likelihood, prior_scale=prior_scale, num_data=num_data, tokenizer=tokenizer, source=source)
+        return cls(
+            network,
+            likelihood,
+            prior_scale=prior_scale,
+            num_data=num_data,
+            bayesian=bayesian,
+            bayesian_layers=bayesian_layers,
+            tokenizer=tokenizer,
+            source=source,
+        )
 
     @property
     def network(self) -> PeftModel:
@@ -150,12 +187,21 @@ class BayesianLoRA(PyroModule):
         return self.location(next(iter(self.sites))).device
 
     def location(self, site: str) -> nn.Parameter:
-        """The adapter's own weight at `site`, (r, n): the centre of the posteriors of `bp.guides`."""
+        """The adapter's own weight at `site`, (r, n), or (m, r) for a lora_B: the centre of `bp.guides`' posteriors."""
         return cast(nn.Parameter, self._drawn(site).weight)
 
-    def prior(self, site: str) -> dist.Independent:
-        """Normal(0, prior_scale^2) over A, event_shape (r, n), float32."""
+    def prior(self, site: str, prior_scale: Tensor | None = None) -> dist.Independent:
+        """Normal(0, prior_scale^2) at `site`, event_shape (r, n), or (m, r) for a lora_B, float32.
+
+        Args:
+            site: name of the site.
+            prior_scale: draws of sigma_p, the law's batch shape; None takes `self.prior_scale`.
+        """
         weight = self.location(site)
+        if prior_scale is not None:
+            scale = prior_scale.to(weight.device)[..., None, None].expand(*prior_scale.shape, *weight.shape)
+            # unvalidated: a NaN is to become a non-finite loss, not an error inside a Pyro model
+            return dist.Normal(torch.zeros((), device=weight.device), scale, validate_args=False).to_event(2)
         key = (weight.shape, weight.device, self.prior_scale)
         if key not in self._priors:
             zero = torch.zeros((), device=weight.device)
@@ -163,16 +209,21 @@ class BayesianLoRA(PyroModule):
         return self._priors[key]
 
     def point_parameters(self) -> dict[str, nn.Parameter]:
-        """Everything trainable in the network but the A matrices: B, heads. Name -> Parameter."""
-        locations = {id(self.location(site)) for site in self.sites}
+        """Everything trainable in the network that is not random: B (or A), heads. Name -> Parameter.
+
+        Other adapters than `adapter` are no part of the model.
+        """
+        others = {id(self.location(site)) for site in self.sites}
+        for other in self.network.peft_config.keys() - {self.adapter}:
+            others |= {id(parameter) for parameter in adapter_parameters(self.network, other).values()}
         return {
             name: parameter
             for name, parameter in self.network.named_parameters()
-            if parameter.requires_grad and id(parameter) not in locations
+            if parameter.requires_grad and id(parameter) not in others
         }
 
     def forward(self, batch: Batch) -> Tensor:
-        """Draw every A, run the network, observe the labels.
+        """Draw every random matrix, run the network, observe the labels.
 
         A site's value may carry draw dimensions to its left (under a plate to the left of the data, as
         in `Predictive(parallel=True)` or `vectorize_particles=True`): one forward then serves S draws.
@@ -191,7 +242,8 @@ class BayesianLoRA(PyroModule):
         if batch.labels is not None:
             self.likelihood.check_labels(batch.labels)
         declare(self.point_parameters)
-        values = {site: _one_draw_dim(pyro.sample(site, self.prior(site))) for site in self.sites}
+        scale = None if self.hyperprior is None else pyro.sample(PRIOR_SCALE, self.hyperprior.law(self.device))
+        values = {site: _one_draw_dim(pyro.sample(site, self.prior(site, scale))) for site in self.sites}
         draws = draw(values, num_items=len(batch))
         logits = self.logits(batch, draws)
         size = max(self.num_data or 0, len(batch))
@@ -204,18 +256,70 @@ class BayesianLoRA(PyroModule):
 
         Args:
             batch: B items, padded on either side.
-            draws: site -> A of shape (r, n), or (S, r, n) for S draws in one forward; None is the
-                posterior mean (the adapter's own weights).
+            draws: site -> value of shape (r, n), or (S, r, n) for S draws in one forward ((m, r), (S, m, r)
+                for a lora_B); a site that is not in it, and every site for None, is at the adapter's own weight.
+                It may hold values of point parameters (heads) by their name in `point_parameters`, for a single
+                draw a forward.
 
         Returns:
             (B, K), or (S, B, K) where the draws have a draw dimension; float32.
+
+        Raises:
+            ConfigError: a name is no site and no point parameter, or a point parameter has another shape, or there
+                are several draws beside it.
         """
-        held = {site: value if isinstance(value, Draw) else WeightDraw(value) for site, value in (draws or {}).items()}
+        draws = draws or {}
+        held = {site: _as_draw(value) for site, value in draws.items() if site in self._layers}
         num_draws = _common_num_draws(held)
+        points = {name: value for name, value in draws.items() if name not in self._layers}
+        contexts: Contexts = hold({self._drawn(site): value for site, value in held.items()})
+        if points:
+            contexts = together(contexts, substitute(self.network, self._checked(points, num_draws)))
         rows, repeated = self._rows(batch.right_padded(), num_draws or 1)
         with repeated:
-            logits = self._run(rows, hold({self._drawn(site): value for site, value in held.items()}))
+            logits = self._run(rows, contexts)
         return logits if num_draws is None else logits.reshape(num_draws, len(batch), -1)
+
+    def _checked(self, points: dict[str, Tensor | Draw], num_draws: int | None) -> dict[str, Tensor]:
+        """Values of point parameters, without the draw dimension of size 1 that they may have."""
+        known, found = self.point_parameters(), {}
+        if num_draws not in (None, 1):
+            raise ConfigError(
+                f"draws: expected one draw a forward beside values of point parameters; got {num_draws} draws and "
+                f"{next(iter(points))}; give them one after another"
+            )
+        for name, value in points.items():
+            if name not in known:
+                raise ConfigError(f"draws: expected names of sites and point parameters of the model; got {name!r}")
+            shape = tuple(known[name].shape)
+            if not isinstance(value, Tensor) or tuple(value.shape) not in (shape, (1, *shape)):
+                got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise ConfigError(
+                    f"draws: expected one value of shape {shape} for the point parameter {name}; got {got}"
+                )
+            found[name] = value.reshape(shape)
+        return found
+
+    def compile_blocks(self, *, dynamic: bool | None = True, **settings: Any) -> None:
+        """Compile the network's transformer blocks with torch.compile, in place, at their next forward.
+
+        The held draws are inputs of the compiled code: no new draw compiles anything. Nor does a new number of
+        tokens or items, up to a few special cases (one item, no padding); dynamic=None instead compiles for the
+        first shape it meets, and again at the second. Training, prediction with draws and prediction at the mean
+        each compile on their own. Embeddings and head are not compiled, nor are forwards that fill a KV cache.
+
+        The default backend rounds in another order, and draws dropout's masks otherwise. It needs a C++ compiler
+        on CPUs.
+
+        Args:
+            dynamic, settings: as in `torch.compile` (backend, mode, options).
+
+        Raises:
+            ConfigError: the network's blocks do not stand in one list.
+            UnsupportedCheckpointingError: gradient checkpointing is on. Turned on later, it is refused at the
+                next forward with gradients.
+        """
+        compile_blocks(self.network.get_base_model(), dynamic=dynamic, **settings)
 
     def _rows(self, batch: Batch, num_draws: int) -> tuple[Batch, AbstractContextManager[None]]:
         """The network's input rows for S draws, and the context in which it makes S of each where it can."""
@@ -224,12 +328,12 @@ class BayesianLoRA(PyroModule):
         return batch, self._prefix.repeated(len(batch), num_draws)
 
     def _shared_prefix(self) -> SharedPrefix | None:
-        """What comes before the first adapted block; the answer head alone can do with repeated rows."""
+        """What comes before the first block with a random adapter; the answer head alone can do with repeated rows."""
         if not isinstance(self.likelihood, MultipleChoice):
             return None
-        return find_shared_prefix(self.network, [site.removesuffix(SITE_SUFFIX) for site in self.sites])
+        return find_shared_prefix(self.network, map(layer_path, self.sites))
 
-    def _run(self, rows: Batch, held: hold) -> Tensor:
+    def _run(self, rows: Batch, held: Contexts) -> Tensor:
         """One forward of the network with draws held; a checkpointed backward holds them again."""
         if torch.is_grad_enabled():
             follow_draws(self._checkpointing, self._recompute_contexts)
@@ -246,6 +350,10 @@ class BayesianLoRA(PyroModule):
 
     def _drawn(self, site: str) -> DrawnLinear:
         return self._layers[site]
+
+
+def _as_draw(value: Tensor | Draw) -> Draw:
+    return value if isinstance(value, Draw) else WeightDraw(value)
 
 
 def _one_draw_dim(value: Tensor) -> Tensor:

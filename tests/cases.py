@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import blob_pyro as bp
 from blob_pyro import guides
+from blob_pyro.adapters.inject import drawn_linear
 from blob_pyro.likelihoods import Likelihood, MultipleChoice, SequenceClassification
 
 VOCAB, HIDDEN, LAYERS, HEADS = 96, 32, 2, 4
@@ -63,9 +64,34 @@ LIKELIHOODS: dict[str, Callable[[], Likelihood]] = {
     "MultipleChoice": lambda: MultipleChoice(ANSWERS),
     "SequenceClassification": lambda: SequenceClassification(3),
 }
-GUIDES: dict[str, Callable[[bp.BayesianLoRA], guides.AdapterGuide]] = dict(guides.GUIDES)
-RANDOM_GUIDES = [name for name, kind in guides.GUIDES.items() if kind.is_random]
-POINT_GUIDES = [name for name, kind in guides.GUIDES.items() if not kind.is_random]
+# Named settings of a guide that are to pass its laws as well.
+VARIANTS: dict[str, Any] = {
+    "blob_softplus": functools.partial(guides.BLoBGuide, scale="softplus"),
+    "laplace_diag": functools.partial(guides.LaplaceGuide, structure="diag"),
+}
+KINDS = dict(guides.GUIDES) | {name: builder.func for name, builder in VARIANTS.items()}
+
+
+def built(builder: Callable[..., guides.AdapterGuide]) -> Callable[..., guides.AdapterGuide]:
+    """The builder itself; that of a post-hoc guide fits it to `make_batch()`."""
+
+    def build(model: bp.BayesianLoRA, **settings: Any) -> guides.AdapterGuide:
+        guide = builder(model, **settings)
+        if isinstance(guide, guides.PostHocGuide):
+            guide.fit([make_batch()])
+        return guide
+
+    return build
+
+
+# Every guide, on `model_for` it; and those of a model whose A alone is random.
+EVERY_GUIDE = {name: built(builder) for name, builder in (dict(guides.GUIDES) | VARIANTS).items()}
+GUIDES = {name: build for name, build in EVERY_GUIDE.items() if KINDS[name].bayesian == "A"}
+RANDOM_GUIDES = [name for name in GUIDES if KINDS[name].is_random]
+POINT_GUIDES = [name for name in GUIDES if not KINDS[name].is_random]
+FLIPPABLE = [name for name in GUIDES if KINDS[name].supports_flipout]
+# Those that start from a fresh adapter; the others want a trained one.
+TRAINED = [name for name in GUIDES if not issubclass(KINDS[name], guides.PostHocGuide)]
 
 
 def causal_base(model_class: str, settings: dict[str, Any]) -> Any:
@@ -94,24 +120,36 @@ def fill_B(network: nn.Module) -> None:
                 parameter.normal_(0, 0.3)
 
 
-def causal(model_class: str, settings: dict[str, Any], *targets: str, dtype: Any = None, **lora: Any) -> Any:
+def causal(
+    model_class: str,
+    settings: dict[str, Any],
+    *targets: str,
+    dtype: Any = None,
+    bayesian: str = "A",
+    bayesian_layers: list[int] | None = None,
+    **lora: Any,
+) -> Any:
     """Builder of a BayesianLoRA over a causal language model."""
 
-    def build(**changes: Any) -> bp.BayesianLoRA:
+    def build(*, bayesian: str = bayesian, **changes: Any) -> bp.BayesianLoRA:
         likelihood = MultipleChoice(ANSWERS)
-        base = causal_base(model_class, settings | changes).to(dtype or torch.float32)
-        return bp.BayesianLoRA(adapt(base, targets, likelihood, **lora), likelihood, num_data=NUM_DATA)
+        network = adapt(
+            causal_base(model_class, settings | changes).to(dtype or torch.float32), targets, likelihood, **lora
+        )
+        return bp.BayesianLoRA(
+            network, likelihood, num_data=NUM_DATA, bayesian=bayesian, bayesian_layers=bayesian_layers
+        )
 
     return build
 
 
-def classifier(model_class: str, settings: dict[str, Any], *targets: str) -> Any:
+def classifier(model_class: str, settings: dict[str, Any], *targets: str, bayesian: str = "A") -> Any:
     """Builder of a BayesianLoRA over a sequence classifier."""
 
-    def build(**changes: Any) -> bp.BayesianLoRA:
+    def build(*, bayesian: str = bayesian, **changes: Any) -> bp.BayesianLoRA:
         likelihood = SequenceClassification(3)
         base = causal_base(model_class, settings | changes)
-        return bp.BayesianLoRA(adapt(base, targets, likelihood), likelihood, num_data=NUM_DATA)
+        return bp.BayesianLoRA(adapt(base, targets, likelihood), likelihood, num_data=NUM_DATA, bayesian=bayesian)
 
     return build
 
@@ -121,16 +159,23 @@ Build = Callable[..., bp.BayesianLoRA]
 MODELS: dict[str, Build] = {
     "llama": causal("LlamaForCausalLM", LLAMA, *Q_V),
     "llama_head": causal("LlamaForCausalLM", LLAMA, *Q_V, "lm_head"),
+    "llama_B": causal("LlamaForCausalLM", LLAMA, *Q_V, bayesian="B"),
+    "llama_both": causal("LlamaForCausalLM", LLAMA, *Q_V, bayesian="both"),
+    "llama_head_both": causal("LlamaForCausalLM", LLAMA, *Q_V, "lm_head", bayesian="both"),
+    "llama_last": causal("LlamaForCausalLM", LLAMA, *Q_V, bayesian_layers=[-1]),
+    "llama_last_both": causal("LlamaForCausalLM", LLAMA, *Q_V, "lm_head", bayesian="both", bayesian_layers=[-1]),
     "llama_bfloat16": causal("LlamaForCausalLM", LLAMA, *Q_V, dtype=torch.bfloat16),
     "mistral": causal("MistralForCausalLM", LLAMA | HEAD_DIM, *Q_V),
     "qwen2": causal("Qwen2ForCausalLM", LLAMA, *Q_V),
     "opt": causal("OPTForCausalLM", OPT, *Q_V),
     "gpt2": causal("GPT2LMHeadModel", GPT2, "c_attn", fan_in_fan_out=True),
     "bert": classifier("BertForSequenceClassification", BERT, "query", "value"),
+    "bert_both": classifier("BertForSequenceClassification", BERT, "query", "value", bayesian="both"),
     "roberta": classifier("RobertaForSequenceClassification", BERT, "query", "value"),
     "llama_classifier": classifier("LlamaForSequenceClassification", LLAMA | {"num_labels": 3}, *Q_V),
 }
 FLOAT32 = [name for name in MODELS if name != "llama_bfloat16"]
+WITH_HEAD = ("bert", "bert_both", "roberta", "llama_classifier")
 
 # Every architecture of answer_head.PLAIN_HEADS, and two whose logits are capped or scaled.
 PLAIN: dict[str, Build] = {
@@ -186,6 +231,11 @@ QUANTISED: dict[str, Build] = {
 }
 
 
+def model_for(guide: str, name: str = "llama", **changes: Any) -> bp.BayesianLoRA:
+    """A model of `MODELS` in which the factors are random that a guide of `EVERY_GUIDE` needs."""
+    return MODELS[name](bayesian=KINDS[guide].bayesian, **changes)
+
+
 def make_batch(
     lengths: tuple[int, ...] = LENGTHS,
     *,
@@ -207,7 +257,7 @@ def make_batch(
 
 
 def draw_all(model: bp.BayesianLoRA, num_draws: int | None = None, scale: float = 0.3) -> dict[str, Tensor]:
-    """Random A for every site, (r, n) or (S, r, n), of the prior's size."""
+    """Random values for every site, (r, n) or (S, r, n), of the prior's size."""
     shape = () if num_draws is None else (num_draws,)
     return {site: scale * torch.randn(*shape, *model.location(site).shape) for site in model.sites}
 
@@ -224,4 +274,4 @@ def snapshot(*modules: nn.Module) -> dict[str, Tensor]:
 
 def held_draws(model: bp.BayesianLoRA) -> list[str]:
     """Sites whose layer still holds a draw."""
-    return [site for site, layer in model.sites.items() if layer.lora_A[model.adapter].draw is not None]
+    return [site for site, layer in model.sites.items() if drawn_linear(layer, site, model.adapter).draw is not None]

@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 import torch
 from cases import (
+    EVERY_GUIDE,
     GUIDES,
+    KINDS,
     LLAMA,
     MODELS,
     NUM_DATA,
     QUANTISED,
+    WITH_HEAD,
     adapt,
     causal_base,
     fill_B,
@@ -27,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import blob_pyro as bp
+from blob_pyro.adapters.inject import find_lora_layers
 from blob_pyro.errors import RunDirectoryError
 from blob_pyro.likelihoods import MultipleChoice
 
@@ -82,8 +86,8 @@ def test_adapter_file_holds_nothing_else(name: str, tmp_path: Path) -> None:
     kinds = ("lora_A.weight", "lora_B.weight")
     others = [key for key in tensors if not key.endswith(kinds)]
     assert all("classifier" in key or "score" in key for key in others)
-    assert bool(others) is (name in ("bert", "roberta", "llama_classifier"))
-    assert len(tensors) - len(others) == 2 * len(model.sites)
+    assert bool(others) is (name in WITH_HEAD)
+    assert len(tensors) - len(others) == 2 * len(find_lora_layers(model.network, "default"))
     files = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()}
     assert files - {"adapter/README.md"} == {
         "adapter/adapter_config.json",
@@ -102,7 +106,6 @@ def test_disable_unload_and_merge(name: str) -> None:
     model, _ = trained(name)
     mean = logits_of(model.network)
     assert torch.equal(logits_of(model.network), mean)  # no noise
-    heads = name in ("bert", "roberta", "llama_classifier")
     base = logits_of(base_of(name))
     with model.network.disable_adapter():
         assert torch.equal(logits_of(model.network), base)
@@ -121,16 +124,18 @@ def test_disable_unload_and_merge(name: str) -> None:
         torch.testing.assert_close(merged, mean, rtol=1e-3, atol=1e-3)
     other, _ = trained(name)
     unloaded = other.network.unload()
-    if not heads:  # PEFT keeps a trained head when it unloads
+    if name not in WITH_HEAD:  # PEFT keeps a trained head when it unloads
         assert torch.equal(logits_of(unloaded), base)
 
 
-@pytest.mark.parametrize("name", list(GUIDES))
+@pytest.mark.parametrize("name", list(EVERY_GUIDE))
 @pytest.mark.parametrize("quantization", [None, "4bit", "8bit"])
 def test_round_trip(name: str, quantization: str | None, tmp_path: Path) -> None:
     """A run loaded from its folder alone: loc, scale, logits, settings and predictions bit-equal."""
-    model = pretrained(quantization=quantization, llm_int8_threshold=0.0, prior_scale=0.3)
-    guide = GUIDES[name](model)
+    model = pretrained(
+        quantization=quantization, llm_int8_threshold=0.0, prior_scale=0.3, bayesian=KINDS[name].bayesian
+    )
+    guide = EVERY_GUIDE[name](model)
     bp.BLoBSVI(model, guide, lr=1e-2).step(make_batch())
     model.network.eval()
     bp.save(tmp_path / "run", model, guide)
@@ -166,6 +171,29 @@ def test_round_trip_with_a_base_in_memory(name: str, tmp_path: Path) -> None:
     batch = make_batch()
     assert torch.equal(run.model.logits(batch), model.logits(batch))
     assert all(torch.equal(run.guide.scale(site), guide.scale(site)) for site in model.sites)
+
+
+def test_which_are_random_is_restored(tmp_path: Path) -> None:
+    model, guide = trained("llama_last_both")
+    bp.save(tmp_path, model, guide)
+    again = bp.load(tmp_path, base=base_of("llama_last_both")).model
+    assert (again.bayesian, again.bayesian_layers) == ("both", [-1])
+    assert list(again.sites) == list(model.sites) and len(model.sites) == 6
+
+
+def test_a_description_without_the_later_keys(tmp_path: Path) -> None:
+    """Version 1 as it was first written: A of every layer."""
+    model, guide = trained("llama")
+    bp.save(tmp_path, model, guide)
+    described = json.loads((tmp_path / "posterior.json").read_text())
+    del described["bayesian"], described["bayesian_layers"], described["adapters"]
+    (tmp_path / "posterior.json").write_text(json.dumps(described))
+    run = bp.load(tmp_path, base=base_of("llama"))
+    assert (run.model.bayesian, run.model.bayesian_layers) == ("A", None)
+    assert list(run.model.sites) == list(model.sites)
+    assert all(torch.equal(run.guide.scale(site), guide.scale(site)) for site in model.sites)
+    run.model.network.eval()
+    assert torch.equal(run.model.logits(make_batch()), model.logits(make_batch()))
 
 
 def test_adapter_of_another_name(tmp_path: Path) -> None:
@@ -254,9 +282,15 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "guide type": (edit("posterior.json", guide=3), "altered"),
     "likelihood": (edit("posterior.json", likelihood={"name": "MultipleChoice", "settings": {"k": 1}}), "altered"),
     "base": (edit("posterior.json", base={"nowhere": 1}), "altered"),
+    "bayesian": (edit("posterior.json", bayesian="C"), "altered .ConfigError: bayesian: expected one of A, B, both"),
+    "bayesian layers": (edit("posterior.json", bayesian_layers=[7]), "altered .ConfigError: bayesian_layers: expected"),
+    "other layers": (edit("posterior.json", bayesian_layers=[1]), "the parts of this directory come from different"),
     "prior scale": (edit("posterior.json", prior_scale="wide"), "altered"),
-    "no adapter": (remove("adapter/adapter_model.safetensors"), "adapter_model.safetensors; it is not there"),
-    "no adapter config": (remove("adapter/adapter_config.json"), "expected "),
+    "no adapter": (
+        remove("adapter/adapter_model.safetensors"),
+        "expected adapter_model.safetensors in the folder of an",
+    ),
+    "no adapter config": (remove("adapter/adapter_config.json"), "expected adapter_config.json in the folder of"),
     "adapter bytes": (write("adapter/adapter_model.safetensors", b"garbage"), "expected an adapter for this base"),
     "adapter config": (write("adapter/adapter_config.json", b"{"), "expected an adapter for this base model"),
     "adapter rank": (other_adapter_rank, "expected an adapter for this base model"),

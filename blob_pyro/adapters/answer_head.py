@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from blob_pyro.adapters.drawn_linear import DrawnLinear
 from blob_pyro.adapters.inject import is_lora_layer
 from blob_pyro.data.examples import Batch
 
@@ -64,9 +65,10 @@ def _head_rows(head: Any, hidden: Tensor, token_ids: Tensor) -> Tensor:
 
 
 def _adapter_rows(head: LoraLayer, adapter: str, hidden: Tensor, token_ids: Tensor) -> Tensor:
-    """The same rows of the head's own LoRA branch."""
+    """The same rows of the head's own LoRA branch, under the draws that are held."""
     lora_A, lora_B = head.lora_A[adapter], head.lora_B[adapter]
-    inner = lora_A(head.lora_dropout[adapter](hidden.to(lora_A.weight.dtype)))
+    inner = lora_A(head.lora_dropout[adapter](hidden.to(lora_A.weight.dtype))).float()
     bias = None if lora_B.bias is None else lora_B.bias[token_ids].float()
-    delta = F.linear(inner.float(), lora_B.weight[token_ids].float(), bias)
-    return delta * float(head.scaling[adapter])
+    draw = lora_B.draw if isinstance(lora_B, DrawnLinear) else None
+    rows = F.linear(inner, lora_B.weight[token_ids].float(), bias) if draw is None else draw.outputs(token_ids)(inner)
+    return rows * float(head.scaling[adapter])

@@ -1,6 +1,6 @@
-"""The one class that lives inside the network: a LoRA A matrix that can hold a draw of itself.
+"""The one class that lives inside the network: a LoRA A or B matrix that can hold a draw of itself.
 
-PEFT calls `lora_A[adapter](x)`. `DrawnLinear` shares the weight Parameter of the `nn.Linear` it
+PEFT calls `lora_B[adapter](lora_A[adapter](x))`. `DrawnLinear` shares the weight Parameter of the `nn.Linear` it
 replaces (the posterior mean), so saving, loading, merging and disabling an adapter go on working.
 While a draw is held, the layer applies the draw; otherwise it is that `nn.Linear`, bit for bit.
 """
@@ -17,7 +17,10 @@ from torch import Tensor, nn
 
 
 class Draw(ABC):
-    """Abstract. One realisation of a random A matrix, ready to be applied to the adapter's input."""
+    """Abstract. One realisation of a random matrix, A (r, n) or B (m, r), ready to be applied to its input.
+
+    The shapes in this module are A's; those of a draw of B have m for r and r for n.
+    """
 
     @property
     @abstractmethod
@@ -27,6 +30,10 @@ class Draw(ABC):
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
         """Map x of shape (rows, ..., n) to (rows, ..., r)."""
+
+    @abstractmethod
+    def outputs(self, index: Tensor) -> Draw:
+        """The same draw for output features `index`, (k,), alone: maps x to (rows, ..., k)."""
 
 
 def grouped_linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -58,7 +65,7 @@ def _num_draws(value: Tensor) -> int | None:
 
 @dataclass(frozen=True, eq=False)
 class WeightDraw(Draw):
-    """A plain draw: every row (of a group) sees the same A.
+    """A plain draw: every row (of a group) sees the same matrix.
 
     Attributes:
         value: (r, n), or (S, r, n) for S groups of rows.
@@ -72,6 +79,9 @@ class WeightDraw(Draw):
 
     def __call__(self, x: Tensor) -> Tensor:
         return grouped_linear(x, self.value)
+
+    def outputs(self, index: Tensor) -> WeightDraw:
+        return WeightDraw(self.value[..., index, :])
 
 
 class DrawnLinear(nn.Linear):

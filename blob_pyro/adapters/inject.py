@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
+from blob_pyro.adapters.blocks import in_blocks
 from blob_pyro.adapters.drawn_linear import DrawnLinear
 from blob_pyro.adapters.quantised import keep_unpacked
-from blob_pyro.errors import UnsupportedLayerError
+from blob_pyro.errors import ConfigError, UnsupportedLayerError
 
 if TYPE_CHECKING:  # importing PEFT takes seconds, most of them bitsandbytes': only those who build a model wait
     from peft import PeftModel
     from peft.tuners.lora import LoraLayer
 
-SITE_SUFFIX = ".lora_A"
+FACTORS = {"A": ("lora_A",), "B": ("lora_B",), "both": ("lora_A", "lora_B")}
+"""Which of a layer's two factors are random variables, by what `bayesian` may be."""
 
 
 def supported_layers() -> tuple[type[LoraLayer], ...]:
@@ -58,25 +61,60 @@ def find_lora_layers(network: PeftModel, adapter: str) -> dict[str, LoraLayer]:
         raise UnsupportedLayerError(f"expected LoRA layers in adapter {adapter!r}; found none (its type is {kind})")
     for path, layer in layers.items():
         _refuse_unsupported(path, layer, adapter)
-    _refuse_shared(layers, adapter)
     return layers
 
 
-def inject(network: PeftModel, adapter: str) -> dict[str, LoraLayer]:
-    """Put a `DrawnLinear` in place of each lora_A of `adapter`; returns site name -> LoRA layer.
+def inject(
+    network: PeftModel, adapter: str, bayesian: str = "A", bayesian_layers: Sequence[int] | None = None
+) -> dict[str, LoraLayer]:
+    """Put a `DrawnLinear` in place of each factor of `adapter` that is random; returns site name -> LoRA layer.
 
-    A site is named "<dotted path of the LoRA layer>.lora_A". Where the adapter was loaded for inference
-    (nothing in it is trainable), its A and B matrices are made trainable.
+    A site is named "<dotted path of the LoRA layer>.lora_A" or ".lora_B"; of each layer A comes first. Where the
+    adapter was loaded for inference (no random factor is trainable), all of its A and B matrices are made trainable.
+
+    Args:
+        network: the PEFT model.
+        adapter: which of its adapters.
+        bayesian: a key of `FACTORS`.
+        bayesian_layers: indices of the transformer blocks whose adapters are random, negative ones counted from
+            the end; adapters outside the blocks are random whatever they are. None takes all.
+
+    Raises:
+        UnsupportedLayerError: no LoRA layer, or one whose matrices the library cannot draw.
+        ConfigError: `bayesian` is no key of `FACTORS`, a block is not there, or nothing would be random.
     """
+    if bayesian not in FACTORS:
+        raise ConfigError(f"bayesian: expected one of {', '.join(FACTORS)}; got {bayesian!r}")
     layers = find_lora_layers(network, adapter)
+    drawn = layers if bayesian_layers is None else _chosen(network, layers, bayesian_layers)
+    for factor in FACTORS[bayesian]:
+        _refuse_undrawable(drawn, factor, adapter)
     keep_unpacked(network)
-    for layer in layers.values():
-        layer.lora_A[adapter] = DrawnLinear.sharing(layer.lora_A[adapter])
-    if not any(layer.lora_A[adapter].weight.requires_grad for layer in layers.values()):
+    sites = {f"{path}.{factor}": layer for path, layer in drawn.items() for factor in FACTORS[bayesian]}
+    for site, layer in sites.items():
+        factors = getattr(layer, factor_of(site))
+        factors[adapter] = DrawnLinear.sharing(factors[adapter])
+    if not any(drawn_linear(layer, site, adapter).weight.requires_grad for site, layer in sites.items()):
         for layer in layers.values():
             layer.lora_A[adapter].requires_grad_(True)
             layer.lora_B[adapter].requires_grad_(True)
-    return {path + SITE_SUFFIX: layer for path, layer in layers.items()}
+    return sites
+
+
+def layer_path(site: str) -> str:
+    """Dotted path of the LoRA layer that a site belongs to."""
+    return site.rpartition(".")[0]
+
+
+def factor_of(site: str) -> str:
+    """Which of the layer's factors a site is: "lora_A" or "lora_B"."""
+    return site.rpartition(".")[2]
+
+
+def drawn_linear(layer: LoraLayer, site: str, adapter: str) -> DrawnLinear:
+    """What `inject` put at a site."""
+    drawn: DrawnLinear = getattr(layer, factor_of(site))[adapter]
+    return drawn
 
 
 def is_lora_layer(module: nn.Module) -> TypeGuard[LoraLayer]:
@@ -101,7 +139,7 @@ def _adapts(layer: LoraLayer, adapter: str) -> bool:
 
 
 def _refuse_unsupported(path: str, layer: LoraLayer, adapter: str) -> None:
-    """Raise unless forward is known to call lora_A[adapter], a plain linear map, on the layer's input."""
+    """Raise unless forward is known to apply lora_A[adapter] and lora_B[adapter], plain linear maps, in turn."""
     advice = "leave it out of target_modules (or exclude_modules it)"
     if type(layer) not in supported_layers():
         raise UnsupportedLayerError(
@@ -114,21 +152,39 @@ def _refuse_unsupported(path: str, layer: LoraLayer, adapter: str) -> None:
         raise UnsupportedLayerError(
             f"layer {path}: expected plain LoRA; got the variant {variant}; turn it off in LoraConfig, or {advice}"
         )
-    if not isinstance(layer.lora_A[adapter], nn.Linear):
-        raise UnsupportedLayerError(
-            f"layer {path}: expected lora_A to be a torch.nn.Linear; "
-            f"got {type(layer.lora_A[adapter]).__name__}; {advice}"
-        )
+    for factor in FACTORS["both"]:
+        linear = getattr(layer, factor)[adapter]
+        if not isinstance(linear, nn.Linear):
+            raise UnsupportedLayerError(
+                f"layer {path}: expected {factor} to be a torch.nn.Linear; got {type(linear).__name__}; {advice}"
+            )
     if layer.merged:
         raise UnsupportedLayerError(f"layer {path}: expected an unmerged adapter; call unmerge_adapter() first")
 
 
-def _refuse_shared(layers: dict[str, LoraLayer], adapter: str) -> None:
-    """Raise where two layers share one A matrix: it would be one random variable under two names."""
+def _chosen(network: PeftModel, layers: dict[str, LoraLayer], blocks: Sequence[int]) -> dict[str, LoraLayer]:
+    """The layers of the given blocks, and those outside all blocks."""
+    kept = in_blocks(network, layers, blocks)
+    if not kept:
+        raise ConfigError(
+            f"bayesian_layers: expected blocks with an adapter; got {list(blocks)}, and nothing would be random; "
+            "choose among the blocks that the adapter adapts"
+        )
+    return {path: layers[path] for path in kept}
+
+
+def _refuse_undrawable(layers: dict[str, LoraLayer], factor: str, adapter: str) -> None:
+    """Raise where a factor has a bias, or two layers share it: it would be one random variable under two names."""
     seen: dict[int, str] = {}
     for path, layer in layers.items():
-        first = seen.setdefault(id(layer.lora_A[adapter].weight), path)
+        linear = getattr(layer, factor)[adapter]
+        if linear.bias is not None:
+            raise UnsupportedLayerError(
+                f"layer {path}: expected {factor} without a bias, to draw it; got lora_bias=True; "
+                "turn it off in LoraConfig, or take bayesian='A'"
+            )
+        first = seen.setdefault(id(linear.weight), path)
         if first != path:
             raise UnsupportedLayerError(
-                f"layer {path}: expected its own lora_A; it shares the one of {first}; leave one of them out"
+                f"layer {path}: expected its own {factor}; it shares the one of {first}; leave one of them out"
             )

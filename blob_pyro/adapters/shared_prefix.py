@@ -1,8 +1,8 @@
-"""The part of a network before its first adapted block, run once for all draws.
+"""The part of a network before its first block with a random adapter, run once for all draws.
 
-Up to there every draw sees the same activations: those of B items. The rows multiply, one group for each draw,
-only where the first adapted block begins. With adapters in the last block alone, S draws cost one forward of
-the backbone and S of that block.
+Up to there every draw sees the same activations: those of B items, under whatever adapters are points. The rows
+multiply, one group for each draw, only where the first block begins whose adapter is drawn. With random adapters in
+the last block alone, S draws cost one forward of the backbone and S of that block.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class SharedPrefix:
 
     Attributes:
         backbone: the decoder without its head.
-        blocks: its blocks from the first adapted one on; empty where only the head is adapted.
+        blocks: its blocks from the first drawn one on; empty where only the head is drawn.
     """
 
     backbone: nn.Module
@@ -53,13 +53,13 @@ class SharedPrefix:
 
 
 def find_shared_prefix(network: PeftModel, paths: Iterable[str]) -> SharedPrefix | None:
-    """The part before the first of the adapted layers at `paths`; None where nothing can be shared.
+    """The part before the first of the drawn layers at `paths`; None where nothing can be shared.
 
     Known for the decoders of `PLAIN_HEADS`, whose blocks stand in one list and run in its order.
 
     Args:
         network: a PEFT model.
-        paths: dotted paths of the adapted layers.
+        paths: dotted paths of the layers whose A or B is random.
     """
     causal_lm = network.get_base_model()
     if getattr(getattr(causal_lm, "config", None), "model_type", None) not in PLAIN_HEADS:
@@ -101,7 +101,7 @@ class _Entry:
 
 @dataclass(frozen=True)
 class _Exit:
-    """Hook of a backbone without an adapted block."""
+    """Hook of a backbone without a drawn block."""
 
     num_draws: int
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 import blob_pyro as bp
 from blob_pyro.adapters.answer_head import PLAIN_HEADS, answer_logits
 from blob_pyro.adapters.drawn_linear import WeightDraw, hold
+from blob_pyro.adapters.flipped import flip
 
-HEADS = PLAIN | SHAPED | QUANTISED | {"llama_head": MODELS["llama_head"]}
+HEADS = PLAIN | SHAPED | QUANTISED | {name: MODELS[name] for name in ("llama_head", "llama_head_both", "llama_both")}
 
 
 def full_logits(model: bp.BayesianLoRA, batch: bp.Batch, draws: dict[str, Tensor]) -> Tensor:
@@ -45,6 +46,29 @@ def test_answer_rows_equal_the_whole_head(name: str) -> None:
     torch.testing.assert_close(ours, twin.float(), rtol=1e-4, atol=1e-4)
     assert float(twin.std()) > 0.1
     assert ours.dtype == torch.float32
+
+
+@pytest.mark.parametrize("num_draws", [None, 3])
+@pytest.mark.parametrize("name", ["llama_head", "llama_head_both", "llama_last_both"])
+def test_every_row_of_every_draw_equals_the_whole_head(name: str, num_draws: int | None) -> None:
+    """Shared draws, and flipout's, whose every row has an A and a B of its own."""
+    model = MODELS[name]()
+    batch = make_batch()
+    draws = draw_all(model, num_draws)
+    locs = {site: model.location(site).detach() for site in model.sites}
+    flipped = flip(draws, locs, len(batch))
+    with torch.no_grad():
+        shared, own = model.logits(batch, draws), model.logits(batch, flipped)
+    shared, own = shared.reshape(-1, 3), own.reshape(-1, 3)
+    assert len(own) == (num_draws or 1) * len(batch)
+    for row in range(len(own)):
+        group, item = divmod(row, len(batch))
+        alone = batch.select([item])
+        plain = {site: value if num_draws is None else value[group] for site, value in draws.items()}
+        by_hand = {site: draw.weights[row] for site, draw in flipped.items()}
+        torch.testing.assert_close(shared[row : row + 1], full_logits(model, alone, plain), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(own[row : row + 1], full_logits(model, alone, by_hand), rtol=1e-4, atol=1e-4)
+    assert float((shared - own).abs().max()) > 0.05
 
 
 @pytest.mark.parametrize("name", ["gemma2", "cohere", "granite"])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import blob_pyro as bp
 from blob_pyro.adapters.inject import base_weight
-from blob_pyro.errors import UnsupportedLayerError
+from blob_pyro.errors import ConfigError, UnsupportedLayerError
 from blob_pyro.likelihoods import MultipleChoice
 from blob_pyro.loading import BaseSource
 
@@ -59,6 +59,13 @@ def shared() -> Any:
     network = llama()
     layers = [m for n, m in network.named_modules() if n.endswith("q_proj")]
     layers[1].lora_A["default"].weight = layers[0].lora_A["default"].weight
+    return network
+
+
+def shared_B() -> Any:
+    network = llama()
+    layers = [m for n, m in network.named_modules() if n.endswith("q_proj")]
+    layers[1].lora_B["default"].weight = layers[0].lora_B["default"].weight
     return network
 
 
@@ -111,6 +118,99 @@ def test_refused_in_one_line(name: str) -> None:
     with pytest.raises(UnsupportedLayerError, match=message) as caught:
         bp.BayesianLoRA(build(), LIKELIHOOD, source=BaseSource("odd"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:.lora_bias=True. was passed")
+def test_a_B_that_cannot_be_drawn_is_refused_only_where_it_is() -> None:
+    """A bias on B, or one B in two layers: they do no harm while B is a point."""
+    q_proj = "layer base_model.model.model.layers.{}.self_attn.q_proj: "
+    for build, message in (
+        (
+            lambda: llama(lora_bias=True),
+            q_proj.format(0) + "expected lora_B without a bias, .*; got lora_bias=True; tu",
+        ),
+        (shared_B, q_proj.format(1) + "expected its own lora_B; it shares the one of .*layers.0.self_attn.q_proj"),
+    ):
+        assert len(bp.BayesianLoRA(build(), LIKELIHOOD).sites) == 4
+        for bayesian in ("B", "both"):
+            with pytest.raises(UnsupportedLayerError, match=message) as caught:
+                bp.BayesianLoRA(build(), LIKELIHOOD, bayesian=bayesian)
+            assert "\n" not in str(caught.value)
+
+
+def adapted(*targets: str, **lora: Any) -> Any:
+    return llama(target_modules=list(targets), **lora)
+
+
+SITES: dict[str, tuple[Any, dict[str, Any], list[str]]] = {
+    "A": (lambda: adapted("q_proj"), {}, ["0.lora_A", "1.lora_A"]),
+    "B": (lambda: adapted("q_proj"), {"bayesian": "B"}, ["0.lora_B", "1.lora_B"]),
+    "both": (lambda: adapted("q_proj"), {"bayesian": "both"}, ["0.lora_A", "0.lora_B", "1.lora_A", "1.lora_B"]),
+    "last": (lambda: adapted("q_proj"), {"bayesian_layers": [-1]}, ["1.lora_A"]),
+    "first": (lambda: adapted("q_proj"), {"bayesian_layers": [0]}, ["0.lora_A"]),
+    "twice": (lambda: adapted("q_proj"), {"bayesian_layers": [-1, 1]}, ["1.lora_A"]),
+    "last and head": (
+        lambda: adapted("q_proj", "lm_head"),
+        {"bayesian_layers": [1], "bayesian": "both"},
+        ["1.lora_A", "1.lora_B", "head.lora_A", "head.lora_B"],
+    ),
+    "head": (lambda: adapted("q_proj", "lm_head"), {"bayesian_layers": []}, ["head.lora_A"]),
+    "one adapted": (lambda: adapted("q_proj", layers_to_transform=[1]), {"bayesian_layers": [0, 1]}, ["1.lora_A"]),
+}
+
+
+@pytest.mark.parametrize("name", list(SITES))
+def test_which_are_random(name: str) -> None:
+    """The sites, in order; every other trainable tensor is a point, and nothing is both."""
+    build, settings, expected = SITES[name]
+    model = bp.BayesianLoRA(build(), LIKELIHOOD, **settings)
+    long = {"0": "model.layers.0.self_attn.q_proj", "1": "model.layers.1.self_attn.q_proj", "head": "lm_head"}
+    assert list(model.sites) == [
+        f"base_model.model.{long[where]}.{factor}" for where, factor in (site.split(".") for site in expected)
+    ]
+    random = {id(model.location(site)) for site in model.sites}
+    points = {id(parameter) for parameter in model.point_parameters().values()}
+    assert not random & points
+    assert random | points == {id(p) for p in model.network.parameters() if p.requires_grad}
+
+
+def without_blocks() -> Any:
+    return odd("linear")
+
+
+NOT_THERE: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "factor": (llama, {"bayesian": "a"}, "bayesian: expected one of A, B, both; got 'a'"),
+    "too far": (llama, {"bayesian_layers": [2]}, "expected indices of the network's 2 blocks, -2 to 1; got 2"),
+    "too far back": (llama, {"bayesian_layers": [0, -3]}, "expected indices of the network's 2 blocks, .*; got -3"),
+    "no index": (llama, {"bayesian_layers": ["last"]}, "bayesian_layers: expected indices .*; got 'last'"),
+    "nothing left": (llama, {"bayesian_layers": []}, "bayesian_layers: expected blocks with an adapter; got .., and"),
+    "not adapted": (
+        lambda: llama(layers_to_transform=[1]),
+        {"bayesian_layers": [0]},
+        "bayesian_layers: expected blocks with an adapter; got .0., and nothing would be random",
+    ),
+    "no blocks": (
+        without_blocks,
+        {"bayesian_layers": [0]},
+        "bayesian_layers: expected a network whose blocks stand in",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(NOT_THERE))
+def test_what_is_not_there_cannot_be_random(name: str) -> None:
+    build, settings, message = NOT_THERE[name]
+    with pytest.raises(ConfigError, match=message) as caught:
+        bp.BayesianLoRA(build(), LIKELIHOOD, source=BaseSource("odd"), **settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_loaded_for_inference_is_trainable_all_of_it() -> None:
+    """Also the blocks whose adapters are points."""
+    network = llama()
+    network.requires_grad_(False)
+    model = bp.BayesianLoRA(network, LIKELIHOOD, bayesian="B", bayesian_layers=[-1])
+    assert len(model.sites) == 2 and len(model.point_parameters()) == 6
 
 
 def test_what_is_left_out_may_be_odd() -> None:
