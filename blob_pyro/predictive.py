@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Siz
 from typing import Any
 
 import torch
-from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -16,7 +15,7 @@ from blob_pyro.data.examples import Batch
 from blob_pyro.data.partition import draws_per_forward, partition
 from blob_pyro.errors import ConfigError, DataError
 from blob_pyro.guides import AdapterGuide
-from blob_pyro.handlers import LocalParamsMessenger
+from blob_pyro.guides.base import traced_draws
 from blob_pyro.model import BayesianLoRA
 from blob_pyro.modes import training_mode
 from blob_pyro.predictions import Predictions
@@ -87,46 +86,87 @@ class PosteriorPredictive:
         Raises:
             DataError: no item at all.
         """
-        batches = [data] if isinstance(data, Batch) else data
-        bar = tqdm(total=_num_items(data), desc=description, disable=not progress, unit="item", dynamic_ncols=True)
-        with torch.no_grad(), training_mode(self.model, False), bar:
+        with torch.no_grad(), training_mode(self.model, False):
             draws = _stack(self.sample_draws(data if isinstance(data, Batch) else None))
-            parts = [(self._batch_probs(batch, draws, bar), batch) for batch in batches if len(batch)]
-        return _gather(parts)
+
+            def probs(items: Batch, budget: int) -> Tensor:
+                return self._group_probs(items, draws, budget)
+
+            return answer(
+                self.model,
+                data,
+                probs,
+                num_draws=1 if self._one_a_forward(draws) else max(1, self.num_samples),
+                max_tokens=self.max_tokens,
+                progress=progress,
+                description=description,
+            )
 
     def sample_draws(self, batch: Batch | None = None) -> list[Draws | None]:
         """N draws of every site; for N = 0 one entry, the posterior mean.
 
-        An entry is site -> A of shape (r, n); None stands for the adapter's own weights.
+        An entry is site -> A of shape (r, n), and values of point parameters where the guide has some of its own;
+        None stands for the adapter's own weights.
 
         Args:
             batch: handed to the guide, for guides that need one to set themselves up.
         """
         if self.num_samples == 0:
             return [posterior_mean(self.model, self.guide)]
-        with torch.no_grad(), LocalParamsMessenger():
-            return [self._sample_draw(batch) for _ in range(self.num_samples)]
+        if isinstance(self.guide, AdapterGuide):
+            return list(self.guide.sample_draws(self.num_samples, batch))
+        return list(traced_draws(self.guide, self.model.sites, self.num_samples, batch))
 
-    def _sample_draw(self, batch: Batch | None) -> Draws:
-        trace = poutine.trace(self.guide).get_trace(batch)
-        return {site: trace.nodes[site]["value"].detach() for site in self.model.sites}
-
-    def _batch_probs(self, batch: Batch, draws: Draws | None, bar: tqdm[Any]) -> Tensor:
-        """(S, B, K) probabilities of one batch under each draw, on the CPU."""
-        budget = self.max_tokens or (CPU_TOKENS if self.model.device.type == "cpu" else ACCELERATOR_TOKENS)
-        groups = partition(batch.lengths.tolist(), budget, num_draws=max(1, self.num_samples))
-        probs = []
-        for rows in groups:
-            probs.append(self._group_probs(batch.select(rows).to(self.model.device), draws, budget))
-            bar.update(len(rows))
-        order = torch.tensor([row for rows in groups for row in rows]).argsort()
-        return torch.cat(probs, dim=1).cpu()[:, order]
+    def _one_a_forward(self, draws: Draws | None) -> bool:
+        """Whether the draws hold more than sites: the network has one place for a head."""
+        return draws is not None and bool(draws.keys() - self.model.sites.keys())
 
     def _group_probs(self, items: Batch, draws: Draws | None, budget: int) -> Tensor:
         """(S, b, K) probabilities of items that share their forwards, under each draw."""
         size = draws_per_forward(len(items), items.input_ids.shape[1], budget)
+        size = 1 if self._one_a_forward(draws) else size
         logits = [self.model.logits(items, chunk) for chunk in _chunks(draws, size)]
         return torch.cat([part.reshape(-1, *part.shape[-2:]) for part in logits]).softmax(-1)
+
+
+def answer(
+    model: BayesianLoRA,
+    data: Batch | Iterable[Batch],
+    probs: Callable[[Batch, int], Tensor],
+    *,
+    num_draws: int = 1,
+    max_tokens: int | None = None,
+    progress: bool = False,
+    description: str = "predict",
+) -> Predictions:
+    """Cut batches into the forwards that cost least, answer each, and put the answers in order.
+
+    Args:
+        model: the model; its device is the items'.
+        data: a Batch, or an iterable of them.
+        probs: (S, b, K) probabilities of b items that share their forwards, given the budget of tokens.
+        num_draws: draws that every item is answered under, each with tokens of its own.
+        max_tokens: the budget; None takes the device's default.
+        progress: show a progress bar.
+        description: title of the progress bar.
+
+    Raises:
+        DataError: no item at all.
+    """
+    budget = max_tokens or (CPU_TOKENS if model.device.type == "cpu" else ACCELERATOR_TOKENS)
+    batches = [data] if isinstance(data, Batch) else data
+    with tqdm(total=_num_items(data), desc=description, disable=not progress, unit="item", dynamic_ncols=True) as bar:
+
+        def batch_probs(batch: Batch) -> Tensor:
+            groups = partition(batch.lengths.tolist(), budget, num_draws=num_draws)
+            parts = []
+            for rows in groups:
+                parts.append(probs(batch.select(rows).to(model.device), budget))
+                bar.update(len(rows))
+            order = torch.tensor([row for rows in groups for row in rows]).argsort()
+            return torch.cat(parts, dim=1).cpu()[:, order]
+
+        return _gather([(batch_probs(batch), batch) for batch in batches if len(batch)])
 
 
 def _num_items(data: Batch | Iterable[Batch]) -> int | None:
@@ -160,7 +200,7 @@ def posterior_mean(model: BayesianLoRA, guide: Callable[..., Any]) -> Draws | No
         ConfigError: the guide has no mean to ask for.
     """
     if isinstance(guide, AdapterGuide):
-        return None
+        return guide.mean()
     if isinstance(guide, AutoGuide):
         median: Mapping[str, Tensor] = guide.median()
         return {site: median[site].detach() for site in model.sites}

@@ -8,7 +8,7 @@ from typing import Any
 import pyro
 import pytest
 import torch
-from cases import GUIDES, MODELS, RANDOM_GUIDES, held_draws, make_batch, snapshot
+from cases import EVERY_GUIDE, KINDS, MODELS, held_draws, make_batch, model_for, snapshot
 from pyro.infer import Predictive
 
 import blob_pyro as bp
@@ -187,18 +187,20 @@ def test_agrees_with_pyros_predictive(name: str, parallel: bool) -> None:
     assert float((ours.draws[0] - ours.draws[1]).abs().max()) > 0.05
 
 
-@pytest.mark.parametrize("name", list(GUIDES))
+@pytest.mark.parametrize("name", list(EVERY_GUIDE))
 def test_no_draws_is_the_mean(name: str) -> None:
-    model = MODELS["llama"]()
-    guide = GUIDES[name](model)
+    model = model_for(name)
+    guide = EVERY_GUIDE[name](model)
     batch = make_batch()
     state = torch.get_rng_state()
     found = bp.PosteriorPredictive(model, guide, num_samples=0)(batch)
     assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(found.probs, model.logits(batch).softmax(-1).detach())
+    mean = {site: guide.loc(site) for site in model.sites}
+    assert torch.equal(found.probs, model.logits(batch, mean).softmax(-1).detach())
+    assert torch.equal(found.probs, model.logits(batch).softmax(-1).detach()) is (name != "ensemble")
     assert found.draws.shape == (1, 4, 3)
     drawn = bp.PosteriorPredictive(model, guide, num_samples=1)(batch)
-    assert torch.equal(drawn.probs, found.probs) is not (name in RANDOM_GUIDES)
+    assert torch.equal(drawn.probs, found.probs) is not KINDS[name].is_random
 
 
 def test_a_loaders_order_comes_from_its_index() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def gaussian_kl(loc: Tensor, scale: Tensor, prior_scale: float) -> Tensor:
+def gaussian_kl(loc: Tensor, scale: Tensor, prior_scale: float | Tensor) -> Tensor:
     r"""Sum over all entries of KL(Normal(loc, scale^2) || Normal(0, prior_scale^2)).
 
         sum log prior_scale - log scale + (scale^2 + loc^2) / (2 prior_scale^2) - 1/2
@@ -18,10 +18,10 @@ def gaussian_kl(loc: Tensor, scale: Tensor, prior_scale: float) -> Tensor:
     Args:
         loc: means, of any shape.
         scale: standard deviations, of the same shape.
-        prior_scale: standard deviation of the prior.
+        prior_scale: standard deviation of the prior; a scalar tensor where it is learned (two more passes).
 
     Returns:
-        Total nats, scalar, differentiable in loc and scale.
+        Total nats, scalar, differentiable in loc, scale and a tensor prior_scale.
 
     Source: BLoB, arXiv 2406.11675, equation 8.
 
@@ -31,6 +31,8 @@ def gaussian_kl(loc: Tensor, scale: Tensor, prior_scale: float) -> Tensor:
         >>> gaussian_kl(torch.ones(2), torch.ones(2), prior_scale=1.0).item()
         1.0
     """
+    if isinstance(prior_scale, Tensor):  # the KL is a function of the two ratios alone
+        return gaussian_kl(loc / prior_scale, scale / prior_scale, 1.0)
     kl: Tensor = _GaussianKL.apply(loc, scale, prior_scale)
     return kl
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -44,17 +44,20 @@ class PooledNormal(dist.Normal):
         return dist.Normal(self.loc, self.scale, validate_args=False).expand(batch_shape, _instance)
 
 
-def pooled_normals(locs: Sequence[Tensor], roots: Sequence[Tensor]) -> list[PooledNormal]:
-    """Normal(loc, (root^2)^2) for each pair, drawn together where they are on one device.
+def pooled_normals(
+    locs: Sequence[Tensor], free: Sequence[Tensor], to_scale: Callable[[Tensor], Tensor] = torch.square
+) -> list[PooledNormal]:
+    """Normal(loc, to_scale(free)^2) for each pair, drawn together where they are on one device.
 
     Args:
         locs: means, float32.
-        roots: square roots of the standard deviations, of the same shapes.
+        free: what the standard deviations are made of, of the same shapes; their square roots by default.
+        to_scale: elementwise map to the standard deviations.
     """
     laws: dict[int, PooledNormal] = {}
     for device in dict.fromkeys(loc.device for loc in locs):
         here = [i for i, loc in enumerate(locs) if loc.device == device]
-        pool = _Pool([locs[i] for i in here], [roots[i] for i in here])
+        pool = _Pool([locs[i] for i in here], to_scale(torch.cat([free[i].flatten() for i in here])))
         for position, i in enumerate(here):
             laws[i] = PooledNormal(locs[i], pool.scales[position], pool, position)
     return [laws[i] for i in range(len(locs))]
@@ -63,11 +66,11 @@ def pooled_normals(locs: Sequence[Tensor], roots: Sequence[Tensor]) -> list[Pool
 class _Pool:
     """Values of several Normals as parts of one long vector, drawn when the first of them is asked for."""
 
-    def __init__(self, locs: Sequence[Tensor], roots: Sequence[Tensor]) -> None:
+    def __init__(self, locs: Sequence[Tensor], scale: Tensor) -> None:
         self._shapes = [loc.shape for loc in locs]
         self._locs = locs
-        self._scale = torch.cat([root.flatten() for root in roots]).square()
-        self.scales = self._parts(self._scale)
+        self._scale = scale
+        self.scales = self._parts(scale)
         self._values: list[Tensor | None] | None = None
 
     def take(self, position: int) -> Tensor | None:

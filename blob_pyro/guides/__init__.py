@@ -5,18 +5,55 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from pyro.infer.autoguide import init_to_value
 
 from blob_pyro.guides.base import AdapterGuide
 from blob_pyro.guides.blob import BLoBGuide
+from blob_pyro.guides.dropout import DropoutGuide
+from blob_pyro.guides.empirical_prior import empirical_prior_scale
+from blob_pyro.guides.ensemble import EnsembleGuide
+from blob_pyro.guides.laplace import LaplaceGuide
+from blob_pyro.guides.low_rank import LowRankGuide
 from blob_pyro.guides.map import MAPGuide
+from blob_pyro.guides.mean_field import MeanFieldGuide
 from blob_pyro.guides.mle import MLEGuide
 from blob_pyro.guides.post_hoc import PostHocGuide
+from blob_pyro.guides.scalabl import ScalaBLGuide
+from blob_pyro.guides.tfb import TFBGuide
 from blob_pyro.model import BayesianLoRA
+from blob_pyro.prior import PRIOR_SCALE
 
-__all__ = ["GUIDES", "AdapterGuide", "BLoBGuide", "MAPGuide", "MLEGuide", "PostHocGuide", "init_to_adapter"]
+__all__ = [
+    "GUIDES",
+    "AdapterGuide",
+    "BLoBGuide",
+    "DropoutGuide",
+    "EnsembleGuide",
+    "LaplaceGuide",
+    "LowRankGuide",
+    "MAPGuide",
+    "MLEGuide",
+    "MeanFieldGuide",
+    "PostHocGuide",
+    "ScalaBLGuide",
+    "TFBGuide",
+    "empirical_prior_scale",
+    "init_to_adapter",
+]
 
-GUIDES: dict[str, type[AdapterGuide]] = {"blob": BLoBGuide, "map": MAPGuide, "mle": MLEGuide}
+GUIDES: dict[str, type[AdapterGuide]] = {
+    "blob": BLoBGuide,
+    "dropout": DropoutGuide,
+    "ensemble": EnsembleGuide,
+    "laplace": LaplaceGuide,
+    "low_rank": LowRankGuide,
+    "map": MAPGuide,
+    "mean_field": MeanFieldGuide,
+    "mle": MLEGuide,
+    "scalabl": ScalaBLGuide,
+    "tfb": TFBGuide,
+}
 
 
 def init_to_adapter(model: BayesianLoRA) -> Callable[[Any], Any]:
@@ -26,5 +63,7 @@ def init_to_adapter(model: BayesianLoRA) -> Callable[[Any], Any]:
     `AutoNormal(model, init_loc_fn=init_to_adapter(model), init_scale=0.002)` starts where BLoBGuide does.
     """
     values = {site: model.location(site).detach().float().clone() for site in model.sites}
+    if model.hyperprior is not None:
+        values[PRIOR_SCALE] = torch.tensor(model.prior_scale, device=model.device)
     start: Callable[[Any], Any] = init_to_value(values=values)
     return start

@@ -1,28 +1,36 @@
-"""What every guide over an adapter's A matrices has in common."""
+"""What every guide over an adapter's random matrices has in common."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import pyro
+import pyro.distributions as dist
 import torch
+from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.distributions.kl import kl_divergence
 
-from blob_pyro.adapters.inject import base_weight
+from blob_pyro.adapters.inject import base_weight, layer_path
 from blob_pyro.data.examples import Batch
-from blob_pyro.distributions import FullWeightNormal
-from blob_pyro.handlers import declare
+from blob_pyro.distributions import FullWeightNormal, UnpenalisedDelta
+from blob_pyro.distributions.elementwise import elementwise_normal
+from blob_pyro.errors import ConfigError, UnsupportedPosteriorError
+from blob_pyro.handlers import LocalParamsMessenger, declare
 from blob_pyro.model import BayesianLoRA
+from blob_pyro.prior import PRIOR_SCALE
 
 
 class AdapterGuide(nn.Module, ABC):
     """Abstract. A guide whose posterior at each site is centred at the adapter's own weight.
 
     The location is `model.location(site)`, the very Parameter that PEFT saves, loads and merges; a guide
-    adds only what describes the spread about it. Each site is independent of the others.
+    adds only what describes the spread about it. Each site is independent of the others. Where a docstring says
+    A and (r, n), a site of B has (m, r).
 
     Args:
         model: the model; it is not registered as a submodule.
@@ -31,14 +39,25 @@ class AdapterGuide(nn.Module, ABC):
         is_random: whether draws differ; a point needs none.
         supports_flipout: whether the entries of each A are independent and symmetric about the location, so that
             flipping signs keeps the law; `bp.fit` trains without flipout otherwise.
+        learns_prior_scale: whether a point for the prior scale is learned where the model has a law for it (type-II
+            maximum a posteriori, in sigma_p itself). It needs a spread that is trained: with A a point too, the joint
+            density has no maximum, as it grows without bound where A and sigma_p shrink to 0 together. Other guides
+            hold sigma_p at `model.prior_scale`, without a penalty.
+        log_prior_scale: that point's logarithm, a scalar Parameter; None where nothing is learned.
+        bayesian: which factors of the adapter it takes where nobody says: "A", "B" or "both".
     """
 
     is_random: ClassVar[bool]
     supports_flipout: ClassVar[bool] = False
+    learns_prior_scale: ClassVar[bool] = False
+    bayesian: ClassVar[str] = "A"
 
     def __init__(self, model: BayesianLoRA) -> None:
         super().__init__()
         self._model = (model,)  # a tuple hides the model from nn.Module's registration, as in Pyro's AutoGuide
+        self.log_prior_scale: nn.Parameter | None = None
+        if self.learns_prior_scale and model.hyperprior is not None:
+            self.log_prior_scale = nn.Parameter(torch.tensor(math.log(model.prior_scale), device=model.device))
 
     @property
     def model(self) -> BayesianLoRA:
@@ -46,16 +65,16 @@ class AdapterGuide(nn.Module, ABC):
         return self._model[0]
 
     def loc(self, site: str) -> Tensor:
-        """Posterior mean of A at `site`, (r, n), float32."""
+        """Posterior mean at `site`, (r, n), or (m, r) for a lora_B, float32."""
         return self.model.location(site).float()
 
     @abstractmethod
     def scale(self, site: str) -> Tensor:
-        """Posterior standard deviation of A at `site`, (r, n), float32."""
+        """Posterior standard deviation at `site`, (r, n), or (m, r) for a lora_B, float32."""
 
     @abstractmethod
     def posterior(self, site: str) -> TorchDistributionMixin:
-        """Law of A at `site`, event_shape (r, n)."""
+        """Law at `site`, event_shape (r, n), or (m, r) for a lora_B."""
 
     @abstractmethod
     def scale_parameters(self) -> dict[str, nn.Parameter]:
@@ -67,28 +86,114 @@ class AdapterGuide(nn.Module, ABC):
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint stores beside the adapter, by name; of fixed shapes, made by the constructor."""
-        return dict(self.scale_parameters())
+        return {**self.scale_parameters(), **self.prior_parameters()}
+
+    @property
+    def prior_scale(self) -> float | Tensor:
+        """Standard deviation of the prior: `model.prior_scale`, or the learned point, a scalar with its gradient."""
+        return self.model.prior_scale if self.log_prior_scale is None else self.log_prior_scale.exp()
+
+    def prior(self, site: str) -> TorchDistributionMixin:
+        """The prior at `site` under the present prior scale."""
+        prior_scale = self.prior_scale
+        return self.model.prior(site, prior_scale if isinstance(prior_scale, Tensor) else None)
+
+    def prior_parameters(self) -> dict[str, nn.Parameter]:
+        """The learned prior scale's logarithm by Pyro name, where there is one."""
+        return {} if self.log_prior_scale is None else {"log_prior_scale": self.log_prior_scale}
+
+    def num_random(self) -> int:
+        """How many numbers the KL weighs against the prior: the entries of all sites."""
+        return sum(self.model.location(site).numel() for site in self.model.sites)
 
     def location_parameters(self) -> dict[str, nn.Parameter]:
-        """The A matrices themselves, by Pyro name."""
+        """The random matrices themselves, by Pyro name."""
         return {f"{site}.loc": self.model.location(site) for site in self.model.sites}
 
     def forward(self, batch: Batch | None = None) -> dict[str, Tensor]:
-        """Declare the parameters to Pyro and sample every site; returns site -> value (r, n)."""
-        declare(lambda: self.location_parameters() | self.scale_parameters())
+        """Declare the parameters to Pyro and sample every site; returns site -> value."""
+        declare(lambda: self.location_parameters() | self.scale_parameters() | self.prior_parameters())
+        self.sample_prior_scale()
         return {site: pyro.sample(site, law) for site, law in self.posteriors().items()}
+
+    def sample_prior_scale(self) -> None:
+        """The sample statement of the prior scale, where the model has one: a point."""
+        if self.model.hyperprior is None:
+            return
+        value = torch.as_tensor(self.prior_scale, device=self.model.device)
+        learned = self.log_prior_scale is not None
+        law = dist.Delta(value) if learned else UnpenalisedDelta(value, self.model.hyperprior.law(value.device))
+        pyro.sample(PRIOR_SCALE, law)
+
+    def sample_draws(self, num_samples: int, batch: Batch | None = None) -> list[dict[str, Tensor]]:
+        """Posterior draws as `model.logits` takes them, without gradients: site -> value.
+
+        A guide that says more than the sites (heads of its own, say) has values by name of a point parameter as well.
+
+        Args:
+            num_samples: how many.
+            batch: handed to the guide.
+        """
+        return traced_draws(self, self.model.sites, num_samples, batch)
+
+    def mean(self) -> dict[str, Tensor] | None:
+        """The posterior mean as `model.logits` takes it; None where it is the adapter's own weights."""
+        return None
+
+    @property
+    def adapters(self) -> list[str]:
+        """Names of the network's adapters that a checkpoint stores; the first is the model's own."""
+        return [self.model.adapter]
 
     def posteriors(self) -> dict[str, TorchDistributionMixin]:
         """The law of every site, for one joint draw."""
         return {site: self.posterior(site) for site in self.model.sites}
 
     def kl(self) -> Tensor:
-        """KL(posterior || prior) over all sites, total nats, from torch's registry. Scalar."""
-        terms = [kl_divergence(self.posterior(site), self.model.prior(site)) for site in self.model.sites]
-        return torch.stack([term.to(terms[0].device) for term in terms]).sum()
+        """KL(posterior || prior) over all sites, total nats, from torch's registry. Scalar.
+
+        With a learned prior scale, minus the log density of that point under its law is in it.
+        """
+        terms = [kl_divergence(self.posterior(site), self.prior(site)) for site in self.model.sites]
+        return self._with_hyperprior(torch.stack([term.to(terms[0].device) for term in terms]).sum())
+
+    def _with_hyperprior(self, kl: Tensor) -> Tensor:
+        """`kl` minus the log density of the learned prior scale."""
+        if self.log_prior_scale is None or self.model.hyperprior is None:
+            return kl
+        law = self.model.hyperprior.law(kl.device)
+        penalty: Tensor = law.log_prob(self.log_prior_scale.to(kl.device).exp())
+        return kl - penalty
 
     def full_weight_posterior(self, site: str) -> FullWeightNormal:
-        """Law of the whole weight W0 + (lora_alpha / r) B A at `site`, event_shape (m, n) (Thm 3.1)."""
+        """Law of the whole weight W0 + (lora_alpha / r) B A at a site of A, event_shape (m, n) (Thm 3.1).
+
+        Raises:
+            ConfigError: the layer's B is random: the theorem is about a random A and a point B.
+            UnsupportedPosteriorError: the posterior is not a Normal with independent entries, as the theorem has it.
+        """
         layer, adapter = self.model.sites[site], self.model.adapter
+        path = layer_path(site)
+        if f"{path}.lora_B" in self.model.sites:
+            raise ConfigError(
+                f"site {site}: expected a random A and a point B for the law of the whole weight; B of this layer is "
+                "random; take bayesian='A'"
+            )
+        try:
+            loc, scale = elementwise_normal(self.posterior(site))
+        except NotImplementedError as error:
+            raise UnsupportedPosteriorError(
+                f"site {site}: the law of the whole weight (theorem 3.1): {error}"
+            ) from error
         B = layer.lora_B[adapter].weight.float() * float(layer.scaling[adapter])
-        return FullWeightNormal(base_weight(layer), B, self.loc(site), self.scale(site))
+        return FullWeightNormal(base_weight(layer), B, loc, scale)
+
+
+def traced_draws(
+    guide: Callable[..., Any], sites: Iterable[str], num_samples: int, batch: Batch | None = None
+) -> list[dict[str, Tensor]]:
+    """What any Pyro guide samples at `sites`, once for each draw; Pyro's param store is left alone."""
+    names = list(sites)
+    with torch.no_grad(), LocalParamsMessenger():
+        traces = (poutine.trace(guide).get_trace(batch) for _ in range(num_samples))
+        return [{site: trace.nodes[site]["value"].detach() for site in names} for trace in traces]

@@ -17,12 +17,10 @@ class PostHocGuide(AdapterGuide):
 
     Attributes:
         trained_as: name in `GUIDES` of the point that is trained first.
-        needs_held_out: whether `fit` wants items that the adapter was not trained on.
     """
 
     is_random = True
     trained_as: ClassVar[str]
-    needs_held_out: ClassVar[bool] = False
 
     @abstractmethod
     def fit(self, train: Iterable[Batch], held_out: Iterable[Batch] | None = None) -> None:

@@ -5,6 +5,8 @@
 | `blob` | AdamW on NLL, then SGD on pi*KL | AdamW on NLL | SGD on NLL + pi*KL |
 | `decoupled` | AdamW on NLL, then SGD on pi*KL | AdamW on NLL | AdamW on NLL, then SGD on pi*KL |
 | `elbo` | AdamW on N*NLL + kl_weight*KL | the same | the same |
+
+A learned prior scale takes `PriorScaleStep` on pi*KL in the first two, and AdamW with the rest in `elbo`.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from blob_pyro.errors import ConfigError
 from blob_pyro.guides import AdapterGuide
 from blob_pyro.inference.elbo import negative_elbo
 from blob_pyro.inference.lr_schedule import linear_warmup_decay
+from blob_pyro.inference.prior_step import PriorScaleStep
 from blob_pyro.model import BayesianLoRA
 
 
@@ -100,14 +103,15 @@ class _SplitRecipe(Recipe):
         nll.backward()
 
     def update(self, kl: Callable[[], Tensor], kl_weight: float) -> None:
-        adamw, sgd = self.optimizers
+        adamw, *of_the_kl = self.optimizers
         adamw.step()
         adamw.zero_grad(set_to_none=True)
         weighted = kl_weight * kl()
         if weighted.requires_grad:
             weighted.backward()
-        sgd.step()
-        sgd.zero_grad(set_to_none=True)
+        for optimizer in of_the_kl:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
 
 class BlobRecipe(_SplitRecipe):
@@ -119,7 +123,7 @@ class BlobRecipe(_SplitRecipe):
     def _optimizers(self, model: BayesianLoRA, guide: AdapterGuide, settings: OptimSettings) -> tuple[Optimizer, ...]:
         loc = list(guide.location_parameters().values())
         scale = list(guide.scale_parameters().values())
-        return _adamw(_points(model) + loc, settings), _sgd(loc + scale, settings)
+        return _adamw(_points(model) + loc, settings), _sgd(loc + scale, settings), *_of_the_prior(guide)
 
 
 class DecoupledRecipe(_SplitRecipe):
@@ -128,7 +132,7 @@ class DecoupledRecipe(_SplitRecipe):
     def _optimizers(self, model: BayesianLoRA, guide: AdapterGuide, settings: OptimSettings) -> tuple[Optimizer, ...]:
         loc = list(guide.location_parameters().values())
         scale = list(guide.scale_parameters().values())
-        return _adamw(_points(model) + loc + scale, settings), _sgd(loc + scale, settings)
+        return _adamw(_points(model) + loc + scale, settings), _sgd(loc + scale, settings), *_of_the_prior(guide)
 
 
 class ElboRecipe(Recipe):
@@ -140,7 +144,7 @@ class ElboRecipe(Recipe):
         super().__init__(model, guide, settings)
 
     def _optimizers(self, model: BayesianLoRA, guide: AdapterGuide, settings: OptimSettings) -> tuple[Optimizer, ...]:
-        own = guide.location_parameters() | guide.scale_parameters()
+        own = guide.location_parameters() | guide.scale_parameters() | guide.prior_parameters()
         return (_adamw(_points(model) + list(own.values()), settings),)
 
     def objective(self, nll: Tensor, kl: Tensor, kl_weight: float) -> Tensor:
@@ -175,6 +179,12 @@ def _adamw(parameters: list[nn.Parameter], settings: OptimSettings) -> AdamW:
 
 def _sgd(parameters: list[nn.Parameter], settings: OptimSettings) -> SGD:
     return SGD(parameters, lr=settings.kl_lr, fused=_can_fuse(parameters))
+
+
+def _of_the_prior(guide: AdapterGuide) -> tuple[Optimizer, ...]:
+    """The optimiser of a learned prior scale, where there is one."""
+    parameters = list(guide.prior_parameters().values())
+    return (PriorScaleStep(parameters, guide.num_random()),) if parameters else ()
 
 
 def _can_fuse(parameters: list[nn.Parameter]) -> bool:

@@ -36,8 +36,26 @@ def test_first_and_second_derivatives() -> None:
     assert torch.autograd.gradgradcheck(lambda m, s: gaussian_kl(m, s, 0.3), [loc, scale])
 
 
-def test_of_the_prior_itself_is_zero() -> None:
-    assert gaussian_kl(torch.zeros(1000), torch.full((1000,), 0.25), 0.25).item() == 0.0
+@pytest.mark.parametrize("prior_scale", [0.02, 0.2, 3.0])
+def test_a_learned_prior_scale_equals_the_registry(prior_scale: float) -> None:
+    """Value and gradients, the prior scale's too: n / sigma_p - sum(scale^2 + loc^2) / sigma_p^3."""
+    loc, scale = leaves(torch.float64)
+    learned = torch.tensor(prior_scale, dtype=torch.float64, requires_grad=True)
+    ours = gaussian_kl(loc, scale, learned)
+    theirs = kl_divergence(Normal(loc, scale), Normal(torch.zeros_like(loc), learned)).sum()
+    torch.testing.assert_close(ours, theirs)
+    gradients = [torch.autograd.grad(3 * value, [loc, scale, learned]) for value in (ours, theirs)]
+    torch.testing.assert_close(gradients[0], gradients[1])
+    squares = (scale.square() + loc.square()).sum().detach()
+    torch.testing.assert_close(gradients[0][2], 3 * (loc.numel() / learned - squares / learned**3).detach())
+    small, wide = leaves(torch.float64, (3,))
+    assert torch.autograd.gradcheck(gaussian_kl, [small, wide, learned])
+    assert torch.autograd.gradgradcheck(gaussian_kl, [small, wide, learned])
+
+
+@pytest.mark.parametrize("prior_scale", [0.25, torch.tensor(0.25)])
+def test_of_the_prior_itself_is_zero(prior_scale: float | Tensor) -> None:
+    assert gaussian_kl(torch.zeros(1000), torch.full((1000,), 0.25), prior_scale).item() == 0.0
 
 
 def test_near_the_prior_nothing_cancels() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pyro
 import pytest
 import torch
+import torch.nn.functional as F
 from pyro.distributions import Normal
 from torch import Tensor
 
@@ -20,16 +23,17 @@ def leaves() -> tuple[list[Tensor], list[Tensor]]:
     )
 
 
+@pytest.mark.parametrize("to_scale", [torch.square, F.softplus])
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
-def test_equals_separate_draws(order: tuple[int, ...]) -> None:
+def test_equals_separate_draws(order: tuple[int, ...], to_scale: Callable[[Tensor], Tensor]) -> None:
     """With one seed, in whatever order the sites are asked: values and gradients (sizes are multiples of 16)."""
     locs, roots = leaves()
     torch.manual_seed(3)
-    laws = pooled_normals(locs, roots)
+    laws = pooled_normals(locs, roots, to_scale)
     drawn = {i: laws[i].rsample() for i in order}
     together = [drawn[i] for i in range(3)]
     torch.manual_seed(3)
-    alone = [Normal(loc, root.square()).rsample() for loc, root in zip(locs, roots, strict=True)]
+    alone = [Normal(loc, to_scale(root)).rsample() for loc, root in zip(locs, roots, strict=True)]
     for ours, theirs in zip(together, alone, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
     targets = [torch.randn(shape) for shape in SHAPES]
@@ -40,10 +44,11 @@ def test_equals_separate_draws(order: tuple[int, ...]) -> None:
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
-def test_law_is_the_normals() -> None:
+@pytest.mark.parametrize("to_scale", [torch.square, F.softplus])
+def test_law_is_the_normals(to_scale: Callable[[Tensor], Tensor]) -> None:
     locs, roots = leaves()
-    for law, loc, root in zip(pooled_normals(locs, roots), locs, roots, strict=True):
-        plain = Normal(loc, root.square())
+    for law, loc, root in zip(pooled_normals(locs, roots, to_scale), locs, roots, strict=True):
+        plain = Normal(loc, to_scale(root))
         assert torch.equal(law.mean, plain.mean) and torch.equal(law.stddev, plain.stddev)
         assert torch.equal(law.log_prob(loc + 0.3), plain.log_prob(loc + 0.3))
 

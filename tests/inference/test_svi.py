@@ -6,20 +6,35 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyro
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import ANSWERS, GUIDES, MODELS, NUM_DATA, POINT_GUIDES, held_draws, make_batch, snapshot, trainable
+from cases import (
+    ANSWERS,
+    EVERY_GUIDE,
+    GUIDES,
+    MODELS,
+    NUM_DATA,
+    POINT_GUIDES,
+    TRAINED,
+    held_draws,
+    make_batch,
+    model_for,
+    snapshot,
+    trainable,
+)
 from peft import get_peft_model
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 from torch.func import functional_call
 
 import blob_pyro as bp
-from blob_pyro.guides import AdapterGuide
+from blob_pyro.guides import AdapterGuide, MeanFieldGuide
+from blob_pyro.guides.gaussian import FactorisedGaussianGuide
 from blob_pyro.inference.kl_schedule import cycle_length, kl_schedule, reweighted
 from blob_pyro.inference.recipes import RECIPES
 from blob_pyro.inference.svi import StepResult
@@ -35,17 +50,21 @@ def rate_factor(steps_done: int) -> float:
 
 @dataclass
 class ByHand:
-    """A twin that knows plain torch and plain PEFT only: M, G and B, one draw, the last position's logits."""
+    """A twin that knows plain torch and plain PEFT only: M, G and B, one draw, the last position's logits.
+
+    G are the free parameters and `omega` makes the standard deviations of them.
+    """
 
     network: torch.nn.Module
+    omega: Callable[[Tensor], Tensor]
     M: dict[str, Tensor]
     G: dict[str, Tensor]
     B: dict[str, Tensor]
 
     def nll(self, batch: bp.Batch) -> Tensor:
-        """Mean nats per item under one draw, A = M + E * G^2, made in the order of the layers."""
+        """Mean nats per item under one draw, A = M + E * omega(G), made in the order of the layers."""
         A = {
-            name: M + torch.normal(torch.zeros_like(M), torch.ones_like(M)) * self.G[name] ** 2
+            name: M + torch.normal(torch.zeros_like(M), torch.ones_like(M)) * self.omega(self.G[name])
             for name, M in self.M.items()
         }
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
@@ -55,17 +74,27 @@ class ByHand:
 
     def kl(self) -> Tensor:
         """KL on A, total nats."""
+        scales = {name: self.omega(G) for name, G in self.G.items()}
         terms = [
-            (math.log(SIGMA) - (G**2).log() + (G**4 + self.M[name] ** 2) / (2 * SIGMA**2) - 0.5).sum()
-            for name, G in self.G.items()
+            (math.log(SIGMA) - s.log() + (s**2 + self.M[name] ** 2) / (2 * SIGMA**2) - 0.5).sum()
+            for name, s in scales.items()
         ]
         return torch.stack(terms).sum()
 
 
-def twins(eps: float = 0.6) -> tuple[bp.BayesianLoRA, bp.BLoBGuide, ByHand]:
+# name -> the guide, and its standard deviations written out again
+GAUSSIANS: dict[str, tuple[Callable[..., FactorisedGaussianGuide], Callable[[Tensor], Tensor]]] = {
+    "blob": (partial(bp.BLoBGuide, eps=0.6), lambda G: G * G),
+    "blob_softplus": (partial(bp.BLoBGuide, eps=0.6, scale="softplus"), lambda rho: (1 + rho.exp()).log()),
+    "mean_field": (partial(MeanFieldGuide, init_scale=0.3), lambda rho: (1 + rho.exp()).log()),
+}
+
+
+def twins(name: str = "blob") -> tuple[bp.BayesianLoRA, FactorisedGaussianGuide, ByHand]:
     """The library's model and guide, and a twin on a network of its own that starts at the same values."""
     model = MODELS["llama"]()
-    guide = bp.BLoBGuide(model, eps=eps)
+    build, omega = GAUSSIANS[name]
+    guide = build(model)
     plain = get_peft_model(MODELS["llama"]().network.unload(), model.network.peft_config["default"]).eval()
     own = {name: p for name, p in model.network.named_parameters() if p.requires_grad}
     for name, p in plain.named_parameters():
@@ -73,10 +102,10 @@ def twins(eps: float = 0.6) -> tuple[bp.BayesianLoRA, bp.BLoBGuide, ByHand]:
             p.data = own[name].detach().clone()
     parameters = {name: p for name, p in plain.named_parameters() if p.requires_grad}
     M = {name: p for name, p in parameters.items() if "lora_A" in name}
-    roots = dict(zip(M, guide.root_scales, strict=True))
-    G = {name: root.detach().clone().requires_grad_() for name, root in roots.items()}
+    free = dict(zip(M, guide.free_scales, strict=True))
+    G = {name: value.detach().clone().requires_grad_() for name, value in free.items()}
     B = {name: p for name, p in parameters.items() if "lora_B" in name}
-    return model, guide, ByHand(plain, M, G, B)
+    return model, guide, ByHand(plain, omega, M, G, B)
 
 
 def hand_step(recipe: str, twin: ByHand, adamw: torch.optim.Optimizer, batch: bp.Batch, done: int, pi: float) -> None:
@@ -103,9 +132,10 @@ def hand_step(recipe: str, twin: ByHand, adamw: torch.optim.Optimizer, batch: bp
                 p -= kl_lr * gradient
 
 
+@pytest.mark.parametrize("name", list(GAUSSIANS))
 @pytest.mark.parametrize("recipe", list(RECIPES))
-def test_steps_equal_steps_by_hand(recipe: str) -> None:
-    model, guide, twin = twins()
+def test_steps_equal_steps_by_hand(recipe: str, name: str) -> None:
+    model, guide, twin = twins(name)
     schedule = kl_schedule("reweighted", CYCLE)
     weight = 0.02 if recipe == "elbo" else 1.0
     svi = bp.BLoBSVI(
@@ -137,8 +167,8 @@ def test_steps_equal_steps_by_hand(recipe: str) -> None:
     ours_by_name = {name: p for name, p in model.network.named_parameters() if p.requires_grad}
     for name, p in (twin.M | twin.B).items():
         torch.testing.assert_close(ours_by_name[name], p, rtol=1e-4, atol=2e-5)
-    for root, p in zip(guide.root_scales, twin.G.values(), strict=True):
-        torch.testing.assert_close(root, p, rtol=1e-4, atol=2e-5)
+    for free, p in zip(guide.free_scales, twin.G.values(), strict=True):
+        torch.testing.assert_close(free, p, rtol=1e-4, atol=2e-5)
     # what was compared has moved, a hundred tolerances and more
     moved = {name: float((p.detach() - start[name]).abs().max()) for name, p in trainable(model.network, guide).items()}
     assert min(moved.values()) > 2e-3
@@ -152,18 +182,19 @@ def test_recipes_differ() -> None:
         svi = bp.BLoBSVI(model, guide, recipe=recipe, lr=LR, kl_lr=KL_LR, kl_schedule=kl_schedule("constant", 1))
         torch.manual_seed(0)
         svi.step(make_batch())
-        roots[recipe] = torch.cat([root.detach().flatten() for root in guide.root_scales])
+        roots[recipe] = torch.cat([root.detach().flatten() for root in guide.free_scales])
     for one, other in (("blob", "decoupled"), ("blob", "elbo"), ("decoupled", "elbo")):
         assert float((roots[one] - roots[other]).abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize(
-    ("elbo", "name"), [(TraceMeanField_ELBO, name) for name in GUIDES] + [(Trace_ELBO, name) for name in POINT_GUIDES]
+    ("elbo", "name"),
+    [(TraceMeanField_ELBO, name) for name in EVERY_GUIDE] + [(Trace_ELBO, name) for name in POINT_GUIDES],
 )
 def test_loss_of_elbo_recipe_is_pyros(elbo: type[Trace_ELBO], name: str) -> None:
     """num_data * NLL + KL on the same draw; `Trace_ELBO` samples the KL, so it agrees for points alone (test_kl.py)."""
-    model = MODELS["llama"]()
-    guide = GUIDES[name](model)
+    model = model_for(name)
+    guide = EVERY_GUIDE[name](model)
     batch = make_batch()
     torch.manual_seed(5)
     expected = elbo().loss(model, guide, batch)
@@ -198,12 +229,12 @@ def test_global_param_store_stays_empty() -> None:
         assert not dict(pyro.get_param_store()), name
 
 
-@pytest.mark.parametrize("name", list(GUIDES))
+@pytest.mark.parametrize("name", [*TRAINED, "ensemble"])
 @pytest.mark.parametrize("recipe", list(RECIPES))
 def test_every_guide_learns_under_every_recipe(name: str, recipe: str) -> None:
     """From an NLL near log 3 to less than half of it on one batch of four items."""
-    model = MODELS["llama"]()
-    guide = GUIDES[name](model)
+    model = model_for(name)
+    guide = EVERY_GUIDE[name](model)
     svi = bp.BLoBSVI(
         model, guide, recipe=recipe, lr=2e-2, kl_schedule=kl_schedule("constant", 1), kl_weight=1e-4, kl_lr=1e-3
     )
@@ -317,26 +348,31 @@ def test_trained_heads_are_in_adamw() -> None:
     assert all(not torch.equal(p, before[name]) for name, p in snapshot(model.network).items())
 
 
-class SlowGuide(bp.BLoBGuide):
-    """BLoB site by site: one draw and one registered KL for each."""
+def site_by_site(guide: AdapterGuide) -> AdapterGuide:
+    """The same guide with one draw and one registered KL for each site."""
+    kind = type(guide)
+    guide.__class__ = type(f"Slow{kind.__name__}", (kind,), {name: getattr(AdapterGuide, name) for name in FUSED})
+    return guide
 
-    posteriors = AdapterGuide.posteriors
-    kl = AdapterGuide.kl
+
+FUSED = ("posteriors", "kl")
 
 
+@pytest.mark.parametrize("kind", list(GAUSSIANS))
 @pytest.mark.parametrize("noise", [nullcontext, bp.flipout])
 @pytest.mark.parametrize("recipe", list(RECIPES))
 @pytest.mark.parametrize(("name", "rtol"), [("llama", 1e-5), ("llama_bfloat16", 2e-2)])
-def test_the_fused_step_is_the_step_site_by_site(name: str, rtol: float, recipe: str, noise: Any) -> None:
+def test_the_fused_step_is_the_step_site_by_site(name: str, rtol: float, recipe: str, noise: Any, kind: str) -> None:
     """Five steps under one seed: joint draws, one KL, fused optimisers against separate draws, torch's registry, loops.
 
     A bfloat16 network rounds to 8 bits: the last bit of a draw can move a logit by 2^-8 of it.
     """
     found = []
-    for kind, fused in ((bp.BLoBGuide, True), (SlowGuide, False)):
+    for fused in (True, False):
         model = MODELS[name]()
         torch.manual_seed(0)
-        guide = kind(model, eps=0.5)
+        guide: AdapterGuide = GAUSSIANS[kind][0](model)
+        guide = guide if fused else site_by_site(guide)
         svi = bp.BLoBSVI(model, guide, recipe=recipe, num_steps=20, kl_schedule=lambda step: 0.1)
         for group in (group for optimizer in svi.recipe.optimizers for group in optimizer.param_groups):
             assert group["fused"]
