@@ -1,13 +1,24 @@
 """How good, and how honest, predictions are."""
 
 from blob_pyro.evaluation.metrics import Metrics, ReliabilityBins, evaluate, reliability_bins
+from blob_pyro.evaluation.scale_growth import scale_growth
+from blob_pyro.evaluation.selective import RiskCoverage, risk_coverage
+from blob_pyro.evaluation.shift import ShiftDetection, auroc_out_of_distribution
+from blob_pyro.evaluation.temperature import Temperature, fit_temperature
 from blob_pyro.evaluation.uncertainty import mutual_information, predictive_entropy
 
 __all__ = [
     "Metrics",
     "ReliabilityBins",
+    "RiskCoverage",
+    "ShiftDetection",
+    "Temperature",
+    "auroc_out_of_distribution",
     "evaluate",
+    "fit_temperature",
     "mutual_information",
     "predictive_entropy",
     "reliability_bins",
+    "risk_coverage",
+    "scale_growth",
 ]

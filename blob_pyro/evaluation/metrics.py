@@ -8,14 +8,11 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from blob_pyro.errors import DataError
+from blob_pyro.evaluation.checks import SMALLEST_PROB, checked
 from blob_pyro.evaluation.uncertainty import mutual_information, predictive_entropy
 from blob_pyro.predictions import Predictions
 
-# Probabilities come as float32: below this, their logarithm would be that of a rounded number, or of zero.
-SMALLEST_PROB = torch.finfo(torch.float32).tiny
 NUM_RESAMPLES = 200
-ROW_SUM_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ def evaluate(predictions: Predictions, num_bins: int = 15) -> Metrics:
         >>> metrics.accuracy, round(metrics.nll, 4), round(metrics.ece, 4), round(metrics.brier, 4)
         (0.75, 0.4004, 0.3, 0.25)
     """
-    probs, labels = _checked(predictions)
+    probs, labels = checked(predictions)
     nll = -_label_probs(probs, labels).clamp(min=SMALLEST_PROB).log()
     brier = (probs - torch.nn.functional.one_hot(labels, probs.shape[1])).square().sum(-1)
     confidence, correct = _confidence_and_correct(probs, labels)
@@ -141,7 +138,7 @@ def reliability_bins(predictions: Predictions, num_bins: int = 15) -> Reliabilit
         >>> bins.count.tolist(), bins.accuracy[2:].tolist()
         ([0, 0, 2, 2], [0.5, 1.0])
     """
-    probs, labels = _checked(predictions)
+    probs, labels = checked(predictions)
     ece = _ece(probs, labels, num_bins)
     confidence, correct = _confidence_and_correct(probs, labels)
     index = _bin_index(confidence, num_bins).clamp(max=num_bins - 1)
@@ -210,45 +207,3 @@ def _standard_error(values: Tensor) -> float:
     if len(values) < 2:
         return math.nan
     return float(values.std() / math.sqrt(len(values)))
-
-
-def _checked(predictions: Predictions) -> tuple[Tensor, Tensor]:
-    """(n, K) float64 probabilities and (n,) labels on the CPU, once they have passed every check."""
-    if len(predictions) == 0:
-        raise DataError("expected at least one item; got empty predictions; predict on a data set with items")
-    if predictions.labels is None:
-        raise DataError("expected labels; got None; give the items' labels to score their predictions")
-    _check_rows("probs", predictions.probs)
-    _check_rows("draws", predictions.draws)
-    labels = predictions.labels.detach().cpu()
-    _check_labels(labels, predictions.probs.shape[1])
-    # A mean of float32 rows may exceed 1 by rounding, which torchmetrics would take for logits.
-    return predictions.probs.detach().cpu().double().clamp(0.0, 1.0), labels.long()
-
-
-def _check_rows(name: str, probs: Tensor) -> None:
-    """Raise unless the last dimension holds at least two probabilities that sum to 1."""
-    if probs.shape[-1] < 2:
-        raise DataError(f"expected {name} of at least 2 classes; got {probs.shape[-1]}; give one column per class")
-    if probs.shape[0] == 0:
-        raise DataError(f"expected {name} of at least one draw; got 0; give draws of shape (S, n, K)")
-    probs = probs.detach()
-    if not torch.isfinite(probs).all():
-        raise DataError(f"expected finite {name}; got NaN or infinity; check the network's logits for overflow")
-    if probs.min() < 0:
-        raise DataError(f"expected {name} of at least 0; got {float(probs.min()):.4g}; give probabilities, not logits")
-    error = (probs.double().sum(-1) - 1).abs().max()
-    if error > ROW_SUM_TOLERANCE:
-        raise DataError(f"expected rows of {name} that sum to 1; got a sum off by {float(error):.4g}; apply softmax")
-
-
-def _check_labels(labels: Tensor, num_classes: int) -> None:
-    """Raise unless the labels are integers in [0, num_classes)."""
-    if labels.is_floating_point() or labels.is_complex():
-        raise DataError(f"expected integer labels; got {labels.dtype}; give class indices")
-    outside = labels[(labels < 0) | (labels >= num_classes)]
-    if len(outside) > 0:
-        raise DataError(
-            f"expected labels in 0..{num_classes - 1}; got {int(outside[0])}; "
-            "check the order and number of the task's labels"
-        )

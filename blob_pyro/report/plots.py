@@ -10,12 +10,12 @@ from torch import Tensor
 
 from blob_pyro.evaluation.metrics import ReliabilityBins, reliability_bins
 from blob_pyro.predictions import Predictions
+from blob_pyro.report.style import GREY, ORANGE, SKY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-# Okabe and Ito's colours: told apart by colour-blind readers, and by lightness in grey print.
-BLUE, ORANGE, GREY = "#56B4E9", "#D55E00", "#595959"
 Z_95 = 1.959964
 
 
@@ -56,11 +56,13 @@ def reliability_diagram(predictions: Predictions, *, num_bins: int = 15, ax: Axe
     return ax
 
 
-def save_figure(ax: Axes, path: str | Path) -> Path:
-    """Write the figure that `ax` belongs to; the ending (.png, .pdf, .svg) chooses the format.
+def save_figure(picture: Axes | Figure, path: str | Path) -> Path:
+    """Write a figure, or the one that some axes belong to; the ending (.png, .pdf, .svg) chooses the format.
+
+    The same calls on the same data give the same bytes: an SVG file holds no date, and its ids come from a fixed salt.
 
     Args:
-        ax: any axes of the figure.
+        picture: a figure, or any axes of it.
         path: file to write, replaced if it is there.
 
     Returns:
@@ -76,11 +78,21 @@ def save_figure(ax: Axes, path: str | Path) -> Path:
         >>> save_figure(Figure().add_subplot(), Path(tempfile.mkdtemp()) / "empty.png").name
         'empty.png'
     """
-    figure = ax.get_figure(root=True)
+    from matplotlib import rc_context
+
+    figure = picture.get_figure(root=True)
     if figure is None:
         raise ValueError("expected axes on a figure; got axes that were removed from theirs; draw them again")
-    figure.savefig(path, dpi=200, bbox_inches="tight")
+    metadata = {"Date": None} if Path(path).suffix == ".svg" else None
+    with rc_context({"svg.hashsalt": "blob_pyro"}):
+        figure.savefig(path, dpi=200, bbox_inches="tight", metadata=metadata)
     return Path(path)
+
+
+def save_png_and_svg(picture: Axes | Figure, stem: str | Path) -> tuple[Path, Path]:
+    """Write a figure twice, as `stem`.png and as `stem`.svg (a dot in the name is part of it); as `save_figure`."""
+    png, svg = (save_figure(picture, Path(f"{stem}{ending}")) for ending in (".png", ".svg"))
+    return png, svg
 
 
 def wilson_interval(correct: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,7 +131,7 @@ def _draw_bars(ax: Axes, bins: ReliabilityBins) -> None:
     count, accuracy, confidence = bins.count[filled], bins.accuracy[filled], bins.confidence[filled]
     centre, width = _centres(bins)[filled].numpy(), 1 / len(bins.count)
     low, high = wilson_interval(accuracy * count, count)
-    ax.bar(centre, accuracy.numpy(), width, color=BLUE, edgecolor="white", linewidth=0.6, label="accuracy")
+    ax.bar(centre, accuracy.numpy(), width, color=SKY, edgecolor="white", linewidth=0.6, label="accuracy")
     ax.bar(
         centre, (confidence - accuracy).numpy(), width, bottom=accuracy.numpy(),
         facecolor=(*_rgb(ORANGE), 0.25), edgecolor=ORANGE, hatch="////", linewidth=0.8, label="gap to confidence",

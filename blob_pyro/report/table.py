@@ -39,7 +39,7 @@ def metrics_table(rows: Mapping[str, Metrics]) -> str:
     """
     header = ["method", *(heading for heading, *_ in COLUMNS)]
     body = [
-        [name, *(_cell(getattr(metrics, field), getattr(metrics, f"{field}_se"), factor, decimals)
+        [name, *(value_cell(getattr(metrics, field), getattr(metrics, f"{field}_se"), factor, decimals)
                  for _, field, factor, decimals in COLUMNS)]
         for name, metrics in rows.items()
     ]  # fmt: skip
@@ -78,11 +78,11 @@ def _seeds_row(name: str, metrics: Sequence[Metrics]) -> list[str]:
     for _, field, factor, decimals in COLUMNS:
         values = [getattr(one, field) for one in metrics]
         spread = statistics.stdev(values) if len(values) > 1 else math.nan
-        cells.append(_cell(statistics.fmean(values), spread, factor, decimals))
+        cells.append(value_cell(statistics.fmean(values), spread, factor, decimals))
     return cells
 
 
-def _cell(value: float, spread: float, factor: int, decimals: int) -> str:
+def value_cell(value: float, spread: float, factor: int, decimals: int) -> str:
     """'value ± spread', or 'value' where the spread is NaN."""
     text = f"{factor * value:.{decimals}f}"
     return text if math.isnan(spread) else f"{text} ± {factor * spread:.{decimals}f}"
