@@ -11,12 +11,20 @@ from blob_pyro.data.examples import Batch, Example
 from blob_pyro.data.loaders import predict_loader, train_loader
 from blob_pyro.data.tasks import load_task
 from blob_pyro.errors import BlobPyroError
-from blob_pyro.evaluation import Metrics, evaluate
+from blob_pyro.evaluation import (
+    Metrics,
+    Temperature,
+    auroc_out_of_distribution,
+    evaluate,
+    fit_temperature,
+    risk_coverage,
+)
 from blob_pyro.guides import BLoBGuide, MAPGuide, MLEGuide
 from blob_pyro.handlers import flipout
 from blob_pyro.inference.svi import BLoBSVI, StepResult
 from blob_pyro.inference.trainer import fit
 from blob_pyro.likelihoods import MultipleChoice, SequenceClassification
+from blob_pyro.linearised import LinearisedPredictive
 from blob_pyro.loading import load_tokenizer
 from blob_pyro.model import BayesianLoRA
 from blob_pyro.predictions import Predictions
@@ -33,6 +41,7 @@ __all__ = [
     "DataConfig",
     "Example",
     "GuideConfig",
+    "LinearisedPredictive",
     "MAPGuide",
     "MLEGuide",
     "Metrics",
@@ -45,12 +54,15 @@ __all__ = [
     "RunConfig",
     "SequenceClassification",
     "StepResult",
+    "Temperature",
     "TrainConfig",
+    "auroc_out_of_distribution",
     "collate",
     "distributions",
     "encode",
     "evaluate",
     "fit",
+    "fit_temperature",
     "flipout",
     "guides",
     "label_token_ids",
@@ -58,6 +70,7 @@ __all__ = [
     "load_task",
     "load_tokenizer",
     "predict_loader",
+    "risk_coverage",
     "save",
     "train_loader",
 ]

@@ -1,4 +1,4 @@
-"""The command line: `blob-pyro fit | evaluate | predict | tasks | bench`.
+"""The command line: `blob-pyro fit | compare | evaluate | predict | tasks | bench`.
 
 Every mistake of the user's ends in one line on standard error and exit code 2, never in a traceback.
 """
@@ -22,12 +22,15 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 from blob_pyro.bench import PARTS, BenchResult, bench, measurement_text, summary_text
+from blob_pyro.compare import compare
 from blob_pyro.config import RunConfig
 from blob_pyro.config_file import KEYS, check_file, expected_type, unknown_key
 from blob_pyro.contenders.options import add_options, settings_of
+from blob_pyro.data.task import Task
 from blob_pyro.data.tasks import describe_tasks
 from blob_pyro.errors import BlobPyroError, ConfigError, DataError
 from blob_pyro.evaluation import Metrics
+from blob_pyro.methods import ABLATIONS, METHODS, SYSTEMS
 from blob_pyro.report.table import metrics_table
 from blob_pyro.report.terminal import quiet_libraries
 from blob_pyro.workflow import evaluate_run, fit_run, predict_run
@@ -166,10 +169,11 @@ def _fit_parser() -> ArgumentParser:
     return parser
 
 
-def _fit(parser: ArgumentParser, words: Sequence[str]) -> None:
+def _config_of(parser: ArgumentParser, words: Sequence[str]) -> tuple[RunConfig, Any]:
+    """The configuration that a file and options give, and all that was parsed."""
     # jsonargparse reads configuration files through an option: the positional file becomes that option
     if not words:
-        raise ConfigError(f"expected {parser.usage}; got no configuration; see blob-pyro fit --help")
+        raise ConfigError(f"expected {parser.usage}; got no configuration; see {parser.prog} --help")
     positional = not words[0].startswith("-")
     words = ["--config", *words] if positional else list(words)
     words = [part for word in words for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
@@ -178,9 +182,58 @@ def _fit(parser: ArgumentParser, words: Sequence[str]) -> None:
             check_file(path)
     parsed = parser.instantiate(parser.parse_args(words))
     fields = {name: parsed[name] for name in ("data", "model", "guide", "train", "predict", "seed", "output")}
-    result = fit_run(RunConfig(**fields), progress=not parsed.quiet)
+    return RunConfig(**fields), parsed
+
+
+def _fit(parser: ArgumentParser, words: Sequence[str]) -> None:
+    config, parsed = _config_of(parser, words)
+    result = fit_run(config, progress=not parsed.quiet)
     _print_metrics(result.metrics)
     print(f"run directory: {result.path}")
+
+
+def _compare_parser() -> ArgumentParser:
+    listed = "\n".join(f"          {name:<20} {method.description}" for name, method in METHODS.items())
+    parser = _parser(
+        "compare",
+        "blob-pyro compare CONFIG.yaml [--methods NAME,NAME] [--seeds 0,1,2] [--key value ...]",
+        f"""
+        Run several systems under one configuration and print one table. Run directories go below --output;
+        runs that are there already are not repeated, so that an interrupted comparison goes on. --help of
+        `blob-pyro fit` explains the configuration; its keys are options here too.
+
+        methods:
+{listed}
+          systems              {", ".join(SYSTEMS)}
+          ablations            {", ".join(ABLATIONS)}
+
+        example: blob-pyro compare examples/compare.yaml --methods mle,laplace,blob --seeds 0,1,2
+        """,
+    )
+    parser.add_argument("--config", action="config", help="a YAML file; the same as CONFIG.yaml")
+    parser.add_class_arguments(RunConfig)
+    parser.add_argument("--methods", type=str, default="systems", help="names, separated by commas")
+    parser.add_argument("--seeds", type=str, default="0,1,2", help="whole numbers, separated by commas")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    return parser
+
+
+def _compare(parser: ArgumentParser, words: Sequence[str]) -> None:
+    config, parsed = _config_of(parser, words)
+    names = [name.strip() for name in parsed.methods.split(",") if name.strip()]
+    try:
+        found = compare(config, names, _seeds(parsed.seeds), progress=not parsed.quiet)
+    except KeyboardInterrupt:
+        told = f"{config.output} holds the runs that were done; the same command goes on"
+        raise KeyboardInterrupt(told) from None
+    print(f"\n{found.text()}\n\nrun directories and tables: {found.path}")
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",") if word.strip()]
+    except ValueError as error:
+        raise ConfigError(f"--seeds: expected whole numbers, separated by commas; got {text!r}") from error
 
 
 def _evaluate_parser() -> ArgumentParser:
@@ -249,13 +302,25 @@ def _json_line(answer: Mapping[str, Any], encoding: str) -> str:
 
 
 def _tasks_parser() -> ArgumentParser:
-    return _parser("tasks", "blob-pyro tasks", "List the built-in tasks.\n\nexample: blob-pyro tasks")
+    return _parser(
+        "tasks",
+        "blob-pyro tasks",
+        "List the built-in tasks: answer words, items, where they come from, and the prompt.\n\n"
+        "example: blob-pyro tasks",
+    )
 
 
 def _tasks(parser: ArgumentParser, words: Sequence[str]) -> None:
     parser.parse_args(words)
-    for name, labels, description, source in describe_tasks():
-        print(f"{name}: {description}\n  labels: {', '.join(label.strip() for label in labels)}\n  source: {source}")
+    print("\n\n".join(map(_task_text, describe_tasks())))
+
+
+def _task_text(task: Task) -> str:
+    """What `blob-pyro tasks` says of one task."""
+    labels = ", ".join(label.strip() for label in task.labels)
+    lines = [f"{task.name}: {task.description}", f"  labels: {labels}", f"  split: {task.splits}"]
+    prompt = textwrap.indent(task.template.template, "    ")
+    return "\n".join([*lines, f"  source: {task.source}", "  prompt:", prompt])
 
 
 def _bench_parser() -> ArgumentParser:
@@ -321,6 +386,7 @@ def _print_metrics(metrics: Mapping[str, Metrics]) -> None:
 
 COMMANDS = {
     "fit": Command("fine-tune a model and write a run directory", _fit_parser, _fit),
+    "compare": Command("run several systems under one configuration and print one table", _compare_parser, _compare),
     "evaluate": Command("predict a run's test items again", _evaluate_parser, _evaluate),
     "predict": Command("answer the items of a JSON-lines file", _predict_parser, _predict),
     "tasks": Command("list the built-in tasks", _tasks_parser, _tasks),

@@ -7,7 +7,7 @@ command line (`--train.num_steps 200`).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from blob_pyro.errors import ConfigError
@@ -38,7 +38,14 @@ class ModelConfig:
         lora_alpha: the adapters are scaled by lora_alpha / r.
         lora_dropout: dropout on the adapters' input.
         target_modules: names of the adapted layers; None takes PEFT's default for the architecture.
-        prior_scale: standard deviation of the Gaussian prior on each entry of A (paper: sigma_p).
+        adapter: folder of a trained adapter (what PEFT saves; of a run, RUN/adapter) to start from; None starts with
+            a fresh one. r, lora_alpha, lora_dropout and target_modules are then the adapter's own.
+        bayesian: which LoRA factors are random: "A" (as BLoB has it), "B" or "both"; None takes what the guide needs.
+        bayesian_layers: transformer blocks whose adapters are random, -1 being the last; those of other blocks are
+            trained as points. None takes all.
+        prior_scale: standard deviation of the Gaussian prior on each random entry (paper: sigma_p).
+        prior_scale_spread: learn the prior scale, under a LogNormal centred at prior_scale whose logarithm has this
+            standard deviation; None keeps it fixed.
         quantization: bitsandbytes quantisation of the base, or None.
         llm_int8_threshold: outlier threshold of 8-bit layers; at 0.0 a row's logits do not depend on the
             other rows of its batch (see docs/gotchas.md).
@@ -54,7 +61,11 @@ class ModelConfig:
     lora_alpha: float = 16
     lora_dropout: float = 0.0
     target_modules: list[str] | None = None
+    adapter: str | None = None
+    bayesian: Literal["A", "B", "both"] | None = None
+    bayesian_layers: list[int] | None = None
     prior_scale: float = 0.2
+    prior_scale_spread: float | None = None
     quantization: Literal["8bit", "4bit"] | None = None
     llm_int8_threshold: float = 6.0
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -67,6 +78,9 @@ class ModelConfig:
         _check_positive("model.lora_alpha", self.lora_alpha)
         _check(0 <= self.lora_dropout < 1, "model.lora_dropout", "a share in [0, 1)", self.lora_dropout)
         _check_positive("model.prior_scale", self.prior_scale)
+        if self.prior_scale_spread is not None:
+            _check_positive("model.prior_scale_spread", self.prior_scale_spread)
+        _check(self.bayesian_layers != [], "model.bayesian_layers", "at least one block, or null", self.bayesian_layers)
         _check(self.target_modules != [], "model.target_modules", "at least one name, or null", self.target_modules)
 
 
@@ -76,6 +90,8 @@ class DataConfig:
 
     Attributes:
         task: name of a built-in task (`blob-pyro tasks` lists them); leave it out to use files.
+        data_dir: folder with local copies of a built-in task's splits, TASK/SPLIT.jsonl or .jsonl.gz with the field
+            names of the hub's copies; None asks the hub.
         train_file: JSON-lines file of your own to train on, one object a line.
         test_file: such a file to evaluate on; without one there are no metrics.
         prompt: template with field names in braces, e.g. "Tweet: {text}\\nSentiment:".
@@ -84,11 +100,16 @@ class DataConfig:
         labels: the answer words, in the order of the classes; each must be a single token of the model, which
             for most models begins with a space: [" negative", " positive"]. In the files that space is optional.
         num_train: how many items to train on, drawn by the seed; None takes all.
-        num_test: how many items to test on; None takes all of a file, or a built-in task's own number.
+        num_test: how many items to test on; None takes all of a file or of an official test split (1000 of tweets).
+            Of a built-in task they are the same for every seed.
+        num_validation: items that are neither trained nor tested on, drawn by the seed from what training leaves
+            (of a file of your own: taken out of the training file). For the temperature, and for guides that are
+            fitted with held-out items.
         max_length: longest prompt in tokens; the model's own context is a limit as well.
     """
 
     task: str | None = None
+    data_dir: str | None = None
     train_file: str | None = None
     test_file: str | None = None
     prompt: str | None = None
@@ -97,6 +118,7 @@ class DataConfig:
     labels: list[str] | None = None
     num_train: int | None = None
     num_test: int | None = None
+    num_validation: int = 0
     max_length: int = 300
 
     def __post_init__(self) -> None:
@@ -112,29 +134,68 @@ class DataConfig:
             given = [f"data.{name}" for name, value in own.items() if value is not None]
             if given:
                 raise ConfigError(f"data: expected either data.task or files of your own; got task and {_join(given)}")
+        _check(self.data_dir is None or self.task is not None, "data.data_dir", "none without data.task", self.data_dir)
         if self.labels is not None:
             _check(len(self.labels) >= 2, "data.labels", "at least two labels", self.labels)
             _check(len(set(self.labels)) == len(self.labels), "data.labels", "distinct labels", self.labels)
         for name in ("num_train", "num_test"):
             value = getattr(self, name)
             _check(value is None or value >= 1, f"data.{name}", "a count of at least 1, or null", value)
+        _check(self.num_validation >= 0, "data.num_validation", "a count of at least 0", self.num_validation)
         _check(self.max_length >= 2, "data.max_length", "at least 2 tokens", self.max_length)
+
+
+GuideName = Literal[
+    "blob", "dropout", "ensemble", "laplace", "low_rank", "map", "mean_field", "mle", "scalabl", "tfb"
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class GuideConfig:
-    """Which posterior to learn.
+    """Which posterior to learn. A setting that is None takes the guide's own default; one that the guide does not
+    have is refused.
 
     Attributes:
-        name: "blob" (Gaussian posterior over A), "mle" (plain LoRA) or "map" (point with the prior).
-        eps: BLoB's initial standard deviations are U(eps / sqrt 2, eps) squared (paper: epsilon).
+        name: "blob" (Gaussian posterior over A), "mle" (plain LoRA), "map" (point with the prior), "mean_field"
+            (Bayes by Backprop), "low_rank" (Gaussian with low-rank covariance), "scalabl" (r random numbers a layer),
+            "dropout" (MC dropout), "ensemble" (several points), "laplace" (Laplace-LoRA, fitted to a MAP adapter) or
+            "tfb" (training-free, fitted to an MLE adapter).
+        eps: of blob, low_rank and scalabl: standard deviations start as U(eps / sqrt 2, eps) squared (paper: epsilon).
+        scale: of blob: the standard deviation is the free parameter's square, or its softplus.
+        init_scale: of mean_field: the standard deviation at the start.
+        p: of dropout: share of the adapter's inputs that are dropped.
+        num_members: of ensemble: how many points.
+        rank: of low_rank: rank of each layer's covariance; of laplace: eigenvectors kept of each large factor.
+        structure: of laplace: Kronecker factors, or the diagonal.
+        prior_precision: of laplace: found by the evidence, or by the NLL of the data.num_validation held-out items.
+        tolerance: of tfb: how much the training NLL may change, relatively.
     """
 
-    name: Literal["blob", "mle", "map"] = "blob"
-    eps: float = 0.05
+    name: GuideName = "blob"
+    eps: float | None = None
+    scale: Literal["square", "softplus"] | None = None
+    init_scale: float | None = None
+    p: float | None = None
+    num_members: int | None = None
+    rank: int | None = None
+    structure: Literal["kron", "diag"] | None = None
+    prior_precision: Literal["evidence", "held_out"] | None = None
+    tolerance: float | None = None
 
     def __post_init__(self) -> None:
-        _check_positive("guide.eps", self.eps)
+        for name in ("eps", "init_scale", "tolerance"):
+            if getattr(self, name) is not None:
+                _check_positive(f"guide.{name}", getattr(self, name))
+        _check(self.p is None or 0 < self.p < 1, "guide.p", "a share in (0, 1)", self.p)
+        for name, least in (("num_members", 2), ("rank", 1)):
+            value = getattr(self, name)
+            _check(value is None or value >= least, f"guide.{name}", f"a count of at least {least}, or null", value)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that were given, by name."""
+        given = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "name"}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -197,11 +258,16 @@ class PredictConfig:
             all of them at once 1 % fewer still.
         max_tokens: most tokens of a forward, draws x items x padded width; lower it where memory is short. None
             takes the device's default (see `PosteriorPredictive`).
+        sampling: what is drawn: "weights", the adapter, with a forward for each draw; or "logits" of the network
+            linearised at the posterior mean, for the laplace guide alone. None takes the guide's usual.
+        temperature: divide the logits of every draw by one number, fitted on the data.num_validation held-out items.
     """
 
     num_samples: int = 10
     batch_size: int = 64
     max_tokens: int | None = None
+    sampling: Literal["weights", "logits"] | None = None
+    temperature: bool = False
 
     def __post_init__(self) -> None:
         _check(self.num_samples >= 0, "predict.num_samples", "at least 0 draws", self.num_samples)

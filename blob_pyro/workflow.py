@@ -1,45 +1,49 @@
-"""A whole run, once through: data -> model -> guide -> SVI -> predictive -> metrics -> run directory.
-
-A run directory holds `config.yaml`, `history.jsonl`, `metrics.json`, `predictions.parquet`,
-`reliability.png` and what `blob_pyro.checkpoint` writes (adapter, posterior).
-"""
+"""A whole run, once through: data -> model -> guide -> SVI -> predictive -> metrics -> run directory."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyro
-import yaml
 
-from blob_pyro.checkpoint import ADAPTER, DESCRIPTION, TENSORS, Run, load, save
-from blob_pyro.config import DataConfig, GuideConfig, ModelConfig, RunConfig
-from blob_pyro.config_file import KEYS, check_file
-from blob_pyro.data.collate import EncodedDataset, encode, label_token_ids, padding_id
-from blob_pyro.data.examples import Example
+from blob_pyro.building import build_guide, build_model, check_guide, encode_items, labels_of
+from blob_pyro.checkpoint import DESCRIPTION, Run, load, save
+from blob_pyro.config import RunConfig
+from blob_pyro.data.collate import EncodedDataset, label_token_ids, padding_id
 from blob_pyro.data.loaders import predict_loader, train_loader
-from blob_pyro.data.prompts import PromptTemplate
-from blob_pyro.data.sources import Row, read_jsonl
-from blob_pyro.data.tasks import TASKS, examples_from_rows, load_task
-from blob_pyro.errors import BlobPyroError, ConfigError, DataError, NonFiniteLossError, RunDirectoryError
-from blob_pyro.evaluation import Metrics, evaluate
-from blob_pyro.guides import GUIDES, AdapterGuide, BLoBGuide
+from blob_pyro.data.sources import read_jsonl
+from blob_pyro.data.tasks import TaskData, examples_for, load_task
+from blob_pyro.errors import ConfigError, DataError, NonFiniteLossError, RunDirectoryError
+from blob_pyro.evaluation import Metrics, Temperature, evaluate, fit_temperature
+from blob_pyro.guides import GUIDES, AdapterGuide, EnsembleGuide, LaplaceGuide, PostHocGuide
+from blob_pyro.inference.ensemble import fit_ensemble
 from blob_pyro.inference.svi import StepResult
 from blob_pyro.inference.trainer import fit
-from blob_pyro.likelihoods import Likelihood, MultipleChoice, SequenceClassification
-from blob_pyro.loading import load_tokenizer
+from blob_pyro.likelihoods import MultipleChoice
+from blob_pyro.linearised import LinearisedPredictive
 from blob_pyro.model import BayesianLoRA
 from blob_pyro.predictions import Predictions
 from blob_pyro.predictive import PosteriorPredictive
 from blob_pyro.report.answers import answers_of, write_predictions
-
-CONFIG, HISTORY, METRICS = "config.yaml", "history.jsonl", "metrics.json"
-PREDICTIONS, RELIABILITY = "predictions.parquet", "reliability.png"
+from blob_pyro.run_directory import (
+    CONFIG,
+    COST,
+    HISTORY,
+    METRICS,
+    PREDICTIONS,
+    RELIABILITY,
+    new_run_directory,
+    read_config,
+    read_json,
+    refuse_used_directory,
+    write_json,
+)
 
 Say = Callable[[str], None]
 
@@ -59,6 +63,16 @@ class RunResult:
     predictions: dict[str, Predictions]
 
 
+@dataclass(frozen=True)
+class Items:
+    """The encoded items of a run; `labels` are the answer words."""
+
+    train: EncodedDataset
+    test: EncodedDataset
+    validation: EncodedDataset
+    labels: tuple[str, ...]
+
+
 def fit_run(config: RunConfig, *, progress: bool = True, say: Say = print) -> RunResult:
     """Fine-tune, predict the test items, and write the run directory.
 
@@ -74,19 +88,21 @@ def fit_run(config: RunConfig, *, progress: bool = True, say: Say = print) -> Ru
         BlobPyroError: one of its kinds, with a one-line message, for whatever the user can mend.
     """
     refuse_used_directory(config.output)
+    _check(config)
     data = load_task(config.data, config.seed)
     for note in data.notes:
         say(note)
     pyro.set_rng_seed(config.seed)
-    model = build_model(config.model, data.labels, num_data=len(data.train))
-    train = _encode(data.train, model, config.data, config.data.train_file)
-    test = _encode(data.test, model, config.data, config.data.test_file)
+    model = build_model(config, data.labels, num_data=len(data.train))
+    items = _encode(data, model, config)
     guide = build_guide(model, config.guide)
     path = new_run_directory(config)
-    _train(model, guide, train, config, path, progress)
+    start = time.perf_counter()
+    learn(model, guide, items, config, path, progress)
+    write_json(path / COST, {"train_seconds": time.perf_counter() - start} | parameter_counts(model, guide))
     say(f"saved adapter and posterior in {path}")
     try:
-        return _evaluate(Run(path, model, guide), test, config, data.labels, progress)
+        return _evaluate(Run(path, model, guide), items, config, progress)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{path} holds the adapter and posterior, but no metrics yet") from None
 
@@ -110,8 +126,7 @@ def evaluate_run(run_dir: str | Path, *, num_samples: int | None = None, progres
     if not data.test:
         raise DataError(f"{run_dir}: expected a run with test items; it has none; use `blob-pyro predict` on a file")
     run = load_run(run_dir, data.labels)
-    test = _encode(data.test, run.model, config.data, config.data.test_file)
-    return _evaluate(run, test, config, data.labels, progress)
+    return _evaluate(run, _encode(data, run.model, config), config, progress)
 
 
 def predict_run(
@@ -134,95 +149,18 @@ def predict_run(
         DataError: the file cannot be read, or a row lacks a field of the prompt.
     """
     config = _with_samples(read_config(run_dir), num_samples)
-    template, labels, label_field = prompt_of(config.data)
+    labels = labels_of(config.data)
     rows = read_jsonl(file)
-    unlabelled = [_without(row, label_field) for row in rows]  # whatever stands there: it is not used
-    examples = examples_from_rows(unlabelled, template, labels, label_field, require_label=False, source=str(file))
+    examples = examples_for(config.data, rows, with_labels=False, source=str(file))
     run = load_run(run_dir, labels)
-    items = _encode(examples, run.model, config.data, str(file))
-    predictions = _predict(run, items, config, _num_samples(run.guide, config), progress)
+    items = encode_items(examples, run.model, config.data, str(file))
+    count = _num_samples(run.guide, config)
+    predictions = _predict(run, items, config, count, progress)
+    if config.predict.temperature:
+        data = load_task(config.data, config.seed)
+        validation = encode_items(data.validation, run.model, config.data, config.data.train_file)
+        predictions = _temperature(run, validation, config, count, progress)(predictions)
     return [row.fields | answer for row, answer in zip(rows, answers_of(predictions, labels), strict=True)]
-
-
-def build_likelihood(config: ModelConfig, labels: Sequence[str]) -> Likelihood:
-    """The likelihood that `config` names, for these labels."""
-    if config.likelihood == "sequence_classification":
-        return SequenceClassification(len(labels))
-    return MultipleChoice(label_token_ids(load_tokenizer(config.id), labels))
-
-
-def build_model(config: ModelConfig, labels: Sequence[str], num_data: int) -> BayesianLoRA:
-    """The pretrained network with a fresh adapter, as a Pyro model."""
-    model = BayesianLoRA.from_pretrained(
-        config.id,
-        build_likelihood(config, labels),
-        r=config.r,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules=config.target_modules,
-        prior_scale=config.prior_scale,
-        num_data=num_data,
-        quantization=config.quantization,
-        llm_int8_threshold=config.llm_int8_threshold,
-        dtype=config.dtype,
-        attn_implementation=config.attn_implementation,
-    )
-    if config.gradient_checkpointing:
-        model.network.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
-    return model
-
-
-def build_guide(model: BayesianLoRA, config: GuideConfig) -> AdapterGuide:
-    """The guide that `config` names."""
-    return BLoBGuide(model, eps=config.eps) if config.name == "blob" else GUIDES[config.name](model)
-
-
-def max_length(model: BayesianLoRA, config: DataConfig) -> int:
-    """The longest prompt in tokens: the configured one, within the model's context."""
-    context = getattr(model.network.config, "max_position_embeddings", None)
-    return config.max_length if context is None else min(config.max_length, context)
-
-
-def prompt_of(config: DataConfig) -> tuple[PromptTemplate, tuple[str, ...], str]:
-    """Prompt template, labels and label field of a configuration, without reading any item."""
-    if config.task is not None:
-        if config.task not in TASKS:
-            raise ConfigError(f"data.task: expected one of {', '.join(TASKS)}; got {config.task!r}")
-        task = TASKS[config.task]
-        return task.template, task.labels, "label"
-    return PromptTemplate(config.prompt or "", config.truncate_field), tuple(config.labels or ()), config.label_field
-
-
-def refuse_used_directory(path: str | Path) -> None:
-    """Check that a run can be written to `path`, without touching it.
-
-    Raises:
-        RunDirectoryError: it holds (parts of) a run, for nothing is ever overwritten; or it is a file.
-    """
-    path = Path(path)
-    if path.exists() and not path.is_dir():
-        raise RunDirectoryError(f"{path}: expected a directory to write to; got a file; choose another --output")
-    for name in (CONFIG, HISTORY, METRICS, PREDICTIONS, RELIABILITY, ADAPTER, TENSORS, DESCRIPTION):
-        if (path / name).exists():
-            raise RunDirectoryError(
-                f"{path}: expected a new run directory; it holds a run ({name}); choose another --output, or delete it"
-            )
-
-
-def new_run_directory(config: RunConfig) -> Path:
-    """Make the run directory, with the configuration in it.
-
-    Raises:
-        RunDirectoryError: it holds a run already, or cannot be written.
-    """
-    path = Path(config.output)
-    refuse_used_directory(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        _write_yaml(path / CONFIG, dataclasses.asdict(config))
-    except OSError as error:
-        raise RunDirectoryError(f"{path}: expected a directory to write to; {error.strerror or error}") from error
-    return path
 
 
 def load_run(run_dir: str | Path, labels: Sequence[str]) -> Run:
@@ -244,98 +182,121 @@ def load_run(run_dir: str | Path, labels: Sequence[str]) -> Run:
     return run
 
 
-def read_config(run_dir: str | Path) -> RunConfig:
-    """The configuration that a run was made with.
-
-    Raises:
-        RunDirectoryError: there is none, or it is not one of this version.
-    """
-    file = Path(run_dir) / CONFIG
-    if not file.is_file():
-        raise RunDirectoryError(f"{run_dir}: expected a run directory with {CONFIG}; it is not there; check the path")
-    try:
-        raw = check_file(file)
-        return RunConfig(**{name: _build(KEYS[name], value) for name, value in raw.items()})
-    except (BlobPyroError, TypeError) as error:
-        why = " ".join(str(error).split())
-        raise RunDirectoryError(f"{file}: expected the configuration of a run; it cannot be used: {why}") from error
-
-
-def _build(kind: Any, value: Any) -> Any:
-    """A section's dataclass from its mapping; any other value as it is."""
-    return kind(**value) if isinstance(value, dict) else value
-
-
-def _encode(examples: Sequence[Example], model: BayesianLoRA, config: DataConfig, source: str | None) -> EncodedDataset:
-    """`encode` within the configured length; errors and warnings name the file."""
-    name = source or config.task
-    with warnings.catch_warnings(record=True) as notes:
-        warnings.simplefilter("always")
-        try:
-            encoded = encode(examples, model.tokenizer, max_length(model, config))
-        except DataError as error:
-            raise DataError(f"{name}: {error}") from error
-    for note in notes:
-        warnings.warn(f"{name}: {note.message}", note.category, stacklevel=2)
-    return encoded
-
-
-def _train(
-    model: BayesianLoRA, guide: AdapterGuide, train: EncodedDataset, config: RunConfig, path: Path, progress: bool
+def learn(
+    model: BayesianLoRA, guide: AdapterGuide, items: Items, config: RunConfig, path: Path, progress: bool
 ) -> None:
-    """Train and save; what was learnt is saved also when training stops early."""
-    loader = train_loader(
-        train,
-        config.train.batch_size,
-        padding_id(model.tokenizer),
-        config.seed,
-        group_by_length=config.train.group_by_length,
-    )
-    steps = 0
-    with (path / HISTORY).open("w", encoding="utf-8") as history:
-
-        def record(result: StepResult) -> None:
-            history.write(json.dumps(dataclasses.asdict(result)) + "\n")
-            history.flush()
-            nonlocal steps
-            steps = result.step
-
-        try:
+    """Train and save into `path`; what was learnt is saved also when training stops early."""
+    if isinstance(guide, EnsembleGuide):
+        with _History(path, items.train, model, guide) as history:
+            loaders = [_train_loader(items, model, config, config.seed + k) for k in range(guide.num_members)]
+            fit_ensemble(
+                model, guide, loaders, config.train, seed=config.seed, progress=progress, callbacks=[history.record]
+            )
+        return
+    trained = GUIDES[guide.trained_as](model) if isinstance(guide, PostHocGuide) else guide
+    if not (isinstance(guide, PostHocGuide) and config.model.adapter):
+        with _History(path, items.train, model, trained) as history:
             fit(
-                model, guide, loader, config.train,
-                progress=progress, callbacks=[record], description=config.guide.name,
+                model, trained, _train_loader(items, model, config, config.seed), config.train,
+                progress=progress, callbacks=[history.record], description=config.guide.name,
             )  # fmt: skip
-        except NonFiniteLossError as error:
-            raise NonFiniteLossError(_where_it_failed(error, train, steps, path), error.items) from error
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"{path} holds the adapter and posterior after step {steps}") from None
-        finally:
-            save(path, model, guide)
+    if isinstance(guide, PostHocGuide):
+        batches, held_out = (_batches(part, model, config) for part in (items.train, items.validation))
+        guide.fit(batches, held_out if len(items.validation) else None)
+        save(path, model, guide)
 
 
-def _where_it_failed(error: NonFiniteLossError, train: EncodedDataset, steps: int, path: Path) -> str:
-    """The message of a loss that is not finite, with the items' names and what was saved."""
-    names = ", ".join(train.examples[i].id for i in error.items)
-    saved = f"the parameters before step {steps}, whose loss was finite" if steps else "the untrained parameters"
-    return f"{error} ({names} of the training data); {path} holds {saved}"
+def parameter_counts(model: BayesianLoRA, guide: AdapterGuide) -> dict[str, int]:
+    """How many numbers the run trained and stores: "adapter_parameters" of the network, "guide_parameters" beside."""
+    adapter = sum(p.numel() for p in model.network.parameters() if p.requires_grad)
+    return {"adapter_parameters": adapter, "guide_parameters": sum(t.numel() for t in guide.tensors().values())}
 
 
-def _evaluate(run: Run, test: EncodedDataset, config: RunConfig, labels: Sequence[str], progress: bool) -> RunResult:
+class _History:
+    """Writes one line a step, and saves when training ends, however it ends."""
+
+    def __init__(self, path: Path, train: EncodedDataset, model: BayesianLoRA, guide: AdapterGuide) -> None:
+        self.path, self.train, self.model, self.guide = path, train, model, guide
+        self.steps = 0
+
+    def __enter__(self) -> _History:
+        self._file = (self.path / HISTORY).open("w", encoding="utf-8")
+        return self
+
+    def record(self, result: StepResult) -> None:
+        """Append one step."""
+        self._file.write(json.dumps(dataclasses.asdict(result)) + "\n")
+        self._file.flush()
+        self.steps = result.step
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._file.close()
+        save(self.path, self.model, self.guide)
+        if isinstance(error, NonFiniteLossError):
+            raise NonFiniteLossError(self._where_it_failed(error), error.items) from error
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"{self.path} holds the adapter and posterior after step {self.steps}") from None
+
+    def _where_it_failed(self, error: NonFiniteLossError) -> str:
+        """The message of a loss that is not finite, with the items' names and what was saved."""
+        names = ", ".join(self.train.examples[i].id for i in error.items)
+        steps = self.steps
+        saved = f"the parameters before step {steps}, whose loss was finite" if steps else "the untrained parameters"
+        return f"{error} ({names} of the training data); {self.path} holds {saved}"
+
+
+def _check(config: RunConfig) -> None:
+    """What one section asks of another, before anything is loaded."""
+    check_guide(config.guide)
+    if config.predict.temperature and not config.data.num_validation:
+        raise ConfigError("predict.temperature: expected held-out items to fit it with; set data.num_validation")
+    if config.predict.sampling == "logits" and GUIDES[config.guide.name] is not LaplaceGuide:
+        raise ConfigError(f"predict.sampling: expected 'weights' with the guide {config.guide.name!r}; got 'logits'")
+
+
+def _encode(data: TaskData, model: BayesianLoRA, config: RunConfig) -> Items:
+    source = config.data.train_file
+    train, validation = (encode_items(part, model, config.data, source) for part in (data.train, data.validation))
+    test = encode_items(data.test, model, config.data, config.data.test_file)
+    return Items(train, test, validation, data.labels)
+
+
+def _train_loader(items: Items, model: BayesianLoRA, config: RunConfig, seed: int) -> Any:
+    train = config.train
+    pad = padding_id(model.tokenizer)
+    return train_loader(items.train, train.batch_size, pad, seed, group_by_length=train.group_by_length)
+
+
+def _batches(items: EncodedDataset, model: BayesianLoRA, config: RunConfig) -> Any:
+    """Batches in the order of the items, each as large as a training step's."""
+    return predict_loader(items, config.train.batch_size, padding_id(model.tokenizer))
+
+
+def _evaluate(run: Run, items: Items, config: RunConfig, progress: bool) -> RunResult:
     """Predict with the posterior mean and with draws; write metrics, predictions and diagram."""
-    if not len(test):
+    if not len(items.test):
         return RunResult(run.path, {}, {})
     counts = sorted({0, _num_samples(run.guide, config)})
-    predictions = {f"N={count}": _predict(run, test, config, count, progress) for count in counts}
+    start = time.perf_counter()
+    predictions = {f"N={count}": _predict(run, items.test, config, count, progress) for count in counts}
+    cost = {"predict_seconds": time.perf_counter() - start}
+    if config.predict.temperature:
+        scaled = {count: _temperature(run, items.validation, config, count, progress) for count in counts}
+        predictions = {f"N={count}": scaled[count](predictions[f"N={count}"]) for count in counts}
+        cost |= {f"temperature_N={count}": found.value for count, found in scaled.items()}
     metrics = {name: evaluate(found) for name, found in predictions.items()}
     last = predictions[f"N={counts[-1]}"]
-    _write_json(run.path / METRICS, {name: found.to_dict() for name, found in metrics.items()})
-    write_predictions(run.path / PREDICTIONS, last, test.examples, labels)
+    write_predictions(run.path / PREDICTIONS, last, items.test.examples, items.labels)
     _write_diagram(run.path / RELIABILITY, last)
+    write_json(run.path / COST, read_json(run.path / COST) | cost)
+    write_json(run.path / METRICS, {name: found.to_dict() for name, found in metrics.items()})
     return RunResult(run.path, metrics, predictions)
 
 
 def _num_samples(guide: AdapterGuide, config: RunConfig) -> int:
-    """Draws worth making: none from a point."""
+    """Draws worth making: none from a point, each member of an ensemble once."""
+    if isinstance(guide, EnsembleGuide) and config.predict.num_samples:
+        return guide.num_members
     return config.predict.num_samples if guide.is_random else 0
 
 
@@ -343,8 +304,20 @@ def _predict(run: Run, items: EncodedDataset, config: RunConfig, num_samples: in
     """Answers under the draws that the run's seed gives, whatever was drawn before."""
     loader = predict_loader(items, config.predict.batch_size, padding_id(run.model.tokenizer))
     pyro.set_rng_seed(config.seed)
+    description = f"predict N={num_samples}"
+    if num_samples and isinstance(run.guide, LaplaceGuide) and config.predict.sampling != "weights":
+        return LinearisedPredictive(run.model, run.guide, num_samples)(
+            loader, progress=progress, description=description
+        )
     predictive = PosteriorPredictive(run.model, run.guide, num_samples, max_tokens=config.predict.max_tokens)
-    return predictive(loader, progress=progress, description=f"predict N={num_samples}")
+    return predictive(loader, progress=progress, description=description)
+
+
+def _temperature(
+    run: Run, validation: EncodedDataset, config: RunConfig, num_samples: int, progress: bool
+) -> Temperature:
+    """The temperature of the held-out items' answers under these draws."""
+    return fit_temperature(_predict(run, validation, config, num_samples, progress))
 
 
 def _with_samples(config: RunConfig, num_samples: int | None) -> RunConfig:
@@ -353,19 +326,7 @@ def _with_samples(config: RunConfig, num_samples: int | None) -> RunConfig:
     return dataclasses.replace(config, predict=dataclasses.replace(config.predict, num_samples=num_samples))
 
 
-def _without(row: Row, field: str) -> Row:
-    return dataclasses.replace(row, fields={name: value for name, value in row.fields.items() if name != field})
-
-
 def _write_diagram(path: Path, predictions: Predictions) -> None:
     from blob_pyro.report.plots import reliability_diagram, save_figure
 
     save_figure(reliability_diagram(predictions), path)
-
-
-def _write_yaml(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True), encoding="utf-8")
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

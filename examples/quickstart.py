@@ -27,7 +27,8 @@ from blob_pyro import (
 )
 from blob_pyro.report.table import metrics_table, seeds_table
 from blob_pyro.report.terminal import quiet_libraries
-from blob_pyro.workflow import fit_run, refuse_used_directory
+from blob_pyro.run_directory import refuse_used_directory
+from blob_pyro.workflow import fit_run
 
 MODEL = ModelConfig(id="smollm2", r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"])
 

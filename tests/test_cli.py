@@ -92,8 +92,8 @@ def test_tasks_names_labels_and_source(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "expected a command (fit, evaluate, predict, tasks, bench); got none"),
-        (["fti", "x"], "expected a command (fit, evaluate, predict, tasks, bench); got 'fti'"),
+        ([], "expected a command (fit, compare, evaluate, predict, tasks, bench); got none"),
+        (["fti", "x"], "expected a command (fit, compare, evaluate, predict, tasks, bench); got 'fti'"),
         (["fit"], "expected blob-pyro fit CONFIG.yaml [--key value ...]; got no configuration"),
         (["fit", "--config"], "argument --config: expected one argument"),
         (["evaluate"], "the following arguments are required: run"),
@@ -131,7 +131,7 @@ BAD_YAML: dict[str, tuple[bytes, str]] = {
     "section is empty": (b"train:", "train: expected a mapping with keys like num_steps"),
     "no data": (b"seed: 1", "data: expected data.task, or files of your own; got neither"),
     "no labels": (b"data: {train_file: a, prompt: b}", "got neither: data.labels missing"),
-    "unknown task": (b"data: {task: tweetz}", "data.task: expected one of tweets; got 'tweetz'"),
+    "unknown task": (b"data: {task: tweetz}", "got 'tweetz': did you mean tweets?"),
     "wrong type": (
         b"data: {task: tweets}\ntrain: {num_steps: many}",
         "train.num_steps: expected a whole number; got many",
@@ -172,7 +172,11 @@ BAD_OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "out of range": (("--train.num_steps", "0"), "train.num_steps: expected at least 1 step; got 0"),
     "negative seed": (("--seed", "-1"), "seed: expected a whole number from 0 to 4294967295; got -1"),
     "huge seed": (("--seed", "4294967296"), "seed: expected a whole number from 0 to 4294967295; got 4294967296"),
-    "literal": (("--guide.name", "blobb"), "guide.name: expected one of 'blob', 'mle', 'map'; got blobb"),
+    "literal": (
+        ("--guide.name", "blobb"),
+        "guide.name: expected one of 'blob', 'dropout', 'ensemble', 'laplace', 'low_rank', 'map', 'mean_field', "
+        "'mle', 'scalabl', 'tfb'; got blobb",
+    ),
     "quantization": (
         ("--model.quantization", "2bit"),
         "model.quantization: expected one of '8bit', '4bit', or null; got 2bit",
@@ -422,7 +426,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "config with an unknown task": (
         lambda run: (run / "config.yaml").write_text("data: {task: tweetz}"),
-        "data.task: expected one of tweets; got 'tweetz'",
+        "got 'tweetz': did you mean tweets?",
     ),
     "other labels": (
         _text("config.yaml", "' negative'", "' number'"),
@@ -481,11 +485,11 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "adapter truncated": (_truncate("adapter/adapter_model.safetensors"), "expected an adapter for this base model"),
     "adapter missing": (
         _remove("adapter/adapter_model.safetensors"),
-        "expected adapter/adapter_model.safetensors; it is not there",
+        "expected adapter_model.safetensors in the folder of an adapter; it is not there",
     ),
     "adapter config missing": (
         _remove("adapter/adapter_config.json"),
-        "expected adapter/adapter_config.json; it is not there",
+        "expected adapter_config.json in the folder of an adapter; it is not there",
     ),
     "adapter config is no JSON": (
         lambda run: (run / "adapter" / "adapter_config.json").write_text("{"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from pathlib import Path
 
@@ -33,6 +34,7 @@ OWN = {"train_file": "a.jsonl", "prompt": "{text}", "labels": [" a", " b"]}
         (bp.DataConfig, {"task": "tweets"} | OWN, "got task and data.train_file, data.prompt, data.labels"),
         (bp.DataConfig, OWN | {"labels": [" a"]}, "data.labels: expected at least two labels; got [' a']"),
         (bp.DataConfig, OWN | {"num_train": 0}, "data.num_train: expected a count of at least 1, or null; got 0"),
+        (bp.DataConfig, OWN | {"data_dir": "x"}, "data.data_dir: expected none without data.task; got 'x'"),
         (bp.DataConfig, OWN | {"num_test": -1}, "data.num_test: expected a count of at least 1, or null; got -1"),
         (bp.DataConfig, OWN | {"max_length": 1}, "data.max_length: expected at least 2 tokens; got 1"),
         (bp.GuideConfig, {"eps": 0}, "guide.eps: expected a number above 0; got 0"),
@@ -69,7 +71,8 @@ def test_the_defaults_are_the_papers():
     assert (train.lr, train.adam_eps, train.weight_decay, train.kl_lr) == (1e-4, 1e-6, 0.0, 0.01)
     assert (train.num_steps, train.batch_size, train.warmup_ratio) == (5000, 4, 0.06)
     assert (model.r, model.lora_alpha, model.prior_scale) == (8, 16, 0.2)
-    assert bp.GuideConfig().eps == 0.05 and bp.PredictConfig().num_samples == 10
+    assert bp.GuideConfig().settings == {} and inspect.signature(bp.BLoBGuide).parameters["eps"].default == 0.05
+    assert bp.PredictConfig().num_samples == 10
 
 
 def test_every_key_has_words_for_its_type():
@@ -101,4 +104,4 @@ def test_the_example_configurations_parse(path):
 
 
 def test_there_are_examples_for_a_task_and_for_own_data():
-    assert [path.name for path in EXAMPLES] == ["own_data.yaml", "tweets.yaml"]
+    assert [path.name for path in EXAMPLES] == ["compare.yaml", "own_data.yaml", "tweets.yaml"]

@@ -18,6 +18,7 @@ SCRIPT = Path(__file__).parent.parent / "examples" / "quickstart.py"
 FILES = {
     "adapter",
     "config.yaml",
+    "cost.json",
     "history.jsonl",
     "metrics.json",
     "posterior.json",

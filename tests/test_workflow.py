@@ -25,11 +25,13 @@ from blob_pyro.errors import ConfigError, DataError, NonFiniteLossError, RunDire
 from blob_pyro.guides import GUIDES
 from blob_pyro.inference.svi import BLoBSVI
 from blob_pyro.loading import load_base, locate
-from blob_pyro.workflow import evaluate_run, fit_run, predict_run, read_config
+from blob_pyro.run_directory import read_config
+from blob_pyro.workflow import evaluate_run, fit_run, predict_run
 
 FILES = {
     "adapter",
     "config.yaml",
+    "cost.json",
     "history.jsonl",
     "metrics.json",
     "posterior.json",
@@ -234,11 +236,12 @@ def test_every_guide_and_likelihood_makes_a_whole_run(tmp_path, guide, network):
     config = make_config(tmp_path, network=folder, guide={"name": guide}, model=model)
     result = run(config)
     assert {path.name for path in result.path.iterdir()} == FILES
-    assert set(result.metrics) == ({"N=0", "N=2"} if GUIDES[guide].is_random else {"N=0"})
+    draws = 3 if guide == "ensemble" else 2 if GUIDES[guide].is_random else 0  # each member of an ensemble once
+    assert set(result.metrics) == {"N=0", f"N={draws}"}
     assert evaluate_run(result.path, progress=False).metrics == result.metrics
     before = tiny.read_jsonl(result.path / "history.jsonl")
     assert before[0]["kl_weight"] >= 0 and (GUIDES[guide].is_random or guide != "mle" or before[0]["kl"] == 0)
-    last = result.predictions["N=2" if GUIDES[guide].is_random else "N=0"]
+    last = result.predictions[f"N={draws}"]
     answers = predict_run(result.path, config.data.test_file, progress=False)
     probs = torch.tensor([list(answer["probabilities"].values()) for answer in answers])
     assert torch.equal(probs, last.probs)

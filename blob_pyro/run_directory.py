@@ -1,0 +1,103 @@
+"""A run's directory: what is in it, and the configuration that it was made with.
+
+A run directory holds `config.yaml`, `history.jsonl`, `metrics.json`, `cost.json`, `predictions.parquet`,
+`reliability.png` and what `blob_pyro.checkpoint` writes (adapter, posterior).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from blob_pyro.checkpoint import ADAPTER, DESCRIPTION, TENSORS
+from blob_pyro.config import RunConfig
+from blob_pyro.config_file import KEYS, check_file
+from blob_pyro.errors import BlobPyroError, RunDirectoryError
+
+CONFIG, HISTORY, METRICS, COST = "config.yaml", "history.jsonl", "metrics.json", "cost.json"
+PREDICTIONS, RELIABILITY = "predictions.parquet", "reliability.png"
+PARTS = (CONFIG, HISTORY, METRICS, COST, PREDICTIONS, RELIABILITY, ADAPTER, TENSORS, DESCRIPTION)
+
+
+def refuse_used_directory(path: str | Path) -> None:
+    """Check that a run can be written to `path`, without touching it.
+
+    Raises:
+        RunDirectoryError: it holds (parts of) a run, for nothing is ever overwritten; or it is a file.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise RunDirectoryError(f"{path}: expected a directory to write to; got a file; choose another --output")
+    for name in PARTS:
+        if (path / name).exists():
+            raise RunDirectoryError(
+                f"{path}: expected a new run directory; it holds a run ({name}); choose another --output, or delete it"
+            )
+
+
+def new_run_directory(config: RunConfig) -> Path:
+    """Make the run directory, with the configuration in it.
+
+    Raises:
+        RunDirectoryError: it holds a run already, or cannot be written.
+    """
+    path = Path(config.output)
+    refuse_used_directory(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        write_yaml(path / CONFIG, dataclasses.asdict(config))
+    except OSError as error:
+        raise RunDirectoryError(f"{path}: expected a directory to write to; {error.strerror or error}") from error
+    return path
+
+
+def read_config(run_dir: str | Path) -> RunConfig:
+    """The configuration that a run was made with.
+
+    Raises:
+        RunDirectoryError: there is none, or it is not one of this version.
+    """
+    file = Path(run_dir) / CONFIG
+    if not file.is_file():
+        raise RunDirectoryError(f"{run_dir}: expected a run directory with {CONFIG}; it is not there; check the path")
+    try:
+        raw = check_file(file)
+        return RunConfig(**{name: _build(KEYS[name], value) for name, value in raw.items()})
+    except (BlobPyroError, TypeError) as error:
+        why = " ".join(str(error).split())
+        raise RunDirectoryError(f"{file}: expected the configuration of a run; it cannot be used: {why}") from error
+
+
+def write_yaml(path: Path, value: Mapping[str, Any]) -> None:
+    """A mapping as a YAML file, in its own order."""
+    path.write_text(yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """A mapping as a JSON file."""
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote; nothing where there is no such file.
+
+    Raises:
+        RunDirectoryError: the file holds something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise RunDirectoryError(f"{path}: expected JSON; it cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise RunDirectoryError(f"{path}: expected a JSON object; got a {type(found).__name__}")
+    return found
+
+
+def _build(kind: Any, value: Any) -> Any:
+    """A section's dataclass from its mapping; any other value as it is."""
+    return kind(**value) if isinstance(value, dict) else value
