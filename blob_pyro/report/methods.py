@@ -87,10 +87,12 @@ def reliability_diagrams(predictions: Mapping[str, Predictions], *, num_bins: in
     check_some("predictions", predictions, "method")
     columns = min(len(predictions), MOST_COLUMNS)
     rows = math.ceil(len(predictions) / columns)
-    figure = new_figure(3.1 * columns + 0.4, 4.1 * rows)
+    height = 3.9 * rows
+    figure = new_figure(3.1 * columns + 0.4, height)
     # The strip of counts is no part of a constrained layout, which would let rows overlap.
     figure.set_layout_engine("none")
-    places = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"wspace": 0.25, "hspace": 0.38}).flatten()
+    spaces = {"wspace": 0.25, "hspace": 0.38, "top": 1 - 0.55 / height}
+    places = figure.subplots(rows, columns, squeeze=False, gridspec_kw=spaces).flatten()
     for index, (method, found) in enumerate(predictions.items()):
         ax = reliability_diagram(found, num_bins=num_bins, ax=places[index])
         ax.set_title(f"{method}\n{ax.get_title()}", fontsize="medium")
