@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from blob_pyro.checkpoint import ADAPTER, DESCRIPTION, TENSORS
 from blob_pyro.config import RunConfig
 from blob_pyro.errors import BlobPyroError, ConfigError, RunDirectoryError
 from blob_pyro.evaluation import Metrics
-from blob_pyro.methods import Method, choose
+from blob_pyro.methods import METHODS, Method, choose
 from blob_pyro.report.comparison import Outcome, comparison_csv, comparison_markdown
 from blob_pyro.run_directory import COST, HISTORY, METRICS, new_run_directory, read_config, read_json
 from blob_pyro.workflow import evaluate_run, fit_run
@@ -79,6 +80,7 @@ def compare(
     """
     chosen = choose(methods)
     _check(config, chosen, seeds)
+    _refuse_other_runs(config, chosen, seeds)
     runs = [(seed, method) for seed in seeds for method in chosen]
     rows: Rows = {row: {} for method in chosen for row in _row_names(method, config)}
     failures: list[str] = []
@@ -115,39 +117,38 @@ def _check(config: RunConfig, methods: Sequence[Method], seeds: Sequence[int]) -
 
 def _run(config: RunConfig, method: Method, seed: int, progress: bool, say: Say) -> Path:
     """The finished run of one method under one seed."""
-    wanted = dataclasses.replace(method.configure(config), seed=seed, output=str(_directory(config, method.name, seed)))
-    base = None if method.after is None else _directory(config, method.after, seed)
-    start_from_posterior = base is not None and read_config(base).guide == wanted.guide
-    if base is not None and not start_from_posterior:
-        wanted = dataclasses.replace(wanted, model=dataclasses.replace(wanted.model, adapter=str(base / ADAPTER)))
+    wanted = _wanted(config, method, seed)
     path = Path(wanted.output)
-    if _finished(path, wanted):
+    if (path / METRICS).is_file():
         say(f"already done: {path}")
         return path
-    if base is not None and start_from_posterior:
-        _copy_run(base, wanted)
+    shutil.rmtree(path, ignore_errors=True)  # a part of a run
+    if method.after is not None and wanted.model.adapter is None:
+        _copy_run(_directory(config, method.after, seed), wanted)
         evaluate_run(path, progress=progress)
     else:
         fit_run(wanted, progress=progress, say=lambda line: None)
     return path
 
 
-def _finished(path: Path, wanted: RunConfig) -> bool:
-    """Whether the run is there; a part of one is removed.
+def _wanted(config: RunConfig, method: Method, seed: int) -> RunConfig:
+    """The configuration of a run. One that starts from the adapter of a run with another guide names it."""
+    wanted = dataclasses.replace(method.configure(config), seed=seed, output=str(_directory(config, method.name, seed)))
+    if method.after is None or METHODS[method.after].configure(config).guide == wanted.guide:
+        return wanted
+    adapter = str(_directory(config, method.after, seed) / ADAPTER)
+    return dataclasses.replace(wanted, model=dataclasses.replace(wanted.model, adapter=adapter))
 
-    Raises:
-        RunDirectoryError: a run with another configuration is there.
-    """
-    if not path.exists():
-        return False
-    if read_config(path) != wanted:
-        raise RunDirectoryError(
-            f"{path}: expected a run of this configuration; it was made with another; choose another --output"
-        )
-    if (path / METRICS).is_file():
-        return True
-    shutil.rmtree(path)
-    return False
+
+def _refuse_other_runs(config: RunConfig, methods: Sequence[Method], seeds: Sequence[int]) -> None:
+    """Raise where a run of another configuration is in the way."""
+    for method, seed in itertools.product(methods, seeds):
+        wanted = _wanted(config, method, seed)
+        if Path(wanted.output).exists() and read_config(wanted.output) != wanted:
+            raise RunDirectoryError(
+                f"{wanted.output}: expected a run of this configuration; it was made with another; "
+                "choose another --output"
+            )
 
 
 def _copy_run(base: Path, config: RunConfig) -> None:

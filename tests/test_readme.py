@@ -61,7 +61,7 @@ def test_a_command_line_parses(tmp_path, monkeypatch, words):
     if command in ("--help", "-h"):
         return
     parser = COMMANDS[command].parser()
-    if command == "fit":
+    if command in ("fit", "compare"):
         path = Path(rest[0])
         if not path.exists():
             path = ROOT / path
