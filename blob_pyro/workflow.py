@@ -47,6 +47,8 @@ from blob_pyro.run_directory import (
 
 Say = Callable[[str], None]
 
+POST_HOC_BATCH_SIZE = 16  # what comes out does not depend on it
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -201,7 +203,7 @@ def learn(
                 progress=progress, callbacks=[history.record], description=config.guide.name,
             )  # fmt: skip
     if isinstance(guide, PostHocGuide):
-        batches, held_out = (_batches(part, model, config) for part in (items.train, items.validation))
+        batches, held_out = (_batches(part, model) for part in (items.train, items.validation))
         guide.fit(batches, held_out if len(items.validation) else None)
         save(path, model, guide)
 
@@ -267,9 +269,9 @@ def _train_loader(items: Items, model: BayesianLoRA, config: RunConfig, seed: in
     return train_loader(items.train, train.batch_size, pad, seed, group_by_length=train.group_by_length)
 
 
-def _batches(items: EncodedDataset, model: BayesianLoRA, config: RunConfig) -> Any:
-    """Batches in the order of the items, each as large as a training step's."""
-    return predict_loader(items, config.train.batch_size, padding_id(model.tokenizer))
+def _batches(items: EncodedDataset, model: BayesianLoRA) -> Any:
+    """Batches in the order of the items, for guides that are fitted to them."""
+    return predict_loader(items, POST_HOC_BATCH_SIZE, padding_id(model.tokenizer))
 
 
 def _evaluate(run: Run, items: Items, config: RunConfig, progress: bool) -> RunResult:
