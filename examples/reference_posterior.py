@@ -102,12 +102,11 @@ def fitted(build: Build, num_steps: int, seed: int = 0) -> tuple[bp.BayesianLoRA
     model, items, _ = make_model(seed)
     torch.manual_seed(seed + 1)
     guide = build(model)
-    post_hoc = isinstance(guide, guides.PostHocGuide)
-    trained = guides.GUIDES[guide.trained_as](model) if post_hoc else guide
+    trained = guides.GUIDES[guide.trained_as](model) if isinstance(guide, guides.PostHocGuide) else guide
     svi = bp.BLoBSVI(model, trained, recipe="elbo", lr=0.02, num_steps=num_steps)
     for _ in range(num_steps):
         svi.step(items)
-    if post_hoc:
+    if isinstance(guide, guides.PostHocGuide):
         guide.fit([items])
     return model, guide
 
