@@ -329,8 +329,8 @@ def _bench_parser() -> ArgumentParser:
         f"blob-pyro bench [{' | '.join(PARTS)} | all] [--option value ...]",
         """
         Time a training step and a prediction against plain PEFT LoRA and plain Pyro, interleaved in one
-        process, and measure the peak memory of each in a process of its own. The defaults take some
-        minutes on two cores. docs/performance.md tells what each contender and column is.
+        process, and measure the peak memory of each in a process of its own. The defaults take about
+        half an hour on two cores. docs/performance.md tells what each contender and column is.
 
         example: blob-pyro bench train --length 64 --rounds 5 --output bench.json
         """,

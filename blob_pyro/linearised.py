@@ -9,12 +9,12 @@ from torch import Tensor
 
 from blob_pyro.curvature import MAX_TOKENS, draw_probs, linearise, logit_covariance
 from blob_pyro.data.examples import Batch
-from blob_pyro.errors import ConfigError, UnsupportedPosteriorError
+from blob_pyro.errors import UnsupportedPosteriorError
 from blob_pyro.guides import AdapterGuide
 from blob_pyro.model import BayesianLoRA
 from blob_pyro.modes import training_mode
 from blob_pyro.predictions import Predictions
-from blob_pyro.predictive import answer
+from blob_pyro.predictive import answer, check_counts
 
 
 class LinearisedPredictive:
@@ -50,10 +50,7 @@ class LinearisedPredictive:
     def __init__(
         self, model: BayesianLoRA, guide: AdapterGuide, num_samples: int = 1000, *, max_tokens: int | None = None
     ) -> None:
-        if num_samples < 0:
-            raise ConfigError(f"num_samples: expected at least 0 draws; got {num_samples}")
-        if max_tokens is not None and max_tokens < 1:
-            raise ConfigError(f"max_tokens: expected at least 1, or None; got {max_tokens}")
+        check_counts(num_samples, max_tokens)
         if not isinstance(guide, AdapterGuide):
             raise UnsupportedPosteriorError(
                 f"guide: expected one of bp.guides with a Gaussian law; got {type(guide).__name__}; "

@@ -62,10 +62,7 @@ class PosteriorPredictive:
     def __init__(
         self, model: BayesianLoRA, guide: Callable[..., Any], num_samples: int = 10, *, max_tokens: int | None = None
     ) -> None:
-        if num_samples < 0:
-            raise ConfigError(f"num_samples: expected at least 0 draws; got {num_samples}")
-        if max_tokens is not None and max_tokens < 1:
-            raise ConfigError(f"max_tokens: expected at least 1, or None; got {max_tokens}")
+        check_counts(num_samples, max_tokens)
         self.model, self.guide = model, guide
         self.num_samples, self.max_tokens = num_samples, max_tokens
 
@@ -127,6 +124,18 @@ class PosteriorPredictive:
         size = 1 if self._one_a_forward(draws) else size
         logits = [self.model.logits(items, chunk) for chunk in _chunks(draws, size)]
         return torch.cat([part.reshape(-1, *part.shape[-2:]) for part in logits]).softmax(-1)
+
+
+def check_counts(num_samples: int, max_tokens: int | None) -> None:
+    """Refuse settings that no predictive can have.
+
+    Raises:
+        ConfigError: num_samples below 0, or max_tokens below 1.
+    """
+    if num_samples < 0:
+        raise ConfigError(f"num_samples: expected at least 0 draws; got {num_samples}")
+    if max_tokens is not None and max_tokens < 1:
+        raise ConfigError(f"max_tokens: expected at least 1, or None; got {max_tokens}")
 
 
 def answer(
