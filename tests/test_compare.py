@@ -7,6 +7,7 @@ import dataclasses
 import json
 import shutil
 
+import pyarrow.parquet as pq
 import pytest
 import tiny
 from test_workflow import make_config
@@ -17,7 +18,7 @@ from blob_pyro.compare import compare
 from blob_pyro.errors import ConfigError, NonFiniteLossError, RunDirectoryError
 from blob_pyro.methods import ABLATIONS, METHODS, SYSTEMS, choose
 from blob_pyro.run_directory import read_config, read_json
-from blob_pyro.workflow import fit_run
+from blob_pyro.workflow import fit_run, predict_run
 
 
 def silent(line: str) -> None:
@@ -78,6 +79,10 @@ def test_the_temperature_is_the_one_of_the_run(config, tmp_path):
     assert cost["temperature_N=0"] > 0
     tempered, plain = (found.rows[row][0].metrics for row in ("MLE + temperature †", "MLE (plain LoRA)"))
     assert tempered.accuracy == plain.accuracy and tempered.nll != plain.nll
+    run = tmp_path / "all" / "temperature" / "seed0"
+    answers = predict_run(run, config.data.test_file, progress=False)
+    stored = pq.read_table(run / "predictions.parquet").column("probabilities").to_pylist()
+    assert [answer["probabilities"] for answer in answers] == stored
 
 
 def test_what_is_done_is_not_done_again(config, monkeypatch, tmp_path):
