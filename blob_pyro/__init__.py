@@ -5,7 +5,7 @@ text -> Batch -> BayesianLoRA (model) + guide -> SVI -> posterior -> PosteriorPr
 
 from blob_pyro import distributions, guides
 from blob_pyro.checkpoint import Run, load, save
-from blob_pyro.config import DataConfig, GuideConfig, ModelConfig, PredictConfig, RunConfig, TrainConfig
+from blob_pyro.config import DataConfig, GuideConfig, ModelConfig, PredictConfig, RunConfig, TrainConfig, TuneConfig
 from blob_pyro.data.collate import collate, encode, label_token_ids
 from blob_pyro.data.examples import Batch, Example
 from blob_pyro.data.loaders import predict_loader, train_loader
@@ -21,6 +21,7 @@ from blob_pyro.evaluation import (
 )
 from blob_pyro.guides import BLoBGuide, MAPGuide, MLEGuide
 from blob_pyro.handlers import flipout
+from blob_pyro.inference.ensemble import fit_ensemble
 from blob_pyro.inference.svi import BLoBSVI, StepResult
 from blob_pyro.inference.trainer import fit
 from blob_pyro.likelihoods import MultipleChoice, SequenceClassification
@@ -56,12 +57,14 @@ __all__ = [
     "StepResult",
     "Temperature",
     "TrainConfig",
+    "TuneConfig",
     "auroc_out_of_distribution",
     "collate",
     "distributions",
     "encode",
     "evaluate",
     "fit",
+    "fit_ensemble",
     "fit_temperature",
     "flipout",
     "guides",

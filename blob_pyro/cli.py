@@ -1,4 +1,4 @@
-"""The command line: `blob-pyro fit | compare | evaluate | predict | tasks | bench`.
+"""The command line: `blob-pyro fit | compare | reproduce | evaluate | predict | tasks | bench`.
 
 Every mistake of the user's ends in one line on standard error and exit code 2, never in a traceback.
 """
@@ -12,12 +12,12 @@ import re
 import shlex
 import sys
 import textwrap
-from argparse import RawDescriptionHelpFormatter
+from argparse import SUPPRESS, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
@@ -33,6 +33,8 @@ from blob_pyro.evaluation import Metrics
 from blob_pyro.methods import ABLATIONS, METHODS, SYSTEMS
 from blob_pyro.report.table import metrics_table
 from blob_pyro.report.terminal import quiet_libraries
+from blob_pyro.reproduce import ITEMS, Order, find_item
+from blob_pyro.reproduce.settings import CHANGEABLE
 from blob_pyro.workflow import evaluate_run, fit_run, predict_run
 
 
@@ -160,6 +162,9 @@ def _fit_parser() -> ArgumentParser:
             prompt: "Tweet: {text}\\nSentiment:"  # in double quotes, so that \\n is a new line
             labels: [" negative", " positive"]   # each a single token: mind the space
 
+        --tune searches KL rate, prior scale, steps and layers on held-out items first (data.num_validation);
+        it is short for --tune.search true.
+
         example: blob-pyro fit my.yaml --train.num_steps 200 --output runs/short
         """,
     )
@@ -175,14 +180,28 @@ def _config_of(parser: ArgumentParser, words: Sequence[str]) -> tuple[RunConfig,
     if not words:
         raise ConfigError(f"expected {parser.usage}; got no configuration; see {parser.prog} --help")
     positional = not words[0].startswith("-")
-    words = ["--config", *words] if positional else list(words)
+    words = _tune_in_full(["--config", *words] if positional else list(words))
     words = [part for word in words for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
     for option, path in pairwise(words):
         if option == "--config":
             check_file(path)
     parsed = parser.instantiate(parser.parse_args(words))
-    fields = {name: parsed[name] for name in ("data", "model", "guide", "train", "predict", "seed", "output")}
+    fields = {name: parsed[name] for name in ("data", "model", "guide", "train", "predict", "tune", "seed", "output")}
     return RunConfig(**fields), parsed
+
+
+def _tune_in_full(words: Sequence[str]) -> list[str]:
+    """`--tune` without a value is `--tune.search true`; with one it is the section's file, as of any section.
+
+    Example:
+        >>> _tune_in_full(["--tune", "--seed", "1"])
+        ['--tune.search=true', '--seed', '1']
+    """
+    after = [*words[1:], "--"]
+    return [
+        "--tune.search=true" if word == "--tune" and following.startswith("-") else word
+        for word, following in zip(words, after, strict=True)
+    ]
 
 
 def _fit(parser: ArgumentParser, words: Sequence[str]) -> None:
@@ -200,7 +219,8 @@ def _compare_parser() -> ArgumentParser:
         f"""
         Run several systems under one configuration and print one table. Run directories go below --output;
         runs that are there already are not repeated, so that an interrupted comparison goes on. --help of
-        `blob-pyro fit` explains the configuration; its keys are options here too.
+        `blob-pyro fit` explains the configuration; its keys are options here too. --tune searches the settings of
+        every method that can be tuned.
 
         methods:
 {listed}
@@ -234,6 +254,103 @@ def _seeds(text: str) -> list[int]:
         return [int(word) for word in text.split(",") if word.strip()]
     except ValueError as error:
         raise ConfigError(f"--seeds: expected whole numbers, separated by commas; got {text!r}") from error
+
+
+def _reproduce_parser() -> ArgumentParser:
+    listed = "\n".join(f"          {name:<8} {item.description}" for name, item in ITEMS.items())
+    parser = _parser(
+        "reproduce",
+        "blob-pyro reproduce NAME [--model ID] [--scale small | full] [--out DIR] [--seeds 0,1,2] [--key value ...]",
+        f"""
+        Make a table or figure of the paper again: NAME.md and NAME.csv in DIR, and pictures beside them. Small
+        scale has small models and few items, and ends on two cores; full scale has the paper's settings, for a
+        7B model and a GPU. What DIR holds already is not made again, so that an interrupted command goes on.
+
+{listed}
+
+        The keys of `blob-pyro fit --help` under data, model, train and predict are options here too, where a
+        scale's own value is to be another: --train.num_steps 20.
+
+        example: blob-pyro reproduce table1 --tasks winogrande_s --seeds 0 --out reproduced/first
+        """,
+    )
+    parser.add_argument("name", type=str, help=f"one of {', '.join(ITEMS)}")
+    parser.add_argument(
+        "--model", type=str | None, default=None, help="hub id, folder or alias; the scale's by default"
+    )
+    parser.add_argument(
+        "--scale", type=Literal["full", "small"], default="small", help="the paper's settings, or small"
+    )
+    parser.add_argument(
+        "--out", type=str | None, default=None, help="directory to write to; reproduced/NAME by default"
+    )
+    parser.add_argument("--seeds", type=str, default="0,1,2", help="whole numbers, separated by commas")
+    parser.add_argument(
+        "--tasks", type=str | None, default=None,
+        help="other tasks than the paper's, separated by commas; of table2 the first is trained on",
+    )  # fmt: skip
+    parser.add_argument(
+        "--methods", type=str | None, default=None,
+        help="of a table: other systems than the paper's, separated by commas; `blob-pyro compare --help` lists them",
+    )  # fmt: skip
+    parser.add_argument("--data_dir", type=str | None, default=None, help="folder with local copies of the tasks")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    return parser
+
+
+def _reproduce(parser: ArgumentParser, words: Sequence[str]) -> None:
+    own, changes = _split_changes(words)
+    parsed = parser.parse_args(own)
+    item = find_item(parsed.name)
+    order = Order(
+        path=Path(parsed.out or f"reproduced/{parsed.name}"),
+        model=parsed.model,
+        scale=parsed.scale,
+        seeds=tuple(_seeds(parsed.seeds)),
+        tasks=_names(parsed.tasks),
+        methods=_names(parsed.methods),
+        data_dir=parsed.data_dir,
+        changes=_changes(changes),
+        progress=not parsed.quiet,
+    )
+    try:
+        found = item.make(order)
+    except KeyboardInterrupt:
+        told = f"{order.path} holds the runs that were done; the same command goes on"
+        raise KeyboardInterrupt(told) from None
+    print(f"\n{found.text}\n\nfiles: {', '.join(map(str, found.files))}")
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    """Names separated by commas; None for an option that was not given."""
+    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _split_changes(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The command's own words, and those of settings like --train.num_steps with their values."""
+    own: list[str] = []
+    changes: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if not re.match(r"--\w+\.", word):
+            own.append(word)
+            continue
+        changes.append(word)
+        if "=" not in word:
+            changes += [value for value in (next(rest, None),) if value is not None]
+    return own, changes
+
+
+def _changes(words: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Section -> {setting: value}; a parser of its own, since --model beside --model.r would be ambiguous."""
+    parser = _parser("reproduce", "", "")
+    for key, kind in CHANGEABLE.items():
+        parser.add_argument(f"--{key}", type=kind, default=SUPPRESS)
+    try:
+        changes: dict[str, dict[str, Any]] = parser.parse_args(list(words)).as_dict()
+    except ArgumentError as error:
+        raise ConfigError(_in_our_words(error, parser)) from error
+    return changes
 
 
 def _evaluate_parser() -> ArgumentParser:
@@ -387,6 +504,7 @@ def _print_metrics(metrics: Mapping[str, Metrics]) -> None:
 COMMANDS = {
     "fit": Command("fine-tune a model and write a run directory", _fit_parser, _fit),
     "compare": Command("run several systems under one configuration and print one table", _compare_parser, _compare),
+    "reproduce": Command("make a table or figure of the paper again", _reproduce_parser, _reproduce),
     "evaluate": Command("predict a run's test items again", _evaluate_parser, _evaluate),
     "predict": Command("answer the items of a JSON-lines file", _predict_parser, _predict),
     "tasks": Command("list the built-in tasks", _tasks_parser, _tasks),

@@ -17,6 +17,7 @@ from blob_pyro.evaluation import Metrics
 from blob_pyro.methods import METHODS, Method, choose
 from blob_pyro.report.comparison import Outcome, comparison_csv, comparison_markdown
 from blob_pyro.run_directory import COST, HISTORY, METRICS, new_run_directory, read_config, read_json
+from blob_pyro.tuning import clear_unfinished_run
 from blob_pyro.workflow import evaluate_run, fit_run
 
 TABLE, SCORES, CHART = "comparison.md", "comparison.csv", "comparison"
@@ -111,7 +112,7 @@ def _check(config: RunConfig, methods: Sequence[Method], seeds: Sequence[int]) -
         raise ConfigError("model.adapter: expected none, since every method trains its own; got a folder")
     for method in methods:
         check_guide(method.configure(config).guide)
-        if method.held_out and not config.data.num_validation:
+        if _sees_held_out(method, config) and not config.data.num_validation:
             raise ConfigError(f"method {method.name}: expected held-out items; set data.num_validation")
 
 
@@ -122,12 +123,12 @@ def _run(config: RunConfig, method: Method, seed: int, progress: bool, say: Say)
     if (path / METRICS).is_file():
         say(f"already done: {path}")
         return path
-    shutil.rmtree(path, ignore_errors=True)  # a part of a run
+    clear_unfinished_run(path)
     if method.after is not None and wanted.model.adapter is None:
         _copy_run(_directory(config, method.after, seed), wanted)
         evaluate_run(path, progress=progress)
     else:
-        fit_run(wanted, progress=progress, say=lambda line: None)
+        fit_run(wanted, progress=progress, say=say if wanted.tune.search else lambda line: None)
     return path
 
 
@@ -163,10 +164,10 @@ def _outcomes(path: Path, method: Method, config: RunConfig) -> dict[str, Outcom
     """Row -> outcome of one finished run."""
     metrics = {name: Metrics(**found) for name, found in read_json(path / METRICS).items()}
     cost = read_json(path / COST)
-    seconds = float(cost.get("train_seconds", 0.0))
+    seconds = float(cost.get("train_seconds", 0.0)) + float(cost.get("tune_seconds", 0.0))
     if method.after is not None:
         base = read_json(_directory(config, method.after, read_config(path).seed) / COST)
-        seconds += float(base["train_seconds"])
+        seconds += float(base["train_seconds"]) + float(base.get("tune_seconds", 0.0))
         cost = base | cost
     num_parameters = int(cost["adapter_parameters"] + cost["guide_parameters"])
     shown = dict(zip(_row_names(method, config), _shown(list(metrics), method), strict=True))
@@ -183,11 +184,16 @@ def _shown(names: list[str], method: Method) -> list[str]:
 
 
 def _row_names(method: Method, config: RunConfig) -> list[str]:
-    title = method.title + (HELD_OUT_MARK if method.held_out else "")
+    mark = HELD_OUT_MARK if _sees_held_out(method, config) else ""
     num_samples = method.configure(config).predict.num_samples
     if method.posterior_mean and num_samples:
-        return [f"{title} N=0", f"{title} N={num_samples}"]
-    return [title]
+        return [f"{method.title} N={count}{mark}" for count in (0, num_samples)]
+    return [method.title + mark]
+
+
+def _sees_held_out(method: Method, config: RunConfig) -> bool:
+    """Whether the method, or a search for its settings, uses the held-out items."""
+    return method.held_out or method.configure(config).tune.search
 
 
 def _some(rows: Rows) -> Rows:

@@ -277,6 +277,28 @@ class PredictConfig:
 
 
 @dataclass(frozen=True)
+class TuneConfig:
+    """A search for better settings before the run, on the data.num_validation held-out items (docs/tuning.md).
+
+    Attributes:
+        search: search train.num_steps, train.kl_lr, model.prior_scale and model.bayesian_layers, or the steps alone
+            where the guide has no KL; `--tune` for short.
+        num_trials: most trials, each a training and a prediction of the held-out items; the first has the
+            configuration's own settings.
+        margin: how many standard errors (of the paired difference over the items) lower a trial's held-out NLL must
+            be to be taken; at 0 any lower one is.
+    """
+
+    search: bool = False
+    num_trials: int = 8
+    margin: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check(self.num_trials >= 1, "tune.num_trials", "at least 1 trial", self.num_trials)
+        _check(0 <= self.margin < math.inf, "tune.margin", "a number of at least 0", self.margin)
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything one run needs.
 
@@ -286,6 +308,7 @@ class RunConfig:
         guide: the posterior.
         train: the training.
         predict: the answers.
+        tune: the search for settings before the run.
         seed: seeds the adapter, the posterior, the order of the items and every draw.
         output: the run directory; it must not hold another run.
     """
@@ -295,6 +318,7 @@ class RunConfig:
     guide: GuideConfig = field(default_factory=GuideConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
+    tune: TuneConfig = field(default_factory=TuneConfig)
     seed: int = 0
     output: str = "runs/fit"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from blob_pyro.config import GuideConfig, RunConfig
 from blob_pyro.errors import ConfigError
+from blob_pyro.tuning import tunes
 
 Changes = Mapping[str, Any]
 
@@ -36,9 +37,12 @@ class Method:
     held_out: bool = False
 
     def configure(self, config: RunConfig) -> RunConfig:
-        """`config` with this method's changes; seed and output stay."""
+        """`config` with this method's changes; seed and output stay. Only a guide that can be tuned is."""
         sections = {section: _changed(getattr(config, section), changes) for section, changes in self.changes.items()}
-        return dataclasses.replace(config, **sections)
+        changed = dataclasses.replace(config, **sections)
+        if changed.tune.search and not tunes(changed):
+            return dataclasses.replace(changed, tune=dataclasses.replace(changed.tune, search=False))
+        return changed
 
 
 _POINT: dict[str, Any] = {"flipout": False}
@@ -47,6 +51,7 @@ _LOGITS: dict[str, Any] = {
     "predict": {"num_samples": 200}
 }  # draws of the linearised network's logits cost next to nothing
 _TEMPERED: dict[str, Any] = {"predict": {"temperature": True}}
+_TUNED: dict[str, Any] = {"tune": {"search": True}}
 # What Bayes by Backprop is without BLoB's parts: the KL's share of every step is the same, and G is AdamW's.
 _BBB: dict[str, Any] = {"recipe": "decoupled", "kl_schedule": "uniform", "flipout": False}
 
@@ -137,6 +142,21 @@ METHODS: dict[str, Method] = {
             "BLoB, one temperature fitted on held-out items",
             _TEMPERED,
             after="blob",
+            held_out=True,
+        ),
+        Method(
+            "mle_tuned",
+            "MLE, tuned",
+            "plain LoRA, its steps chosen by the NLL of held-out items",
+            {"guide": {"name": "mle"}, "train": _POINT | _NO_DECAY} | _TUNED,
+            held_out=True,
+        ),
+        Method(
+            "blob_tuned",
+            "BLoB, tuned",
+            "BLoB, its steps, KL rate, prior scale and layers chosen by the NLL of held-out items",
+            _TUNED,
+            posterior_mean=True,
             held_out=True,
         ),
         Method(

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyro
 
+from blob_pyro.adapters.blocks import block_list
 from blob_pyro.building import build_guide, build_model, check_guide, encode_items, labels_of
 from blob_pyro.checkpoint import DESCRIPTION, Run, load, save
 from blob_pyro.config import RunConfig
@@ -43,6 +44,17 @@ from blob_pyro.run_directory import (
     read_json,
     refuse_used_directory,
     write_json,
+)
+from blob_pyro.tuning import (
+    TRIALS,
+    TUNING,
+    Measured,
+    TrialLog,
+    Tuning,
+    check_tuning,
+    is_unfinished_search,
+    label_nlls,
+    search,
 )
 
 Say = Callable[[str], None]
@@ -78,8 +90,9 @@ class Items:
 def fit_run(config: RunConfig, *, progress: bool = True, say: Say = print) -> RunResult:
     """Fine-tune, predict the test items, and write the run directory.
 
-    Nothing is written before training starts. When training stops early (NaN loss, Ctrl-C) the last good
-    state is saved before the error goes on; its message says where.
+    With `config.tune.search` the settings are searched first (`tune`); the run's config.yaml stays the configuration
+    that was asked for. Nothing is written before training starts. When training stops early (NaN loss, Ctrl-C) the
+    last good state is saved before the error goes on; its message says where.
 
     Args:
         config: the run.
@@ -89,22 +102,25 @@ def fit_run(config: RunConfig, *, progress: bool = True, say: Say = print) -> Ru
     Raises:
         BlobPyroError: one of its kinds, with a one-line message, for whatever the user can mend.
     """
-    refuse_used_directory(config.output)
+    if not is_unfinished_search(config):
+        refuse_used_directory(config.output)
     _check(config)
     data = load_task(config.data, config.seed)
     for note in data.notes:
         say(note)
-    pyro.set_rng_seed(config.seed)
-    model = build_model(config, data.labels, num_data=len(data.train))
-    items = _encode(data, model, config)
-    guide = build_guide(model, config.guide)
-    path = new_run_directory(config)
+    tuning = tune(config, data, progress, say) if config.tune.search else None
+    chosen = config if tuning is None else tuning.config
+    model, guide, items = _make(chosen, data)
+    path = new_run_directory(config) if tuning is None else Path(config.output)
     start = time.perf_counter()
-    learn(model, guide, items, config, path, progress)
-    write_json(path / COST, {"train_seconds": time.perf_counter() - start} | parameter_counts(model, guide))
+    learn(model, guide, items, chosen, path, progress)
+    cost = {"train_seconds": time.perf_counter() - start}
+    if tuning is not None:
+        cost["tune_seconds"] = tuning.seconds
+    write_json(path / COST, cost | parameter_counts(model, guide))
     say(f"saved adapter and posterior in {path}")
     try:
-        return _evaluate(Run(path, model, guide), items, config, progress)
+        return _evaluate(Run(path, model, guide), items, config, progress, say)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{path} holds the adapter and posterior, but no metrics yet") from None
 
@@ -184,6 +200,43 @@ def load_run(run_dir: str | Path, labels: Sequence[str]) -> Run:
     return run
 
 
+def tune(config: RunConfig, data: TaskData, progress: bool = True, say: Say = print) -> Tuning:
+    """Search for settings that do better on the held-out items than the configuration's own; test items are not used.
+
+    Each trial is the run of `fit_run` with other settings: same items, same seed, same draws. Trials are kept in the
+    run directory as they end; those that an interrupted search has left there are not repeated.
+
+    Args:
+        config: the run; `config.tune` bounds the search.
+        data: its items.
+        progress: show progress bars.
+        say: receives a line for each trial.
+
+    Raises:
+        BlobPyroError: as `fit_run`.
+    """
+    path = Path(config.output)
+
+    def measure(trial: RunConfig) -> Measured:
+        model, guide, items = _make(trial, data)
+        if not (path / CONFIG).exists():
+            new_run_directory(config)
+            (path / TRIALS).touch()
+        start = time.perf_counter()
+        nlls = _held_out_nlls(Run(path, model, guide), items, trial, progress)
+        blocks = block_list(model.network.get_base_model())
+        return Measured(nlls, len(blocks or ()), time.perf_counter() - start)
+
+    log = TrialLog(path, measure)
+    try:
+        found = search(config, log, say=say)
+    except KeyboardInterrupt:
+        told = f"{path} holds {len(log)} trials; the same command goes on" if path.exists() else "nothing was saved"
+        raise KeyboardInterrupt(told) from None
+    write_json(path / TUNING, found.to_dict())
+    return found
+
+
 def learn(
     model: BayesianLoRA, guide: AdapterGuide, items: Items, config: RunConfig, path: Path, progress: bool
 ) -> None:
@@ -250,10 +303,30 @@ class _History:
 def _check(config: RunConfig) -> None:
     """What one section asks of another, before anything is loaded."""
     check_guide(config.guide)
+    check_tuning(config)
     if config.predict.temperature and not config.data.num_validation:
         raise ConfigError("predict.temperature: expected held-out items to fit it with; set data.num_validation")
     if config.predict.sampling == "logits" and GUIDES[config.guide.name] is not LaplaceGuide:
         raise ConfigError(f"predict.sampling: expected 'weights' with the guide {config.guide.name!r}; got 'logits'")
+
+
+def _make(config: RunConfig, data: TaskData) -> tuple[BayesianLoRA, AdapterGuide, Items]:
+    """Model, guide and encoded items, as the seed has them."""
+    pyro.set_rng_seed(config.seed)
+    model = build_model(config, data.labels, num_data=len(data.train))
+    items = _encode(data, model, config)
+    return model, build_guide(model, config.guide), items
+
+
+def _held_out_nlls(run: Run, items: Items, config: RunConfig, progress: bool) -> tuple[float, ...] | None:
+    """Train, and the NLL of each held-out item; None where the loss was not finite."""
+    loader = _train_loader(items, run.model, config, config.seed)
+    try:
+        fit(run.model, run.guide, loader, config.train, progress=progress, description="tune")
+    except NonFiniteLossError:
+        return None
+    count = _num_samples(run.guide, config)
+    return label_nlls(_predict(run, items.validation, config, count, progress))
 
 
 def _encode(data: TaskData, model: BayesianLoRA, config: RunConfig) -> Items:
@@ -274,8 +347,11 @@ def _batches(items: EncodedDataset, model: BayesianLoRA) -> Any:
     return predict_loader(items, POST_HOC_BATCH_SIZE, padding_id(model.tokenizer))
 
 
-def _evaluate(run: Run, items: Items, config: RunConfig, progress: bool) -> RunResult:
-    """Predict with the posterior mean and with draws; write metrics, predictions and diagram."""
+def _evaluate(run: Run, items: Items, config: RunConfig, progress: bool, say: Say | None = None) -> RunResult:
+    """Predict with the posterior mean and with draws; write metrics, predictions and diagram.
+
+    `say` is told of a temperature at the end of its range.
+    """
     if not len(items.test):
         return RunResult(run.path, {}, {})
     counts = sorted({0, _num_samples(run.guide, config)})
@@ -286,6 +362,9 @@ def _evaluate(run: Run, items: Items, config: RunConfig, progress: bool) -> RunR
         scaled = {count: _temperature(run, items.validation, config, count, progress) for count in counts}
         predictions = {f"N={count}": scaled[count](predictions[f"N={count}"]) for count in counts}
         cost |= {f"temperature_N={count}": found.value for count, found in scaled.items()}
+        for count, found in scaled.items():
+            if say is not None and found.at_bound:
+                say(f"temperature of N={count}: {found}")
     metrics = {name: evaluate(found) for name, found in predictions.items()}
     last = predictions[f"N={counts[-1]}"]
     write_predictions(run.path / PREDICTIONS, last, items.test.examples, items.labels)

@@ -92,8 +92,8 @@ def test_tasks_names_labels_and_source(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "expected a command (fit, compare, evaluate, predict, tasks, bench); got none"),
-        (["fti", "x"], "expected a command (fit, compare, evaluate, predict, tasks, bench); got 'fti'"),
+        ([], "expected a command (fit, compare, reproduce, evaluate, predict, tasks, bench); got none"),
+        (["fti", "x"], "expected a command (fit, compare, reproduce, evaluate, predict, tasks, bench); got 'fti'"),
         (["fit"], "expected blob-pyro fit CONFIG.yaml [--key value ...]; got no configuration"),
         (["fit", "--config"], "argument --config: expected one argument"),
         (["evaluate"], "the following arguments are required: run"),
@@ -111,7 +111,7 @@ BAD_YAML: dict[str, tuple[bytes, str]] = {
     "syntax": (b"data: [1,\n  x: }", "expected YAML; got something else on line 2"),
     "list": (
         b"- 1\n- 2\n",
-        "expected a mapping with the keys data, model, guide, train, predict, seed, output; got list",
+        "expected a mapping with the keys data, model, guide, train, predict, tune, seed, output; got list",
     ),
     "text": (b"hello", "got str"),
     "empty": (b"", "got nothing"),

@@ -15,6 +15,7 @@ from test_workflow import make_config
 from blob_pyro import compare as compare_file
 from blob_pyro.cli import main
 from blob_pyro.compare import compare
+from blob_pyro.config import TuneConfig
 from blob_pyro.errors import ConfigError, NonFiniteLossError, RunDirectoryError
 from blob_pyro.methods import ABLATIONS, METHODS, SYSTEMS, choose
 from blob_pyro.run_directory import read_config, read_json
@@ -39,10 +40,10 @@ def test_every_method_makes_a_run_and_a_row(config, tmp_path):
     found = quickly(config, list(METHODS))
     assert found.failures == ()
     assert all(outcome[0] is not None for outcome in found.rows.values())
-    rows = {row.rsplit(" N=", 1)[0].removesuffix(" †") for row in found.rows}
+    rows = {row.removesuffix(" †").rsplit(" N=", 1)[0] for row in found.rows}
     assert rows == {method.title for method in METHODS.values()}
     marked = {row for row in found.rows if row.endswith("†")}
-    assert len(marked) == sum(method.held_out for method in METHODS.values())
+    assert len(marked) == sum(method.held_out * (1 + method.posterior_mean) for method in METHODS.values())
     assert "† also sees 4 held-out items" in found.text()
     assert (tmp_path / "all" / "comparison.md").read_text().strip() == found.text()
     assert (tmp_path / "all" / "comparison.png").stat().st_size > 0
@@ -100,6 +101,21 @@ def test_what_is_done_is_not_done_again(config, monkeypatch, tmp_path):
     assert made == [("blob", 0), ("mle", 1), ("blob", 1)]
     for row, by_seed in first.rows.items():
         assert again.rows[row][0].metrics == by_seed[0].metrics
+
+
+def test_a_tuned_comparison_marks_what_was_tuned_and_goes_on_with_its_trials(config, tmp_path, monkeypatch):
+    wanted = dataclasses.replace(config, tune=TuneConfig(search=True, num_trials=2))
+    first = quickly(wanted, ["mle", "blob", "blob_temperature"])
+    assert set(first.rows) == {"MLE (plain LoRA) †", "BLoB N=0 †", "BLoB N=2 †", "BLoB + temperature †"}
+    run = tmp_path / "all" / "blob" / "seed0"
+    cost = read_json(run / "cost.json")
+    assert first.rows["BLoB N=2 †"][0].seconds == cost["train_seconds"] + cost["tune_seconds"]
+    trials = (run / "tuning.jsonl").read_text()
+    (run / "metrics.json").unlink()  # as after a crash
+    monkeypatch.setattr("blob_pyro.workflow._held_out_nlls", lambda *args: pytest.fail("a trial was repeated"))
+    again = quickly(wanted, ["blob"])
+    assert again.rows["BLoB N=2 †"][0].metrics == first.rows["BLoB N=2 †"][0].metrics
+    assert (run / "tuning.jsonl").read_text() == trials
 
 
 def test_runs_of_another_configuration_are_not_taken_for_these(config, tmp_path):

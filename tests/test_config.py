@@ -49,6 +49,8 @@ OWN = {"train_file": "a.jsonl", "prompt": "{text}", "labels": [" a", " b"]}
         (bp.TrainConfig, {"warmup_ratio": 1.1}, "train.warmup_ratio: expected a share in [0, 1]; got 1.1"),
         (bp.PredictConfig, {"num_samples": -1}, "predict.num_samples: expected at least 0 draws; got -1"),
         (bp.PredictConfig, {"batch_size": 0}, "predict.batch_size: expected at least 1 item; got 0"),
+        (bp.TuneConfig, {"num_trials": 0}, "tune.num_trials: expected at least 1 trial; got 0"),
+        (bp.TuneConfig, {"margin": math.inf}, "tune.margin: expected a number of at least 0; got inf"),
         (bp.PredictConfig, {"max_tokens": 0}, "predict.max_tokens: expected at least 1 token, or null; got 0"),
     ],
 )
@@ -83,7 +85,7 @@ def test_every_key_has_words_for_its_type():
 def test_unknown_keys_get_the_nearest_name():
     assert unknown_key("modle", KEYS).endswith("did you mean model?")
     assert unknown_key("num_steps", KEYS).endswith("did you mean train.num_steps?")
-    assert unknown_key("zzz", KEYS).endswith("expected one of data, model, guide, train, predict, seed, output")
+    assert unknown_key("zzz", KEYS).endswith("expected one of data, model, guide, train, predict, tune, seed, output")
 
 
 def test_check_file_returns_the_mapping(tmp_path):

@@ -39,11 +39,13 @@ ROOMS = (
     "checkpoint",
     "run_directory",
     "building",
+    "tuning",
     "methods",
     "workflow",
     "compare",
     "contenders",
     "bench",
+    "reproduce",
     "cli",
 )
 # adapters.answer_head reads a Batch, so `data` stands before it; the two files below stand outside the order.

@@ -93,7 +93,7 @@ def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     if not body:
         raise ValueError("expected at least one row; got none; give a mapping from method names to metrics")
     lines = [[cell.replace("|", "\\|") for cell in row] for row in (header, *body)]
-    widths = [max(len(row[column]) for row in lines) for column in range(len(header))]
+    widths = [max(2, *(len(row[column]) for row in lines)) for column in range(len(header))]
     rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
     padded = [
         [cell.ljust(width) if column == 0 else cell.rjust(width)

@@ -1,0 +1,145 @@
+"""What the figures share: their configuration, their runs' items, what they keep of a run, and what they write."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from blob_pyro.building import encode_items
+from blob_pyro.checkpoint import Run
+from blob_pyro.config import RunConfig
+from blob_pyro.data.collate import Encoded, padding_id
+from blob_pyro.data.loaders import predict_loader
+from blob_pyro.data.tasks import load_task
+from blob_pyro.loading import locate
+from blob_pyro.reproduce.order import Order, Reproduction
+from blob_pyro.reproduce.settings import decoder_config, encoder_config
+from blob_pyro.run_directory import METRICS, read_config
+from blob_pyro.workflow import load_run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A finished run and test items of its own.
+
+    Attributes:
+        config: what it was made with.
+        run: model and posterior.
+        items: the test items in batches, which carry an index.
+        labels: answer words in class order.
+    """
+
+    config: RunConfig
+    run: Run
+    items: DataLoader[tuple[int, Encoded]]
+    labels: tuple[str, ...]
+
+
+def configuration(order: Order, task: str) -> RunConfig:
+    """The settings for one task: those of the order's first task where it has some.
+
+    A model that its configuration file calls an encoder answers through a classification head, as the paper's RoBERTa;
+    any other model, and none, answers with tokens.
+
+    Args:
+        order: what was asked for.
+        task: the paper's.
+    """
+    task = order.tasks[0] if order.tasks else task
+    return encoder_config(order, task) if is_encoder(order.model) else decoder_config(order, task)
+
+
+def is_encoder(model: str | None) -> bool:
+    """Whether a hub id, folder or alias is a network that sees the text to the right (BERT, RoBERTa).
+
+    A model that cannot be read is none: the run then says what is wrong with it.
+
+    Raises:
+        ModelLoadError: there is no such model.
+    """
+    if model is None:
+        return False
+    place = locate(model)
+    try:
+        config = transformers.AutoConfig.from_pretrained(place.path, local_files_only=place.local_only)
+    except (OSError, ValueError):
+        return False
+    return type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+
+
+def finished_runs(config: RunConfig, method: str, seeds: tuple[int, ...]) -> dict[int, Path]:
+    """Seed -> run directory of the runs that `compare` has finished."""
+    paths = {seed: Path(config.output) / method / f"seed{seed}" for seed in seeds}
+    return {seed: path for seed, path in paths.items() if (path / METRICS).is_file()}
+
+
+def load_with_items(path: Path, num_items: int | None = None) -> LoadedRun:
+    """A run and its first test items.
+
+    Args:
+        path: the run directory.
+        num_items: how many; None takes all.
+    """
+    config = read_config(path)
+    data = load_task(config.data, config.seed)
+    run = load_run(path, data.labels)
+    items = encode_items(data.test[:num_items], run.model, config.data, config.data.test_file)
+    loader = predict_loader(items, config.predict.batch_size, padding_id(run.model.tokenizer))
+    return LoadedRun(config, run, loader, data.labels)
+
+
+def kept(path: Path, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, which is made where it is not there yet, whole or not at all."""
+    if not path.is_file():
+        partial = path.with_name(f".{path.name}.partial")
+        save_file({name: value.contiguous() for name, value in make().items()}, partial)
+        os.replace(partial, path)
+    return load_file(path)
+
+
+def describe(order: Order, config: RunConfig) -> str:
+    """One line: task, model, steps, items, seeds and scale."""
+    data = config.data
+    counts = [
+        f"{'all' if count is None else count} {part} items"
+        for part, count in (("training", data.num_train), ("test", data.num_test))
+    ]
+    seeds = f"{'seed' if len(order.seeds) == 1 else 'seeds'} {', '.join(map(str, order.seeds))}"
+    parts = [str(data.task), config.model.id, f"{config.train.num_steps:,} steps", *counts, seeds]
+    return f"{', '.join(parts)} (scale {order.scale})."
+
+
+def write(order: Order, name: str, paragraphs: list[str], table: str, figure: Figure) -> Reproduction:
+    """Write NAME.md, NAME.csv, NAME.png and NAME.svg.
+
+    Args:
+        order: says where.
+        name: of the figure.
+        paragraphs: of the Markdown text; empty ones are left out.
+        table: text of the CSV file.
+        figure: the picture.
+    """
+    from blob_pyro.report.plots import save_png_and_svg
+
+    order.path.mkdir(parents=True, exist_ok=True)
+    text = "\n\n".join(filter(None, [*paragraphs, f"![{name}]({name}.png)"]))
+    markdown, scores = order.path / f"{name}.md", order.path / f"{name}.csv"
+    markdown.write_text(text + "\n", encoding="utf-8")
+    scores.write_text(table, encoding="utf-8")
+    return Reproduction(text, (markdown, scores, *save_png_and_svg(figure, order.path / name)))
+
+
+def failed(failures: tuple[str, ...]) -> str:
+    """A paragraph on the runs that failed; empty where none did."""
+    return "\n\n".join(f"Failed: {failure}." for failure in failures)

@@ -1,0 +1,118 @@
+"""What one system costs, in a process of its own: `python -m blob_pyro.reproduce.measuring DIRECTORY`."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyro
+
+from blob_pyro.building import build_guide, build_model
+from blob_pyro.checkpoint import Run
+from blob_pyro.config import RunConfig
+from blob_pyro.contenders.memory import _CudaMeter, _process_meter
+from blob_pyro.data.tasks import load_task
+from blob_pyro.errors import BlobPyroError
+from blob_pyro.guides import GUIDES, PostHocGuide
+from blob_pyro.report.terminal import quiet_libraries
+from blob_pyro.run_directory import read_config, read_json, write_json
+from blob_pyro.workflow import _encode, _num_samples, _predict, learn, parameter_counts
+
+MEASURED = "measured.json"
+WARM_UP, STEPS = 3, 20
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one system costs.
+
+    Attributes:
+        parameters: trained and stored numbers.
+        train_seconds: a whole training: the configuration's steps at the speed of the measured ones, and what is
+            fitted once after them.
+        predict_seconds: answers to the test items.
+        peak_bytes: most memory in use during training: of the process, or of tensors on a GPU.
+        num_samples: posterior draws behind the answers.
+    """
+
+    parameters: int
+    train_seconds: float
+    predict_seconds: float
+    peak_bytes: int
+    num_samples: int
+
+
+def measure(config: RunConfig) -> Cost:
+    """Train for a few steps and predict the test items, both after a warm-up; nothing is kept.
+
+    Args:
+        config: the run; its output is not written to.
+
+    Raises:
+        BlobPyroError: as `fit_run`.
+    """
+    data = load_task(config.data, config.seed)
+    pyro.set_rng_seed(config.seed)
+    model = build_model(config, data.labels, num_data=len(data.train))
+    guide = build_guide(model, config.guide)
+    items = _encode(data, model, config)
+    trained = GUIDES[guide.trained_as](model) if isinstance(guide, PostHocGuide) else guide
+    num_steps = min(STEPS, config.train.num_steps)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        learn(model, trained, items, _with_steps(config, WARM_UP), path, progress=False)
+        meter = _CudaMeter(str(model.device)) if model.device.type == "cuda" else _process_meter()
+        meter.restart()
+        steps = _seconds(lambda: learn(model, trained, items, _with_steps(config, num_steps), path, progress=False))
+        once = 0.0
+        if isinstance(guide, PostHocGuide):  # a named adapter is one that needs no training
+            ready = dataclasses.replace(config, model=dataclasses.replace(config.model, adapter=str(path)))
+            once = _seconds(lambda: learn(model, guide, items, ready, path, progress=False))
+        peak = meter.peak()
+        count = _num_samples(guide, config)
+        run = Run(path, model, guide)
+        _predict(run, items.test, config, count, progress=False)
+        predicting = _seconds(lambda: _predict(run, items.test, config, count, progress=False))
+    whole = steps * config.train.num_steps / num_steps + once
+    return Cost(sum(parameter_counts(model, guide).values()), whole, predicting, peak, count)
+
+
+def measure_apart(path: Path) -> Cost:
+    """`measure` of the configuration in a directory, in a fresh process that leaves its finding there.
+
+    Raises:
+        BlobPyroError: the process failed, or was killed.
+    """
+    command = [sys.executable, "-m", "blob_pyro.reproduce.measuring", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+        raise BlobPyroError(f"expected its process to end well; got exit code {done.returncode}, and it says: {said}")
+    return Cost(**read_json(path / MEASURED))
+
+
+def _with_steps(config: RunConfig, num_steps: int) -> RunConfig:
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=num_steps))
+
+
+def _seconds(action: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def main(path: str) -> None:
+    """Measure the configuration in a directory."""
+    with quiet_libraries():
+        cost = measure(read_config(path))
+    write_json(Path(path) / MEASURED, dataclasses.asdict(cost))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,54 @@
+"""What the user asked to reproduce, and what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Changes = Mapping[str, Mapping[str, Any]]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Order:
+    """One table or figure of the paper, asked for.
+
+    Attributes:
+        path: directory of its runs, tables and figures; what is there already is not made again.
+        model: hub id, local folder or alias; None takes the paper's at full scale and the packaged one at small.
+        scale: "full", the paper's settings, or "small", settings that end on two cores.
+        seeds: of the runs.
+        tasks: other tasks than the paper's; None takes the paper's.
+        methods: other systems than the paper's, names in `METHODS`; None takes the paper's. Only tables have them.
+        data_dir: folder with local copies of the tasks; None asks the hub.
+        changes: section of the configuration -> {setting: value} where it differs from the scale's own, as in
+            {"train": {"num_steps": 20}}; see `settings.CHANGEABLE`.
+        progress: show progress bars.
+        say: receives lines for the user.
+    """
+
+    path: Path
+    model: str | None = None
+    scale: Literal["full", "small"] = "small"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    tasks: tuple[str, ...] | None = None
+    methods: tuple[str, ...] | None = None
+    data_dir: str | None = None
+    changes: Changes = field(default_factory=dict)
+    progress: bool = True
+    say: Say = print
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What came out.
+
+    Attributes:
+        text: Markdown: a line on what was run, the table, what failed.
+        files: the tables and figures that were written.
+    """
+
+    text: str
+    files: tuple[Path, ...]

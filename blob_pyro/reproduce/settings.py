@@ -1,0 +1,88 @@
+"""The paper's settings, and small ones of the same shape for two cores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from blob_pyro.config import DataConfig, ModelConfig, PredictConfig, RunConfig, TrainConfig
+from blob_pyro.config_file import KEYS, unknown_key
+from blob_pyro.errors import ConfigError
+from blob_pyro.reproduce.order import Order
+
+# What says which run it is (task, files, model, guide, seed, output) is no matter of taste.
+_FIXED = ("data.task", "data.data_dir", "data.train_file", "data.test_file", "data.prompt", "data.truncate_field",
+          "data.label_field", "data.labels", "model.id", "model.likelihood", "model.adapter", "predict.sampling",
+          "predict.temperature")  # fmt: skip
+CHANGEABLE: dict[str, Any] = {
+    key: kind
+    for key, kind in KEYS.items()
+    if key.partition(".")[0] in ("data", "model", "train", "predict") and "." in key and key not in _FIXED
+}
+"""The settings that `Order.changes` may change, "train.num_steps" and so on, each with its type."""
+
+# Llama-2-7B: arXiv 2406.11675, appendix B. The defaults of the configuration are its other settings.
+FULL_MODEL = ModelConfig(
+    id="meta-llama/Llama-2-7b-hf", target_modules=["q_proj", "v_proj", "lm_head"], quantization="8bit"
+)
+FULL_TRAIN = TrainConfig()
+FULL_PREDICT = PredictConfig()
+FULL_DATA = {"max_length": 300}
+SMALL_MODEL = ModelConfig(id="smollm2", target_modules=["q_proj", "v_proj"])
+SMALL_TRAIN = TrainConfig(num_steps=100, lr=2e-3, kl_lr=0.03, kl_cycle=33)
+SMALL_DATA = {"num_train": 100, "num_test": 150, "num_validation": 50, "max_length": 160}
+
+# RoBERTa-base: the same appendix.
+FULL_ENCODER = ModelConfig(
+    id="FacebookAI/roberta-base", likelihood="sequence_classification", lora_alpha=8, target_modules=["query", "value"]
+)
+FULL_ENCODER_TRAIN = TrainConfig(batch_size=32, lr=5e-4, kl_lr=0.002)
+FULL_ENCODER_DATA = {"max_length": 256}
+SMALL_ENCODER = replace(FULL_ENCODER, id="minilm")
+SMALL_ENCODER_TRAIN = TrainConfig(num_steps=200, batch_size=8, lr=2e-3, kl_lr=0.03, kl_cycle=66)
+SMALL_ENCODER_DATA = {"num_train": 400, "num_test": 300, "num_validation": 100, "max_length": 128}
+
+
+def decoder_config(order: Order, task: str) -> RunConfig:
+    """Multiple choice on `task`: the paper's Llama-2-7B in 8 bit, or SmolLM2-135M on a few items."""
+    if order.scale == "full":
+        data = _data(order, task, FULL_DATA)
+        return _config(order, task, FULL_MODEL, data, FULL_TRAIN)
+    return _config(order, task, SMALL_MODEL, _data(order, task, SMALL_DATA), SMALL_TRAIN)
+
+
+def encoder_config(order: Order, task: str) -> RunConfig:
+    """Sequence classification on `task`: the paper's RoBERTa-base, or all-MiniLM-L6 on a few items."""
+    folder = f"{task}-encoder"
+    if order.scale == "full":
+        return _config(order, task, FULL_ENCODER, _data(order, task, FULL_ENCODER_DATA), FULL_ENCODER_TRAIN, folder)
+    return _config(order, task, SMALL_ENCODER, _data(order, task, SMALL_ENCODER_DATA), SMALL_ENCODER_TRAIN, folder)
+
+
+def _config(
+    order: Order, task: str, model: ModelConfig, data: DataConfig, train: TrainConfig, folder: str | None = None
+) -> RunConfig:
+    """Runs go below `order.path`, a folder for each task and kind of model."""
+    if order.model is not None and order.model != model.id:
+        # the adapted layers are PEFT's choice for an architecture that is not the one of the settings
+        model = replace(model, id=order.model, target_modules=None)
+    output = str(order.path / "runs" / (folder or task).replace("/", "-"))
+    return _changed(RunConfig(data=data, model=model, train=train, predict=FULL_PREDICT, output=output), order)
+
+
+def _changed(config: RunConfig, order: Order) -> RunConfig:
+    """The configuration with the order's own settings.
+
+    Raises:
+        ConfigError: one of them is unknown, fixed, or has a value that cannot work.
+    """
+    for section, changes in order.changes.items():
+        for name in changes:
+            if f"{section}.{name}" not in CHANGEABLE:
+                raise ConfigError(unknown_key(f"{section}.{name}", CHANGEABLE))
+    sections = {section: replace(getattr(config, section), **changes) for section, changes in order.changes.items()}
+    return replace(config, **sections)
+
+
+def _data(order: Order, task: str, settings: dict[str, Any]) -> DataConfig:
+    return DataConfig(task=task, data_dir=order.data_dir, **settings)

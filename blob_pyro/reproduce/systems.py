@@ -1,0 +1,182 @@
+"""The paper's systems on one task: runs that resume, and the answers that are read from them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from blob_pyro.building import build_likelihood
+from blob_pyro.compare import HELD_OUT_MARK, Comparison, Rows, compare
+from blob_pyro.config import RunConfig
+from blob_pyro.data.tasks import find_task, load_task
+from blob_pyro.errors import BlobPyroError, ConfigError, RunDirectoryError
+from blob_pyro.evaluation import evaluate
+from blob_pyro.loading import load_tokenizer
+from blob_pyro.methods import METHODS, Method, choose
+from blob_pyro.predictions import Predictions
+from blob_pyro.report.comparison import Outcome
+from blob_pyro.reproduce.order import Order
+from blob_pyro.reproduce.writing import Section
+from blob_pyro.run_directory import PREDICTIONS
+
+SYSTEMS = ("mle", "map", "dropout", "ensemble", "bbb", "laplace", "blob")
+"""The rows of the paper's tables, names in `METHODS`."""
+FEW_DRAWS = 5
+
+
+def check_order(order: Order, configs: Mapping[str, RunConfig]) -> None:
+    """Refuse what no run could work with, before hours are spent.
+
+    Args:
+        order: what is asked for.
+        configs: task -> the configuration of its runs.
+
+    Raises:
+        ConfigError: there is no task or seed, one comes twice, or a task or method is unknown.
+        ModelLoadError: the model was not found.
+    """
+    if not order.seeds or len(set(order.seeds)) < len(order.seeds):
+        raise ConfigError(f"seeds: expected at least one, each once; got {list(order.seeds)}")
+    methods_of(order)
+    if not configs:
+        raise ConfigError("tasks: expected at least one; got none; see blob-pyro tasks")
+    for task in configs:
+        find_task(task)
+    for model in {config.model.id for config in configs.values()}:
+        load_tokenizer(model)
+
+
+def methods_of(order: Order) -> list[Method]:
+    """The systems that the order names, or the paper's, each after the one it starts from."""
+    return choose(SYSTEMS if order.methods is None else order.methods)
+
+
+def tasks_of(order: Order, full: Sequence[str], small: Sequence[str]) -> tuple[str, ...]:
+    """The tasks that the order names, or those of its scale.
+
+    Raises:
+        ConfigError: a task comes twice.
+    """
+    if order.tasks is None:
+        return tuple(full if order.scale == "full" else small)
+    if len(set(order.tasks)) < len(order.tasks):
+        raise ConfigError(f"tasks: expected each once; got {', '.join(order.tasks)}")
+    return tuple(order.tasks)
+
+
+def run_systems(order: Order, config: RunConfig) -> Section:
+    """The paper's systems on one task: a row each, and of BLoB the posterior mean, 5 draws and 10.
+
+    Args:
+        order: what is asked for.
+        config: what the runs share.
+
+    Returns:
+        The rows; none, and the reason, where the task's items cannot be read or every run fails.
+
+    Raises:
+        RunDirectoryError: the directory holds runs of another configuration.
+    """
+    task = str(config.data.task)
+    try:
+        data = load_task(config.data, order.seeds[0])  # one answer for all runs where there are no items
+        build_likelihood(config.model, data.labels)
+        found = compare(
+            config, [method.name for method in methods_of(order)], order.seeds, progress=order.progress, say=order.say
+        )
+    except RunDirectoryError:
+        raise
+    except (BlobPyroError, OSError) as error:
+        failure = one_line(error)
+        order.say(f"{task}: {failure}")
+        return Section(task, {}, (failure,))
+    return Section(task, with_few_draws(found, config), found.failures)
+
+
+def with_few_draws(found: Comparison, config: RunConfig) -> Rows:
+    """The rows, and before BLoB's last one another with the first 5 of its draws.
+
+    The draws of a run are independent, so that the first 5 are what a run with 5 draws is: its answers need no
+    forwards of their own.
+    """
+    method = METHODS["blob"]
+    few = [row for row, count in draws_of_rows(method, config).items() if count == FEW_DRAWS]
+    rows: Rows = {}
+    for row, by_seed in found.rows.items():
+        if few and row == _last_row(method, config):
+            rows[few[0]] = {
+                seed: None if outcome is None else _few(outcome, run_path(config, method.name, seed))
+                for seed, outcome in by_seed.items()
+            }
+        rows[row] = by_seed
+    return rows
+
+
+def draws_of_rows(method: Method, config: RunConfig) -> dict[str, int | None]:
+    """Row of the table -> how many draws are behind it; None stands for all that the run makes.
+
+    Example:
+        >>> from blob_pyro.config import DataConfig
+        >>> draws_of_rows(METHODS["blob"], RunConfig(DataConfig(task="boolq")))
+        {'BLoB N=0': 0, 'BLoB N=5': 5, 'BLoB N=10': None}
+    """
+    rows: dict[str, int | None] = {}
+    many = method.configure(config).predict.num_samples
+    if method.posterior_mean and many:
+        rows[f"{_title(method)} N=0"] = 0
+        if method.name == "blob" and many > FEW_DRAWS:
+            rows[f"{_title(method)} N={FEW_DRAWS}"] = FEW_DRAWS
+    return rows | {_last_row(method, config): None}
+
+
+def _last_row(method: Method, config: RunConfig) -> str:
+    title, many = _title(method), method.configure(config).predict.num_samples
+    return f"{title} N={many}" if method.posterior_mean and many else title
+
+
+def _title(method: Method) -> str:
+    return method.title + (HELD_OUT_MARK if method.held_out else "")
+
+
+def _few(outcome: Outcome, path: Path) -> Outcome:
+    """The outcome with the first draws of a run alone."""
+    metrics = evaluate(first_draws(stored_predictions(path), FEW_DRAWS))
+    return dataclasses.replace(outcome, metrics=metrics, num_samples=FEW_DRAWS)
+
+
+def first_draws(predictions: Predictions, count: int) -> Predictions:
+    """The predictions under the first `count` draws alone."""
+    draws = predictions.draws[:count]
+    return Predictions(draws.mean(0), draws, predictions.labels)
+
+
+def stored_predictions(path: Path) -> Predictions:
+    """The predictions of a run's test items under all its draws, as they were.
+
+    Raises:
+        RunDirectoryError: there are none, or they cannot be read.
+    """
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+    file = path / PREDICTIONS
+    try:
+        rows = pq.read_table(file, columns=["label", "probabilities", "draws"])
+        names = [field.name for field in rows.schema.field("probabilities").type]
+        labels = torch.tensor([names.index(label) for label in rows["label"].to_pylist()])
+        draws = torch.tensor(rows["draws"].to_pylist(), dtype=torch.float32).transpose(0, 1).contiguous()
+        return Predictions(draws.mean(0), draws, labels)
+    except (OSError, KeyError, ValueError) as error:  # pyarrow's own errors are kinds of these
+        raise RunDirectoryError(f"{file}: expected the predictions of a run; {one_line(error)}") from error
+
+
+def run_path(config: RunConfig, name: str, seed: int) -> Path:
+    """The directory in which `compare` puts a run."""
+    return Path(config.output) / name / f"seed{seed}"
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error, without line breaks."""
+    return " ".join(str(error).split())

@@ -1,0 +1,122 @@
+"""What a trial found, and the file that keeps it, so that a search goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from blob_pyro.checkpoint import ADAPTER, DESCRIPTION, TENSORS
+from blob_pyro.config import RunConfig
+from blob_pyro.evaluation.checks import SMALLEST_PROB, checked
+from blob_pyro.predictions import Predictions
+from blob_pyro.run_directory import CONFIG, HISTORY, read_config
+from blob_pyro.tuning.choices import Settings, settings_of
+
+TRIALS, TUNING = "tuning.jsonl", "tuning.json"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How a configuration did on the held-out items.
+
+    Attributes:
+        nlls: -log p(label) of each held-out item in nats, p averaged over the draws; None where training failed.
+        num_blocks: transformer blocks of the network; 0 where they are not in one list.
+        seconds: of training and prediction.
+    """
+
+    nlls: tuple[float, ...] | None
+    num_blocks: int
+    seconds: float
+
+
+Measure = Callable[[RunConfig], Measured]
+
+
+class TrialLog:
+    """Measures configurations, each once: what is in the file already is read from it.
+
+    Args:
+        path: the run directory, whose `tuning.jsonl` has one line a trial; made by `measure` if it is not there.
+        measure: trains and predicts.
+
+    Attributes:
+        num_made: trials that this object measured itself.
+    """
+
+    def __init__(self, path: Path, measure: Measure) -> None:
+        self.file = path / TRIALS
+        self.measure = measure
+        self.num_made = 0
+        self._known = _read(self.file)
+
+    def __call__(self, config: RunConfig) -> Measured:
+        """What `measure` finds, or found; only the searched settings of `config` may differ between calls."""
+        settings = settings_of(config)
+        if (key := _key(settings)) not in self._known:
+            found = self._known[key] = self.measure(config)
+            self.num_made += 1
+            _append(self.file, settings, found)
+        return self._known[key]
+
+    def __len__(self) -> int:
+        """Number of trials in the file."""
+        return len(self._known)
+
+
+def label_nlls(predictions: Predictions) -> tuple[float, ...]:
+    """-log p(label) of each item in nats, p averaged over the draws.
+
+    Raises:
+        DataError: labels are missing or out of range, or a row of probabilities is not one.
+    """
+    probs, labels = checked(predictions)
+    found = probs.gather(1, labels[:, None]).squeeze(1).clamp(min=SMALLEST_PROB)
+    return tuple((-found.log()).tolist())
+
+
+def is_unfinished_search(config: RunConfig) -> bool:
+    """Whether `config.output` holds trials of this very configuration, and no training after them."""
+    path = Path(config.output)
+    later = (HISTORY, ADAPTER, TENSORS, DESCRIPTION)
+    if not config.tune.search or any((path / name).exists() for name in later):
+        return False
+    return all((path / name).is_file() for name in (CONFIG, TRIALS)) and read_config(path) == config
+
+
+def clear_unfinished_run(path: Path) -> None:
+    """Delete the run directory of a run that has not ended, but for its configuration and its trials."""
+    if not (path / TRIALS).is_file():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    for part in path.iterdir():
+        if part.name not in (CONFIG, TRIALS):
+            shutil.rmtree(part) if part.is_dir() else part.unlink()
+
+
+def _key(settings: Settings) -> str:
+    return json.dumps(settings, sort_keys=True)
+
+
+def _append(file: Path, settings: Settings, found: Measured) -> None:
+    line = {"settings": settings, "nlls": found.nlls, "num_blocks": found.num_blocks, "seconds": found.seconds}
+    before = file.read_bytes() if file.exists() else b""
+    start = "" if before.endswith(b"\n") or not before else "\n"  # after half a line
+    with file.open("a", encoding="utf-8") as out:
+        out.write(start + json.dumps(line) + "\n")
+
+
+def _read(file: Path) -> dict[str, Measured]:
+    """The trials of a file; a line that a crash cut short is none."""
+    known = {}
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        nlls = None if row["nlls"] is None else tuple(row["nlls"])
+        known[_key(row["settings"])] = Measured(nlls, row["num_blocks"], row["seconds"])
+    return known
