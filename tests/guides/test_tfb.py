@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 import blob_pyro as bp
 from blob_pyro.errors import ConfigError, DataError, LabelError, UnsupportedPosteriorError
 from blob_pyro.guides import TFBGuide
-from blob_pyro.guides.sigma_search import search_sigma
+from blob_pyro.guides.sigma_search import SigmaSearch, search_sigma
 
 
 def trained(name: str = "llama") -> bp.BayesianLoRA:
@@ -54,6 +55,7 @@ def test_sigma_is_that_of_a_grid_search(tolerance: float) -> None:
     assert guide.search is not None
     mean_nll = naive_nll(model, batch, [{}])
     assert 0.01 < mean_nll < 1
+    assert len(guide.search.trials) <= 7
     assert guide.search.mean_nll == pytest.approx(mean_nll, rel=1e-4)
 
     def within(sigma: float) -> bool:
@@ -236,13 +238,72 @@ def test_no_sigma_within_the_tolerance() -> None:
         fitted(model, min_sigma=0.5, num_steps=3)
 
 
-@pytest.mark.parametrize("root", [2e-5, 0.0314, 0.7])
-def test_bisection_finds_a_known_root(root: float) -> None:
-    """|nll - 2| = 0.02 at `root`, exactly: the answer is below it by a factor of at most 10^(5 / 2^12)."""
-    found = search_sigma(lambda sigma: 2 - 0.02 * (sigma / root) ** 2, 2.0, 0.01, (1e-5, 1.0), 12)
-    assert root / 10 ** (5 / 2**12) <= found.sigma <= root
-    assert found.mean_nll == 2.0 and len(found.trials) == 12
+INTERVAL, RATIO, HALVINGS = (1e-5, 1.0), 1.012, 10
+ROOTS = [2e-5 * 10 ** (0.29 * step) for step in range(17)]
+
+# change over tolerance as a function of sigma / root; all grow, and pass 1 at root
+SHAPES: dict[str, Callable[[float], float]] = {
+    "a step": lambda x: 2.0 if x > 1 else 0.0,
+    "a step between two plateaus": lambda x: 1.5 if x > 1 else 0.5,
+    "saturating": lambda x: 3 * x**2 / (2 + x**2),
+    "exponential": lambda x: math.expm1(min(700, x**2 * math.log(2))),
+    "none at all, then steep": lambda x: max(0.0, 10 * (x**2 - 0.9)),
+    "two powers": lambda x: 0.99 * x**0.5 + 0.01 * x**8,
+    "not a number far out": lambda x: x**2 if x < 3 else math.nan,
+    "rounding near 0": lambda x: x**2 if x > 0.2 else 1e-4 * (1 + math.sin(1e6 * x)),
+}
+
+
+def searched(shape: Callable[[float], float], root: float, num_steps: int = 14) -> SigmaSearch:
+    """`search_sigma` on an NLL of 2 that falls, by 1 % at `root`."""
+    return search_sigma(lambda sigma: 2 - 0.02 * shape(sigma / root), 2.0, 0.01, INTERVAL, num_steps)
+
+
+def check_bracket(found: SigmaSearch) -> None:
+    """Sigma is the largest trial within the tolerance; one at most 1.2 % above it (or the interval's end) is not."""
+    good = [sigma for sigma, nll in found.trials if abs(nll - 2) <= 0.02]
+    bad = [sigma for sigma, nll in found.trials if not abs(nll - 2) <= 0.02]
+    assert found.sigma == max(good)
+    assert min([*bad, INTERVAL[1]]) <= found.sigma * RATIO * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(("power", "most"), [(0.3, 4), (1, 4), (1.5, 4), (2, 3), (2.5, 4), (4, 4), (6, 5), (20, 14)])
+def test_trials_of_a_power_of_sigma(power: float, most: int) -> None:
+    """Whatever the root: three trials at the usual power, four at most others, 14 at worst."""
+    for root in ROOTS:
+        found = searched(lambda x: x**power, root)
+        assert root / RATIO <= found.sigma <= root * (1 + 1e-9) and found.mean_nll == 2.0
+        check_bracket(found)
+        assert len(found.trials) <= most
+
+
+@pytest.mark.parametrize("name", list(SHAPES))
+def test_the_search_is_a_grid_search(name: str) -> None:
+    """The largest sigma of a grid of ratio 1.002 that is within the tolerance, in at most four trials above bisection.
+
+    With 9 trials allowed, too few to close the bracket, it is bisection itself.
+    """
+    for root in ROOTS:
+        grid = [root * 1.002**step for step in range(-20, 21)]
+        best = max(sigma for sigma in grid if abs(SHAPES[name](sigma / root)) <= 1)
+        for num_steps in (HALVINGS, HALVINGS + 4):
+            found = searched(SHAPES[name], root, num_steps)
+            assert best / RATIO / 1.002 <= found.sigma <= best * 1.002
+            assert len(found.trials) <= num_steps
+            check_bracket(found)
+        low, high = (math.log(end) for end in INTERVAL)
+        for sigma, nll in searched(SHAPES[name], root, HALVINGS - 1).trials:
+            middle = (low + high) / 2
+            assert math.log(sigma) == pytest.approx(middle)
+            low, high = (middle, high) if abs(nll - 2) <= 0.02 else (low, middle)
 
 
 def test_a_noise_without_effect_takes_the_largest_sigma() -> None:
-    assert search_sigma(lambda sigma: 1.0, 1.0, 0.01, (1e-5, 1.0), 10).sigma == pytest.approx(1.0, rel=0.012)
+    found = search_sigma(lambda sigma: 1.0, 1.0, 0.01, (1e-5, 1.0), 14)
+    assert found.sigma == pytest.approx(1.0, rel=0.012) and len(found.trials) == 2
+    assert search_sigma(lambda sigma: 0.0, 0.0, 0.01, (1e-5, 1.0), 14).sigma == found.sigma
+
+
+def test_a_ratio_of_ones_own() -> None:
+    found = search_sigma(lambda sigma: 1 + sigma**2, 1.0, 0.01, (1e-5, 1.0), 30, ratio=1.0001)
+    assert 0.1 / 1.0001 <= found.sigma <= 0.1
