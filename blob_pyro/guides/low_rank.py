@@ -22,8 +22,12 @@ class LowRankGuide(AdapterGuide):
 
         sum_ij [ log sigma_p + (G^4 + sum_k F_k^2 + M^2) / (2 sigma_p^2) - 1/2 ] - 1/2 log det covariance.
 
-    F starts random, of G's size: F_k = G^2 e_k / sqrt(rank) with e_k ~ Normal(0, 1), which doubles the variance on
-    average. At F = 0 its gradients vanish, those of the KL and on average those of the likelihood: it would stay there.
+    The free parameters are G and V, with F_k = G V_k, so that a direction is to V as a standard deviation is to BLoB's
+    G. The KL's slope in V is then at most 1 / (2 |G|), where in F it would be up to 1 / (2 G^2): an SGD step on the KL
+    would throw F far off wherever an entry of G passes near 0.
+
+    V starts random, of G's size: V_k = G e_k / sqrt(rank) with e_k ~ Normal(0, 1), which doubles the variance on
+    average. At V = 0 its gradients vanish, those of the KL and on average those of the likelihood: it would stay there.
 
     Source: Ong, Nott and Smith 2018 (arXiv 1701.03208), section 3; G as in BLoB (arXiv 2406.11675), section 3.3.
 
@@ -51,7 +55,7 @@ class LowRankGuide(AdapterGuide):
             raise ConfigError(f"eps: expected a number above 0; got {eps}")
         self.rank, self.eps = int(rank), float(eps)
         self.root_scales = nn.ParameterList(_initial_root_scale(model.location(site), eps) for site in model.sites)
-        self.factors = nn.ParameterList(_initial_factor(root, rank) for root in self.root_scales)
+        self.root_factors = nn.ParameterList(_initial_root_factor(root, rank) for root in self.root_scales)
         self._position = {site: position for position, site in enumerate(model.sites)}
 
     def scale(self, site: str) -> Tensor:
@@ -62,18 +66,22 @@ class LowRankGuide(AdapterGuide):
         """The free parameter G whose square is the independent part's standard deviation, (r, n), float32."""
         return self.root_scales[self._position[site]]
 
-    def factor(self, site: str) -> nn.Parameter:
+    def root_factor(self, site: str) -> nn.Parameter:
+        """The free parameter V of the common directions F_k = G V_k, (rank, r, n), float32."""
+        return self.root_factors[self._position[site]]
+
+    def factor(self, site: str) -> Tensor:
         """The common directions F, (rank, r, n), float32."""
-        return self.factors[self._position[site]]
+        return self.root_scale(site) * self.root_factor(site)
 
     def posterior(self, site: str) -> LowRankNormal:
         """Gaussian with correlated entries, event_shape (r, n)."""
         return LowRankNormal(self.loc(site), self.root_scale(site).square(), self.factor(site))
 
     def scale_parameters(self) -> dict[str, nn.Parameter]:
-        """G and F of every site."""
+        """G and V of every site."""
         roots = {f"{site}.root_scale": self.root_scale(site) for site in self.model.sites}
-        return roots | {f"{site}.factor": self.factor(site) for site in self.model.sites}
+        return roots | {f"{site}.root_factor": self.root_factor(site) for site in self.model.sites}
 
     def settings(self) -> dict[str, Any]:
         """{"rank": ..., "eps": ...}."""
@@ -85,6 +93,6 @@ def _initial_root_scale(weight: Tensor, eps: float) -> nn.Parameter:
     return nn.Parameter(root.uniform_(eps / math.sqrt(2), eps))
 
 
-def _initial_factor(root_scale: Tensor, rank: int) -> nn.Parameter:
+def _initial_root_factor(root_scale: Tensor, rank: int) -> nn.Parameter:
     noise = torch.randn(rank, *root_scale.shape, dtype=torch.float32, device=root_scale.device)
-    return nn.Parameter(root_scale.detach().square() * noise / math.sqrt(rank))
+    return nn.Parameter(root_scale.detach() * noise / math.sqrt(rank))
