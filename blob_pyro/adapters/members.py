@@ -65,20 +65,50 @@ def add_adapter(network: PeftModel, name: str, like: str) -> None:
 
 
 def fresh_values(network: PeftModel, like: str) -> dict[str, Tensor]:
-    """What PEFT starts an adapter with the settings of `like` at; names as in `adapter_parameters`.
+    """What an adapter with the settings of `like` starts at, heads first; names as in `adapter_parameters`.
 
-    Takes as many of torch's global random numbers as `peft.get_peft_model` does.
+    Takes as many of torch's global random numbers as loading the base does for its fresh heads, and
+    `peft.get_peft_model` after that.
     """
+    heads = fresh_heads(network, like)
     name = f"{like}_fresh"
     add_adapter(network, name, like)
     try:
-        return {key: value.detach().clone() for key, value in adapter_parameters(network, name).items()}
+        return {key: value.detach().clone() for key, value in adapter_parameters(network, name).items()} | heads
     finally:
         network.delete_adapter(name)
 
 
+def fresh_heads(network: PeftModel, adapter: str) -> dict[str, Tensor]:
+    """New random values of the adapter's trained copies of layers that `from_pretrained` found in no file.
+
+    Drawn by the base's own initialisation, layer by layer. Layers that came from files, and every layer of a network
+    that was not loaded by transformers' `from_pretrained`, are left out: nothing says that their weights are random.
+    """
+    from peft.utils.other import ModulesToSaveWrapper
+
+    base = network.get_base_model()
+    if not any(map(_from_file, base.parameters())):
+        return {}
+    found: dict[str, Tensor] = {}
+    for path, wrapper in network.named_modules():
+        if not isinstance(wrapper, ModulesToSaveWrapper) or adapter not in wrapper.modules_to_save:
+            continue
+        head: nn.Module = copy.deepcopy(wrapper.original_module)
+        kept = [layer for layer, own in zip(head.modules(), wrapper.original_module.modules(), strict=True)
+                if any(map(_from_file, own.parameters(recurse=False)))]  # fmt: skip
+        head.apply(lambda layer, kept=kept: None if layer in kept else base._init_weights(layer))  # type: ignore[misc]
+        found |= {f"{path}.modules_to_save.*.{key}": value.detach() for key, value in head.named_parameters()}
+    return found
+
+
+def _from_file(parameter: nn.Parameter) -> bool:
+    """Whether transformers read it from a file; its mark on a Parameter, which copies do not carry."""
+    return bool(getattr(parameter, "_is_hf_initialized", False))
+
+
 def start_afresh(network: PeftModel, adapter: str) -> None:
-    """Put an adapter at a new start, as PEFT makes it; its Parameters stay the same objects."""
+    """Put an adapter at a new start, as PEFT makes it, heads as transformers does; its Parameters stay the same."""
     values = fresh_values(network, adapter)
     with torch.no_grad():
         for key, parameter in adapter_parameters(network, adapter).items():

@@ -23,7 +23,7 @@ class EnsembleGuide(AdapterGuide):
     r"""q = 1/K sum_k delta(theta_k): a uniform mixture of K points over everything that is trained (A, B, heads).
 
     The members are K adapters of the network: the model's own is member 0, the others are called
-    "<adapter>_member_1" and so on. `bp.inference.ensemble.fit_ensemble` trains each on its own, by maximum
+    "<adapter>_member_1" and so on. `bp.fit_ensemble` trains each on its own, by maximum
     likelihood. Then
 
         p(y | x) = 1/K sum_k p(y | x, theta_k),
@@ -108,7 +108,7 @@ class EnsembleGuide(AdapterGuide):
             raise UnsupportedPosteriorError(
                 f"guide ensemble: expected everything trainable to be a site; got the point parameter "
                 f"{next(iter(self._points))}, of which each member has its own; answer with bp.PosteriorPredictive, "
-                "and train with bp.inference.ensemble.fit_ensemble"
+                "and train with bp.fit_ensemble"
             )
         declare(self.location_parameters)
         self.sample_prior_scale()

@@ -31,9 +31,11 @@ def fit_ensemble(
 ) -> list[list[StepResult]]:
     """Train every member of `guide` by maximum likelihood, each from a start and in an order of its own.
 
-    Member k is what one gets from `torch.manual_seed(seed + k)`, a fresh adapter on the same base network, and
-    `fit` with an `MLEGuide` on loaders[k], bit for bit. Only the adapters' starts differ: heads begin at the base
-    network's own. torch's random state is as before afterwards.
+    Member k is what one gets from `torch.manual_seed(seed + k)`, `BayesianLoRA.from_pretrained`, and `fit` with an
+    `MLEGuide` on loaders[k], bit for bit (where the heads are the only weights that the base's files lack). Adapters
+    start at random, and so do the heads that `from_pretrained` made anew. A head that came from a file, and any head of
+    a network that was not loaded by `from_pretrained`, begins at the base network's own in every member: it may have
+    been trained. torch's random state is as before afterwards.
 
     Args:
         model: the model of `guide`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 
 import pyro
 import pytest
+import tiny
 import torch
+import transformers
 from cases import (
     BERT,
     HIDDEN,
@@ -31,11 +34,11 @@ from pyro.infer import SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 
 import blob_pyro as bp
-from blob_pyro.adapters.members import adapter_parameters
+from blob_pyro import fit_ensemble
+from blob_pyro.adapters.members import adapter_parameters, fresh_heads
 from blob_pyro.config import TrainConfig
 from blob_pyro.errors import ConfigError, NonFiniteLossError, RunDirectoryError, UnsupportedPosteriorError
 from blob_pyro.guides import EnsembleGuide, MLEGuide
-from blob_pyro.inference.ensemble import fit_ensemble
 from blob_pyro.inference.svi import StepResult
 from blob_pyro.likelihoods import Likelihood, MultipleChoice, SequenceClassification
 
@@ -113,6 +116,49 @@ def test_members_are_three_separate_runs(name: str) -> None:
     assert float((answers[0] - answers[1]).abs().max()) > 0.01
     assert not held_draws(model)
     assert model.network.active_adapters == [model.adapter]
+
+
+def test_heads_that_no_file_holds_start_anew_in_each_member(tmp_path: Path) -> None:
+    """From a checkpoint without a head: members are runs of `from_pretrained` under a seed each, heads too, bit by bit.
+
+    From a checkpoint with a head, and on a network that came from no file, every member begins at the base's.
+    """
+    encoder, classifier = tmp_path / "encoder", tmp_path / "classifier"
+    base = causal_base("BertForSequenceClassification", BERT)
+    base.save_pretrained(classifier)
+    base.bert.save_pretrained(encoder)
+    for folder in (encoder, classifier):
+        tokenizer_of(folder)
+    steps = dataclasses.replace(CONFIG, num_steps=2)
+
+    def loaded(folder: Path, seed: int, bayesian: str) -> bp.BayesianLoRA:
+        torch.manual_seed(seed)
+        return bp.BayesianLoRA.from_pretrained(
+            str(folder), SequenceClassification(3), r=4, target_modules=["query", "value"], num_data=NUM_DATA,
+            bayesian=bayesian,
+        )  # fmt: skip
+
+    for folder, anew in ((encoder, True), (classifier, False)):
+        model = loaded(folder, 50, "both")
+        guide = EnsembleGuide(model, K)
+        fit_ensemble(model, guide, [loader(k) for k in range(K)], steps, seed=3, progress=False)
+        starts = []
+        for k, adapter in enumerate(guide.adapters):
+            alone = loaded(folder, 3 + k, "A")
+            starts.append(values_of(alone)["base_model.model.classifier.modules_to_save.*.weight"])
+            bp.fit(alone, MLEGuide(alone), loader(k), steps, progress=False)
+            own, expected = adapter_parameters(model.network, adapter), values_of(alone)
+            assert own.keys() == expected.keys()
+            assert all(torch.equal(own[key], value) for key, value in expected.items())
+        assert torch.equal(starts[0], starts[1]) is not anew
+        assert all(p.requires_grad for p in guide.location_parameters().values())
+    model = fresh("bert", 99, bayesian="both")
+    assert fresh_heads(model.network, model.adapter) == {}
+
+
+def tokenizer_of(folder: Path) -> None:
+    """A tokenizer beside the weights; nothing is encoded with it."""
+    transformers.AutoTokenizer.from_pretrained(tiny.bert()).save_pretrained(folder)
 
 
 def test_members_of_a_pretrained_model_are_separate_runs() -> None:
