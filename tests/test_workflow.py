@@ -260,6 +260,24 @@ def test_training_learns_the_words_of_the_labels(tmp_path):
     assert result.metrics["N=4"].accuracy > 0.8
 
 
+@pytest.mark.parametrize(("num_steps", "at_bound"), [(1, True), (8, False)])
+def test_a_temperature_at_the_end_of_its_range_is_told(tmp_path, num_steps, at_bound):
+    """A network that has learnt next to nothing had better answer evenly; after eight steps there is an optimum."""
+    steps = {"num_steps": num_steps, "batch_size": 6, "lr": 0.02 if num_steps > 1 else 1e-6}
+    targets = {"target_modules": ["q_proj", "v_proj", "up_proj", "down_proj"], "r": 4, "lora_alpha": 16}
+    config = make_config(
+        tmp_path, model=targets, train=steps, guide={"name": "mle"}, predict={"temperature": True},
+        data={"num_validation": 6},
+    )  # fmt: skip
+    told = []
+    result = fit_run(config, progress=False, say=told.append)
+    found = bp.Temperature(json.loads((result.path / "cost.json").read_text())["temperature_N=0"])
+    assert found.at_bound is at_bound
+    lines = [line for line in told if line.startswith("temperature")]
+    milder = "temperature of N=0: T = 100, the top of the range: the milder, the better on the held-out items"
+    assert lines == ([milder] if at_bound else [])
+
+
 def test_without_test_items_a_run_says_so_and_predicts(tmp_path):
     config = make_config(tmp_path, data={"test_file": None})
     result = run(config)
@@ -452,3 +470,18 @@ def test_a_guide_of_ones_own_is_not_saved_in_silence(finished, tmp_path):
     loaded = bp.load(finished[1].path)
     with pytest.raises(ConfigError, match=r"expected one of bp.guides \(.*\); got Mine"):
         bp.save(tmp_path / "mine", loaded.model, Mine(loaded.model))
+
+
+def test_the_first_member_of_an_ensemble_is_the_plain_run(tmp_path):
+    """Bit for bit, on a network whose head no file holds; the heads of the others started elsewhere."""
+    kind = {"likelihood": "sequence_classification"}
+    paths = {}
+    for guide in ("mle", "ensemble"):
+        paths[guide] = run(make_config(tmp_path, guide={"name": guide}, model=kind, output=str(tmp_path / guide))).path
+    assert adapter_bytes(paths["mle"]) == adapter_bytes(paths["ensemble"])
+    name = "base_model.model.score.weight"
+    heads = [
+        load_file(paths["ensemble"] / "adapter" / member / "adapter_model.safetensors")[name]
+        for member in ("", "default_member_1", "default_member_2")
+    ]
+    assert min(float((heads[k] - heads[k - 1]).abs().mean()) for k in range(3)) > 0.1  # training moves them by 0.04
