@@ -168,7 +168,8 @@ class GuideConfig:
         rank: of low_rank: rank of each layer's covariance; of laplace: eigenvectors kept of each large factor.
         structure: of laplace: Kronecker factors, or the diagonal.
         prior_precision: of laplace: found by the evidence, or by the NLL of the data.num_validation held-out items.
-        tolerance: of tfb: how much the training NLL may change, relatively.
+        tolerance: of tfb: how much the NLL may change, relatively.
+        anchor: of tfb: whose NLL, the training items' or that of the data.num_validation held-out items.
     """
 
     name: GuideName = "blob"
@@ -181,6 +182,7 @@ class GuideConfig:
     structure: Literal["kron", "diag"] | None = None
     prior_precision: Literal["evidence", "held_out"] | None = None
     tolerance: float | None = None
+    anchor: Literal["train", "held_out"] | None = None
 
     def __post_init__(self) -> None:
         for name in ("eps", "init_scale", "tolerance"):

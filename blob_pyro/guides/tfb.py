@@ -19,6 +19,7 @@ from blob_pyro.model import BayesianLoRA
 from blob_pyro.modes import training_mode
 
 Draws = dict[str, Tensor]
+ANCHORS = ("train", "held_out")
 
 
 class TFBGuide(PostHocGuide):
@@ -31,19 +32,20 @@ class TFBGuide(PostHocGuide):
     covariance sigma^2 (B^T B)^(-1): rows are correlated. Draws take its symmetric root V diag(sigma / d) V^T, which
     does not depend on the signs and order that an SVD chooses.
 
-    `fit` finds the one number sigma: the largest for which the NLL of the training items changes by no more than
-    `tolerance`, relative to the adapter's own. The NLL is that of the mean probability over `num_samples` draws, the
-    noise E of which is the same for every sigma (and every item), so that the search is reproducible and the NLL smooth
-    in sigma. The search follows the power of sigma that the change is of, with bisection as the fallback, until it
-    knows the largest sigma of [min_sigma, max_sigma] to 1.2 %, where the change grows with sigma: five or six NLLs as a
-    rule, at most `num_steps` (see `search_sigma`). A few hundred items do.
+    `fit` finds the one number sigma: the largest for which the NLL of the training items (of held-out items with
+    anchor="held_out") changes by no more than `tolerance`, relative to the adapter's own. The NLL is that of the mean
+    probability over `num_samples` draws, the noise E of which is the same for every sigma (and every item), so that the
+    search is reproducible and the NLL smooth in sigma. The search follows the power of sigma that the change is of,
+    with bisection as the fallback, until it knows the largest sigma of [min_sigma, max_sigma] to 1.2 %, where the
+    change grows with sigma: five or six NLLs as a rule, at most `num_steps` (see `search_sigma`). A few hundred items
+    do.
 
     The KL against Normal(0, sigma_p^2) is analytic, total nats; nothing minimises it.
 
     Differences from the authors' public code: it searches [0.001, 0.015] in 5 steps, counts the NLL of the adapter's
     own answers instead of the labels, adds 1e-6 to d, and divides the relative change by the number of items n, so that
     its 0.003 allows 0.003 n. Where the adapter has fitted the items to an NLL near 0, a relative change of 0.3 % is
-    next to none, and so is sigma: raise `tolerance`, or fit on held-out items.
+    next to none, and so is sigma: take anchor="held_out", or raise `tolerance`.
 
     Source: Shi et al. 2024 (arXiv 2412.05723), sections 3 and 4; tolerance and num_samples are its settings.
 
@@ -56,6 +58,7 @@ class TFBGuide(PostHocGuide):
     Args:
         model: the model.
         tolerance: largest relative change of the NLL.
+        anchor: whose NLL, "train" or "held_out".
         num_samples: draws under which the NLL is taken.
         min_sigma, max_sigma: where the search begins.
         num_steps: how many sigmas are tried at most; at 9 or fewer every one halves the interval.
@@ -76,6 +79,7 @@ class TFBGuide(PostHocGuide):
         tolerance: float = 0.003,
         num_samples: int = 10,
         *,
+        anchor: str = "train",
         min_sigma: float = 1e-5,
         max_sigma: float = 1.0,
         num_steps: int = 14,
@@ -84,7 +88,9 @@ class TFBGuide(PostHocGuide):
         super().__init__(model)
         refuse_lora_B("tfb", model.sites)
         _check_settings(tolerance, num_samples, min_sigma, max_sigma, num_steps)
-        self.tolerance, self.num_samples = float(tolerance), int(num_samples)
+        if anchor not in ANCHORS:
+            raise ConfigError(f"anchor: expected one of {', '.join(ANCHORS)}; got {anchor!r}")
+        self.tolerance, self.num_samples, self.anchor = float(tolerance), int(num_samples), anchor
         self.min_sigma, self.max_sigma = float(min_sigma), float(max_sigma)
         self.num_steps, self.seed = int(num_steps), int(seed)
         self.search: SigmaSearch | None = None
@@ -109,14 +115,20 @@ class TFBGuide(PostHocGuide):
         return ColumnNormal(self.loc(site), self.sigma.to(root.device) * root)
 
     def fit(self, train: Iterable[Batch], held_out: Iterable[Batch] | None = None) -> None:
-        """Search sigma on `train`, in evaluation mode; the adapter and the global random state stay as they are.
+        """Search sigma on `train`, or on `held_out`, in evaluation mode; the adapter and the global random state stay.
 
         Raises:
-            ConfigError: B has no full column rank at some site (a fresh adapter, say), or no sigma that was
-                tried is within the tolerance.
+            ConfigError: B has no full column rank at some site (a fresh adapter, say), no sigma that was tried is
+                within the tolerance, or there are no held-out items for anchor="held_out".
             DataError: no item, or one without a label.
         """
-        batches = [batch.to(self.model.device) for batch in train if len(batch)]
+        anchor = train if self.anchor == "train" else held_out
+        if anchor is None:
+            raise ConfigError(
+                "guide tfb: expected held-out items for anchor='held_out'; got none; "
+                "set data.num_validation, or take anchor='train'"
+            )
+        batches = [batch.to(self.model.device) for batch in anchor if len(batch)]
         _check_labels(batches, self.model)
         interval = (self.min_sigma, self.max_sigma)
         with torch.no_grad(), training_mode(self.model, False):
@@ -134,8 +146,8 @@ class TFBGuide(PostHocGuide):
         self.sigma.fill_(self.search.sigma)
 
     def settings(self) -> dict[str, Any]:
-        """{"tolerance": ..., "num_samples": ..., and those of the search}."""
-        names = ("tolerance", "num_samples", "min_sigma", "max_sigma", "num_steps", "seed")
+        """{"tolerance": ..., "num_samples": ..., "anchor": ..., and those of the search}."""
+        names = ("tolerance", "num_samples", "anchor", "min_sigma", "max_sigma", "num_steps", "seed")
         return {name: getattr(self, name) for name in names}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -187,7 +199,7 @@ def _noise(loc: Tensor, root: Tensor, generator: torch.Generator) -> Tensor:
 
 def _check_labels(batches: Sequence[Batch], model: BayesianLoRA) -> None:
     if not batches:
-        raise DataError("guide tfb: expected training items to search sigma on; got none")
+        raise DataError("guide tfb: expected items to search sigma on; got none")
     for batch in batches:
         if batch.labels is None:
             raise DataError("guide tfb: expected batches with labels to search sigma on; got labels=None")

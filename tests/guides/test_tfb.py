@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ def trained(name: str = "llama") -> bp.BayesianLoRA:
     return model
 
 
-def fitted(model: bp.BayesianLoRA, **settings: float) -> TFBGuide:
+def fitted(model: bp.BayesianLoRA, **settings: Any) -> TFBGuide:
     guide = TFBGuide(model, **settings)
     guide.fit([make_batch()])
     return guide
@@ -209,7 +210,7 @@ def test_before_fit() -> None:
 
 def test_bad_data() -> None:
     model, batch = MODELS["llama"](), make_batch()
-    with pytest.raises(DataError, match="expected training items to search sigma on; got none"):
+    with pytest.raises(DataError, match="expected items to search sigma on; got none"):
         TFBGuide(model).fit([])
     with pytest.raises(DataError, match="expected batches with labels to search sigma on; got labels=None"):
         TFBGuide(model).fit([batch, make_batch(labels=False)])
@@ -225,11 +226,28 @@ def test_bad_data() -> None:
         ({"min_sigma": 0.0}, "min_sigma: expected 0 < min_sigma < max_sigma; got 0.0 and 1.0"),
         ({"max_sigma": 1e-6}, "min_sigma: expected 0 < min_sigma < max_sigma; got 1e-05 and 1e-06"),
         ({"num_steps": 0}, "num_steps: expected at least 1; got 0"),
+        ({"anchor": "test"}, "anchor: expected one of train, held_out; got 'test'"),
     ],
 )
-def test_bad_settings(settings: dict[str, float], message: str) -> None:
+def test_bad_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         TFBGuide(MODELS["llama"](), **settings)
+
+
+def test_the_anchor_is_what_sigma_is_searched_on() -> None:
+    """Held-out items give what training on nothing else would: the same sigma as with them in training's place."""
+    model, batch = trained(), make_batch()
+    other = batch.select([1, 3])
+    held_out = TFBGuide(model, num_samples=3, anchor="held_out")
+    held_out.fit([batch], [other])
+    in_place = TFBGuide(model, num_samples=3)
+    in_place.fit([other])
+    assert held_out.search == in_place.search
+    in_place.fit([batch])
+    assert held_out.search != in_place.search
+    assert held_out.settings()["anchor"] == "held_out"
+    with pytest.raises(ConfigError, match="expected held-out items for anchor='held_out'; got none; set data.num_val"):
+        held_out.fit([batch])
 
 
 def test_no_sigma_within_the_tolerance() -> None:
