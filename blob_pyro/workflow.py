@@ -272,7 +272,6 @@ class _History:
 
     def __init__(self, path: Path, train: EncodedDataset, model: BayesianLoRA, guide: AdapterGuide) -> None:
         self.path, self.train, self.model, self.guide = path, train, model, guide
-        self.steps = 0
 
     def __enter__(self) -> _History:
         self._file = (self.path / HISTORY).open("w", encoding="utf-8")
@@ -282,7 +281,6 @@ class _History:
         """Append one step."""
         self._file.write(json.dumps(dataclasses.asdict(result)) + "\n")
         self._file.flush()
-        self.steps = result.step
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._file.close()
@@ -290,12 +288,18 @@ class _History:
         if isinstance(error, NonFiniteLossError):
             raise NonFiniteLossError(self._where_it_failed(error), error.items) from error
         if isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt(f"{self.path} holds the adapter and posterior after step {self.steps}") from None
+            told = f"{self.path} holds the adapter and posterior after step {self._last_step()}"
+            raise KeyboardInterrupt(told) from None
+
+    def _last_step(self) -> int:
+        """Of the last line that was written, since Ctrl-C may come right after writing it; 0 without any."""
+        lines = (self.path / HISTORY).read_text(encoding="utf-8").splitlines()
+        return int(json.loads(lines[-1])["step"]) if lines else 0
 
     def _where_it_failed(self, error: NonFiniteLossError) -> str:
         """The message of a loss that is not finite, with the items' names and what was saved."""
         names = ", ".join(self.train.examples[i].id for i in error.items)
-        steps = self.steps
+        steps = self._last_step()
         saved = f"the parameters before step {steps}, whose loss was finite" if steps else "the untrained parameters"
         return f"{error} ({names} of the training data); {self.path} holds {saved}"
 
