@@ -162,7 +162,7 @@ def _fit_parser() -> ArgumentParser:
             prompt: "Tweet: {text}\\nSentiment:"  # in double quotes, so that \\n is a new line
             labels: [" negative", " positive"]   # each a single token: mind the space
 
-        --tune searches KL rate, prior scale, steps and layers on held-out items first (data.num_validation);
+        --tune searches steps, KL rate, prior scale and layers on held-out items first (data.num_validation);
         it is short for --tune.search true.
 
         example: blob-pyro fit my.yaml --train.num_steps 200 --output runs/short

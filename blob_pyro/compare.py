@@ -192,7 +192,9 @@ def _row_names(method: Method, config: RunConfig) -> list[str]:
 
 
 def _sees_held_out(method: Method, config: RunConfig) -> bool:
-    """Whether the method, or a search for its settings, uses the held-out items."""
+    """Whether the method, a search for its settings, or what it starts from uses the held-out items."""
+    if method.after is not None and _sees_held_out(METHODS[method.after], config):
+        return True
     return method.held_out or method.configure(config).tune.search
 
 

@@ -38,3 +38,22 @@ class Predictions:
     def __len__(self) -> int:
         """Number of items n."""
         return self.probs.shape[0]
+
+    def first_draws(self, num_samples: int) -> Predictions:
+        """The predictions under the first `num_samples` draws alone.
+
+        Draws of a posterior are independent: these are what fewer draws from the same random state answer.
+
+        Raises:
+            ValueError: there are fewer draws, or none is asked for.
+
+        Example:
+            >>> import torch
+            >>> draws = torch.tensor([[[0.5, 0.5]], [[1.0, 0.0]], [[0.0, 1.0]]])
+            >>> Predictions(draws.mean(0), draws).first_draws(2).probs
+            tensor([[0.7500, 0.2500]])
+        """
+        if not 1 <= num_samples <= len(self.draws):
+            raise ValueError(f"expected 1 to {len(self.draws)} draws; got {num_samples}")
+        draws = self.draws[:num_samples]
+        return Predictions(draws.mean(0), draws, self.labels)

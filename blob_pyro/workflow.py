@@ -144,7 +144,7 @@ def evaluate_run(run_dir: str | Path, *, num_samples: int | None = None, progres
     if not data.test:
         raise DataError(f"{run_dir}: expected a run with test items; it has none; use `blob-pyro predict` on a file")
     run = load_run(run_dir, data.labels)
-    return _evaluate(run, _encode(data, run.model, config), config, progress)
+    return _evaluate(run, encode_task(data, run.model, config), config, progress)
 
 
 def predict_run(
@@ -172,8 +172,8 @@ def predict_run(
     examples = examples_for(config.data, rows, with_labels=False, source=str(file))
     run = load_run(run_dir, labels)
     items = encode_items(examples, run.model, config.data, str(file))
-    count = _num_samples(run.guide, config)
-    predictions = _predict(run, items, config, count, progress)
+    count = num_draws(run.guide, config)
+    predictions = predict_items(run, items, config, count, progress)
     if config.predict.temperature:
         data = load_task(config.data, config.seed)
         validation = encode_items(data.validation, run.model, config.data, config.data.train_file)
@@ -318,7 +318,7 @@ def _make(config: RunConfig, data: TaskData) -> tuple[BayesianLoRA, AdapterGuide
     """Model, guide and encoded items, as the seed has them."""
     pyro.set_rng_seed(config.seed)
     model = build_model(config, data.labels, num_data=len(data.train))
-    items = _encode(data, model, config)
+    items = encode_task(data, model, config)
     return model, build_guide(model, config.guide), items
 
 
@@ -329,11 +329,11 @@ def _held_out_nlls(run: Run, items: Items, config: RunConfig, progress: bool) ->
         fit(run.model, run.guide, loader, config.train, progress=progress, description="tune")
     except NonFiniteLossError:
         return None
-    count = _num_samples(run.guide, config)
-    return label_nlls(_predict(run, items.validation, config, count, progress))
+    count = num_draws(run.guide, config)
+    return label_nlls(predict_items(run, items.validation, config, count, progress))
 
 
-def _encode(data: TaskData, model: BayesianLoRA, config: RunConfig) -> Items:
+def encode_task(data: TaskData, model: BayesianLoRA, config: RunConfig) -> Items:
     source = config.data.train_file
     train, validation = (encode_items(part, model, config.data, source) for part in (data.train, data.validation))
     test = encode_items(data.test, model, config.data, config.data.test_file)
@@ -358,9 +358,9 @@ def _evaluate(run: Run, items: Items, config: RunConfig, progress: bool, say: Sa
     """
     if not len(items.test):
         return RunResult(run.path, {}, {})
-    counts = sorted({0, _num_samples(run.guide, config)})
+    counts = sorted({0, num_draws(run.guide, config)})
     start = time.perf_counter()
-    predictions = {f"N={count}": _predict(run, items.test, config, count, progress) for count in counts}
+    predictions = {f"N={count}": predict_items(run, items.test, config, count, progress) for count in counts}
     cost = {"predict_seconds": time.perf_counter() - start}
     if config.predict.temperature:
         scaled = {count: _temperature(run, items.validation, config, count, progress) for count in counts}
@@ -378,14 +378,14 @@ def _evaluate(run: Run, items: Items, config: RunConfig, progress: bool, say: Sa
     return RunResult(run.path, metrics, predictions)
 
 
-def _num_samples(guide: AdapterGuide, config: RunConfig) -> int:
+def num_draws(guide: AdapterGuide, config: RunConfig) -> int:
     """Draws worth making: none from a point, each member of an ensemble once."""
     if isinstance(guide, EnsembleGuide) and config.predict.num_samples:
         return guide.num_members
     return config.predict.num_samples if guide.is_random else 0
 
 
-def _predict(run: Run, items: EncodedDataset, config: RunConfig, num_samples: int, progress: bool) -> Predictions:
+def predict_items(run: Run, items: EncodedDataset, config: RunConfig, num_samples: int, progress: bool) -> Predictions:
     """Answers under the draws that the run's seed gives, whatever was drawn before."""
     loader = predict_loader(items, config.predict.batch_size, padding_id(run.model.tokenizer))
     pyro.set_rng_seed(config.seed)
@@ -402,7 +402,7 @@ def _temperature(
     run: Run, validation: EncodedDataset, config: RunConfig, num_samples: int, progress: bool
 ) -> Temperature:
     """The temperature of the held-out items' answers under these draws."""
-    return fit_temperature(_predict(run, validation, config, num_samples, progress))
+    return fit_temperature(predict_items(run, validation, config, num_samples, progress))
 
 
 def _with_samples(config: RunConfig, num_samples: int | None) -> RunConfig:

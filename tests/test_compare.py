@@ -105,8 +105,9 @@ def test_what_is_done_is_not_done_again(config, monkeypatch, tmp_path):
 
 def test_a_tuned_comparison_marks_what_was_tuned_and_goes_on_with_its_trials(config, tmp_path, monkeypatch):
     wanted = dataclasses.replace(config, tune=TuneConfig(search=True, num_trials=2))
-    first = quickly(wanted, ["mle", "blob", "blob_temperature"])
-    assert set(first.rows) == {"MLE (plain LoRA) †", "BLoB N=0 †", "BLoB N=2 †", "BLoB + temperature †"}
+    first = quickly(wanted, ["mle", "tfb", "ensemble", "blob", "blob_temperature"])
+    tuned = {"MLE (plain LoRA) †", "TFB †", "BLoB N=0 †", "BLoB N=2 †", "BLoB + temperature †"}
+    assert set(first.rows) == {*tuned, "Ensemble"}  # TFB starts from a tuned adapter
     run = tmp_path / "all" / "blob" / "seed0"
     cost = read_json(run / "cost.json")
     assert first.rows["BLoB N=2 †"][0].seconds == cost["train_seconds"] + cost["tune_seconds"]

@@ -23,13 +23,14 @@ from blob_pyro.evaluation import auroc_out_of_distribution, evaluate, risk_cover
 from blob_pyro.methods import METHODS
 from blob_pyro.predictions import Predictions
 from blob_pyro.predictive import PosteriorPredictive
+from blob_pyro.report.answers import read_predictions
 from blob_pyro.report.comparison import Outcome
 from blob_pyro.reproduce import ITEMS, Order, find_item
 from blob_pyro.reproduce import cost_table as costs
 from blob_pyro.reproduce.measuring import MEASURED, STEPS, Cost, measure
 from blob_pyro.reproduce.settings import decoder_config, encoder_config
 from blob_pyro.reproduce.shift_table import AREA, ENTROPY, INFORMATION, SHIFT, table2
-from blob_pyro.reproduce.systems import SYSTEMS, draws_of_rows, first_draws, methods_of, run_path, stored_predictions
+from blob_pyro.reproduce.systems import SYSTEMS, draws_of_rows, methods_of, run_path
 from blob_pyro.reproduce.task_tables import roberta, table1
 from blob_pyro.run_directory import new_run_directory, write_json
 from blob_pyro.workflow import load_run
@@ -143,7 +144,7 @@ def test_five_draws_are_the_first_of_the_stored_ones(finished):
     order, _ = finished
     config = decoder_config(order, "openbookqa")
     path = run_path(config, "blob", 1)
-    stored = stored_predictions(path)
+    stored = read_predictions(path / "predictions.parquet")
     assert stored.draws.shape == (6, 5, 4)
     by_hand = Predictions(stored.draws[:5].mean(0), stored.draws[:5], stored.labels)
     line = next(x for x in lines_of(order, "table1") if (x["method"], x["seed"]) == ("BLoB N=5", "1"))
@@ -165,13 +166,13 @@ def test_table2_scores_are_those_of_the_loaded_runs(finished):
     }
     assert "Failed: mmlu/college_physics: expected" in found.text
     path = run_path(decoder_config(order, "openbookqa"), "blob", 1)
-    inside, outside = stored_predictions(path), naive(path, order, num_samples=6)
-    shift = auroc_out_of_distribution(first_draws(inside, 5), first_draws(outside, 5))
+    inside, outside = read_predictions(path / "predictions.parquet"), naive(path, order, num_samples=6)
+    shift = auroc_out_of_distribution(inside.first_draws(5), outside.first_draws(5))
     lines = {(x["task"], x["method"], x["seed"]): x for x in lines_of(order, "table2")}
     few = lines["arc_easy", "BLoB N=5", "1"]
     assert float(few[ENTROPY]) == shift.entropy and float(few[INFORMATION]) == shift.mutual_information
-    assert float(few[AREA]) == risk_coverage(first_draws(outside, 5)).area
-    assert float(few["nll"]) == pytest.approx(evaluate(first_draws(outside, 5)).nll, rel=1e-5)
+    assert float(few[AREA]) == risk_coverage(outside.first_draws(5)).area
+    assert float(few["nll"]) == pytest.approx(evaluate(outside.first_draws(5)).nll, rel=1e-5)
     mean = lines["arc_easy", "BLoB N=0", "1"]
     assert float(mean["nll"]) == pytest.approx(evaluate(naive(path, order, num_samples=0)).nll, rel=1e-5)
     assert mean[INFORMATION] == "" and few["num_items"] == "5"
@@ -371,5 +372,6 @@ def test_help_lists_the_eight(capsys):
 
 
 def test_an_outcome_takes_the_names_of_the_further_scores(finished):
-    metrics = evaluate(stored_predictions(run_path(decoder_config(finished[0], "openbookqa"), "map", 1)))
+    path = run_path(decoder_config(finished[0], "openbookqa"), "map", 1)
+    metrics = evaluate(read_predictions(path / "predictions.parquet"))
     assert Outcome(metrics, further={ENTROPY: 0.5, INFORMATION: 0.5, AREA: 0.1}).further[AREA] == 0.1

@@ -204,8 +204,8 @@ def test_a_trial_is_the_run_with_its_settings(finished, tmp_path):
         plain = dataclasses.replace(config, tune=TuneConfig(), output=str(tmp_path / str(position)))
         alone = run(with_settings(plain, trial["settings"]))
         loaded = load(alone.path)
-        items = workflow._encode(data, loaded.model, config).validation
-        metrics = evaluate(workflow._predict(loaded, items, config, config.predict.num_samples, False))
+        items = workflow.encode_task(data, loaded.model, config).validation
+        metrics = evaluate(workflow.predict_items(loaded, items, config, config.predict.num_samples, False))
         assert (trial["nll"], trial["nll_se"]) == pytest.approx((metrics.nll, metrics.nll_se))
         if trial["settings"] == found["chosen"]:  # the tuned run is that run
             assert adapter_bytes(alone.path) == adapter_bytes(result.path)
@@ -263,7 +263,7 @@ def test_every_variational_guide_can_be_tuned(tmp_path, guide):
 
 def test_an_interrupted_search_goes_on_and_repeats_nothing(config, tmp_path, monkeypatch):
     whole = run(dataclasses.replace(config, output=str(tmp_path / "whole")))
-    made, predict = [], workflow._predict
+    made, predict = [], workflow.predict_items
 
     def stopping(*args):
         if len(made) == 2:
@@ -271,7 +271,7 @@ def test_an_interrupted_search_goes_on_and_repeats_nothing(config, tmp_path, mon
         made.append(args)
         return predict(*args)
 
-    monkeypatch.setattr(workflow, "_predict", stopping)
+    monkeypatch.setattr(workflow, "predict_items", stopping)
     with pytest.raises(KeyboardInterrupt, match="run holds 2 trials; the same command goes on"):
         run(config)
     monkeypatch.undo()

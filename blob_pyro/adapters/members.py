@@ -94,12 +94,21 @@ def fresh_heads(network: PeftModel, adapter: str) -> dict[str, Tensor]:
     for path, wrapper in network.named_modules():
         if not isinstance(wrapper, ModulesToSaveWrapper) or adapter not in wrapper.modules_to_save:
             continue
-        head: nn.Module = copy.deepcopy(wrapper.original_module)
-        kept = [layer for layer, own in zip(head.modules(), wrapper.original_module.modules(), strict=True)
-                if any(map(_from_file, own.parameters(recurse=False)))]  # fmt: skip
-        head.apply(lambda layer, kept=kept: None if layer in kept else base._init_weights(layer))  # type: ignore[misc]
+        head = _redrawn(wrapper.original_module, base)
         found |= {f"{path}.modules_to_save.*.{key}": value.detach() for key, value in head.named_parameters()}
     return found
+
+
+def _redrawn(head: nn.Module, base: Any) -> nn.Module:
+    """A copy whose layers are new random ones, but for those that came from files."""
+    copied = copy.deepcopy(head)
+    kept = {
+        layer
+        for layer, own in zip(copied.modules(), head.modules(), strict=True)
+        if any(map(_from_file, own.parameters(recurse=False)))
+    }
+    copied.apply(lambda layer: None if layer in kept else base._init_weights(layer))
+    return copied
 
 
 def _from_file(parameter: nn.Parameter) -> bool:

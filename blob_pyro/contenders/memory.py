@@ -61,7 +61,7 @@ def memory_here(settings: BenchSettings, case: Case, name: str) -> Memory:
     base = Base(settings)
     action = line_up(settings, case, base, [name])[name]
     _touch(base)
-    meter = _CudaMeter(settings.device) if settings.device.startswith("cuda") else _process_meter()
+    meter = memory_meter(settings.device)
     loaded = meter.restart()
     for number in range(NUM_ROUNDS):
         action(number)
@@ -116,7 +116,10 @@ class _UsageMeter:
         return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _process_meter() -> _LinuxMeter | _UsageMeter:
+def memory_meter(device: str) -> _CudaMeter | _LinuxMeter | _UsageMeter:
+    """What tells peak memory from `restart()` on: of tensors on a GPU, of this process elsewhere."""
+    if device.startswith("cuda"):
+        return _CudaMeter(device)
     meter = _LinuxMeter()
     try:
         meter.restart()

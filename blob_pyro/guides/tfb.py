@@ -37,8 +37,8 @@ class TFBGuide(PostHocGuide):
     probability over `num_samples` draws, the noise E of which is the same for every sigma (and every item), so that the
     search is reproducible and the NLL smooth in sigma. The search follows the power of sigma that the change is of,
     with bisection as the fallback, until it knows the largest sigma of [min_sigma, max_sigma] to 1.2 %, where the
-    change grows with sigma: five or six NLLs as a rule, at most `num_steps` (see `search_sigma`). A few hundred items
-    do.
+    change grows with sigma: three to five NLLs where the change is a power of sigma, at most `num_steps` anyway (see
+    `search_sigma`). A few hundred items do.
 
     The KL against Normal(0, sigma_p^2) is analytic, total nats; nothing minimises it.
 

@@ -1,4 +1,4 @@
-"""Predictions as rows that people and programs read: JSON-ready answers, and a Parquet file."""
+"""Predictions as rows that people and programs read: JSON-ready answers, and a Parquet file, which can be read back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from blob_pyro.data.examples import Example
+from blob_pyro.errors import RunDirectoryError
 from blob_pyro.evaluation import mutual_information, predictive_entropy
 from blob_pyro.predictions import Predictions
 
@@ -63,3 +66,21 @@ def write_predictions(path: Path, predictions: Predictions, examples: Sequence[E
     finally:
         if not were_disabled:
             enable_progress_bars()
+
+
+def read_predictions(path: Path) -> Predictions:
+    """The predictions in a file of `write_predictions`, under all their draws and with their labels.
+
+    Raises:
+        RunDirectoryError: there is no such file, it cannot be read, or an item has no label.
+    """
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+    try:
+        rows = pq.read_table(path, columns=["label", "probabilities", "draws"])
+        names = [field.name for field in rows.schema.field("probabilities").type]
+        labels = torch.tensor([names.index(label) for label in rows["label"].to_pylist()])
+        draws = torch.tensor(rows["draws"].to_pylist(), dtype=torch.float32).transpose(0, 1).contiguous()
+        return Predictions(draws.mean(0), draws, labels)
+    except (OSError, KeyError, ValueError) as error:  # pyarrow's own errors are kinds of these
+        raise RunDirectoryError(f"{path}: expected predictions of a run; {' '.join(str(error).split())}") from error

@@ -16,13 +16,13 @@ import pyro
 from blob_pyro.building import build_guide, build_model
 from blob_pyro.checkpoint import Run
 from blob_pyro.config import RunConfig
-from blob_pyro.contenders.memory import _CudaMeter, _process_meter
+from blob_pyro.contenders.memory import memory_meter
 from blob_pyro.data.tasks import load_task
 from blob_pyro.errors import BlobPyroError
 from blob_pyro.guides import GUIDES, PostHocGuide
 from blob_pyro.report.terminal import quiet_libraries
 from blob_pyro.run_directory import read_config, read_json, write_json
-from blob_pyro.workflow import _encode, _num_samples, _predict, learn, parameter_counts
+from blob_pyro.workflow import encode_task, learn, num_draws, parameter_counts, predict_items
 
 MEASURED = "measured.json"
 WARM_UP, STEPS = 3, 20
@@ -61,13 +61,13 @@ def measure(config: RunConfig) -> Cost:
     pyro.set_rng_seed(config.seed)
     model = build_model(config, data.labels, num_data=len(data.train))
     guide = build_guide(model, config.guide)
-    items = _encode(data, model, config)
+    items = encode_task(data, model, config)
     trained = GUIDES[guide.trained_as](model) if isinstance(guide, PostHocGuide) else guide
     num_steps = min(STEPS, config.train.num_steps)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         learn(model, trained, items, _with_steps(config, WARM_UP), path, progress=False)
-        meter = _CudaMeter(str(model.device)) if model.device.type == "cuda" else _process_meter()
+        meter = memory_meter(str(model.device))
         meter.restart()
         steps = _seconds(lambda: learn(model, trained, items, _with_steps(config, num_steps), path, progress=False))
         once = 0.0
@@ -75,10 +75,10 @@ def measure(config: RunConfig) -> Cost:
             ready = dataclasses.replace(config, model=dataclasses.replace(config.model, adapter=str(path)))
             once = _seconds(lambda: learn(model, guide, items, ready, path, progress=False))
         peak = meter.peak()
-        count = _num_samples(guide, config)
+        count = num_draws(guide, config)
         run = Run(path, model, guide)
-        _predict(run, items.test, config, count, progress=False)
-        predicting = _seconds(lambda: _predict(run, items.test, config, count, progress=False))
+        predict_items(run, items.test, config, count, progress=False)
+        predicting = _seconds(lambda: predict_items(run, items.test, config, count, progress=False))
     whole = steps * config.train.num_steps / num_steps + once
     return Cost(sum(parameter_counts(model, guide).values()), whole, predicting, peak, count)
 

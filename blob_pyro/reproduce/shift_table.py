@@ -16,23 +16,22 @@ from blob_pyro.data.tasks import TaskItems, find_task, load_items, load_task
 from blob_pyro.errors import BlobPyroError, ConfigError
 from blob_pyro.evaluation import Metrics, auroc_out_of_distribution, evaluate, risk_coverage
 from blob_pyro.predictions import Predictions
+from blob_pyro.report.answers import read_predictions
 from blob_pyro.report.comparison import Outcome
 from blob_pyro.reproduce.order import Order, Reproduction
 from blob_pyro.reproduce.settings import decoder_config
 from blob_pyro.reproduce.systems import (
     check_order,
     draws_of_rows,
-    first_draws,
     methods_of,
     one_line,
     run_path,
     run_systems,
-    stored_predictions,
     tasks_of,
 )
 from blob_pyro.reproduce.writing import Section, told, write_table
-from blob_pyro.run_directory import read_config, read_json, write_json
-from blob_pyro.workflow import _num_samples, _predict, load_run
+from blob_pyro.run_directory import PREDICTIONS, read_config, read_json, write_json
+from blob_pyro.workflow import load_run, num_draws, predict_items
 
 TASKS = ("openbookqa", "arc_challenge", "arc_easy", "mmlu/college_chemistry", "mmlu/college_physics")
 ENTROPY, INFORMATION, AREA = "AUROC entropy", "AUROC MI", "AURC"
@@ -165,8 +164,8 @@ def _scored(predictions: Predictions, inside: Predictions | None = None) -> dict
 
 def _inside(run: Run, config: RunConfig, draws: Draws, progress: bool) -> dict[str, Predictions]:
     """Row -> predictions of the run's own test items; only the posterior mean's were not kept."""
-    stored = stored_predictions(run.path)
-    found = {row: stored if count is None else first_draws(stored, count) for row, count in draws.items() if count != 0}
+    stored = read_predictions(run.path / PREDICTIONS)
+    found = {row: stored if count is None else stored.first_draws(count) for row, count in draws.items() if count != 0}
     means = {row: count for row, count in draws.items() if count == 0}
     if means:
         examples = load_task(config.data, config.seed).test
@@ -179,10 +178,10 @@ def _answers(
 ) -> dict[str, Predictions]:
     """Row -> predictions under the run's seed; a row of few draws has the first of many."""
     items = encode_items(examples, run.model, config.data, source)
-    many = _num_samples(run.guide, config)
+    many = num_draws(run.guide, config)
     counts = {many if count is None or count else 0 for count in draws.values()}
-    answers = {count: _predict(run, items, config, count, progress) for count in sorted(counts)}
+    answers = {count: predict_items(run, items, config, count, progress) for count in sorted(counts)}
     return {
-        row: first_draws(answers[many], count) if count else answers[many if count is None else 0]
+        row: answers[many].first_draws(count) if count else answers[many if count is None else 0]
         for row, count in draws.items()
     }

@@ -6,8 +6,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
-
 from blob_pyro.building import build_likelihood
 from blob_pyro.compare import HELD_OUT_MARK, Comparison, Rows, compare
 from blob_pyro.config import RunConfig
@@ -16,7 +14,7 @@ from blob_pyro.errors import BlobPyroError, ConfigError, RunDirectoryError
 from blob_pyro.evaluation import evaluate
 from blob_pyro.loading import load_tokenizer
 from blob_pyro.methods import METHODS, Method, choose
-from blob_pyro.predictions import Predictions
+from blob_pyro.report.answers import read_predictions
 from blob_pyro.report.comparison import Outcome
 from blob_pyro.reproduce.order import Order
 from blob_pyro.reproduce.writing import Section
@@ -143,33 +141,8 @@ def _title(method: Method) -> str:
 
 def _few(outcome: Outcome, path: Path) -> Outcome:
     """The outcome with the first draws of a run alone."""
-    metrics = evaluate(first_draws(stored_predictions(path), FEW_DRAWS))
+    metrics = evaluate(read_predictions(path / PREDICTIONS).first_draws(FEW_DRAWS))
     return dataclasses.replace(outcome, metrics=metrics, num_samples=FEW_DRAWS)
-
-
-def first_draws(predictions: Predictions, count: int) -> Predictions:
-    """The predictions under the first `count` draws alone."""
-    draws = predictions.draws[:count]
-    return Predictions(draws.mean(0), draws, predictions.labels)
-
-
-def stored_predictions(path: Path) -> Predictions:
-    """The predictions of a run's test items under all its draws, as they were.
-
-    Raises:
-        RunDirectoryError: there are none, or they cannot be read.
-    """
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
-
-    file = path / PREDICTIONS
-    try:
-        rows = pq.read_table(file, columns=["label", "probabilities", "draws"])
-        names = [field.name for field in rows.schema.field("probabilities").type]
-        labels = torch.tensor([names.index(label) for label in rows["label"].to_pylist()])
-        draws = torch.tensor(rows["draws"].to_pylist(), dtype=torch.float32).transpose(0, 1).contiguous()
-        return Predictions(draws.mean(0), draws, labels)
-    except (OSError, KeyError, ValueError) as error:  # pyarrow's own errors are kinds of these
-        raise RunDirectoryError(f"{file}: expected the predictions of a run; {one_line(error)}") from error
 
 
 def run_path(config: RunConfig, name: str, seed: int) -> Path:

@@ -43,7 +43,7 @@ def test_a_process_that_fails_is_one_line(monkeypatch):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_the_peak_is_forgotten_and_seen_again():
-    meter = memory._process_meter()
+    meter = memory.memory_meter("cpu")
     if not isinstance(meter, memory._LinuxMeter):
         pytest.skip("this system forbids to set the high-water mark back")
     large = torch.ones(64 * MIB // 4)
@@ -61,7 +61,7 @@ def test_without_proc_the_peak_since_the_start_is_told(monkeypatch):
         raise PermissionError
 
     monkeypatch.setattr(memory._LinuxMeter, "restart", refuse)
-    meter = memory._process_meter()
+    meter = memory.memory_meter("cpu")
     assert isinstance(meter, memory._UsageMeter)
     assert meter.peak() >= meter.restart() > 50 * MIB
 

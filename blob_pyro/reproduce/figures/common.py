@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import transformers
 from safetensors.torch import load_file, save_file
@@ -15,18 +15,23 @@ from torch.utils.data import DataLoader
 
 from blob_pyro.building import encode_items
 from blob_pyro.checkpoint import Run
+from blob_pyro.compare import compare
 from blob_pyro.config import RunConfig
 from blob_pyro.data.collate import Encoded, padding_id
 from blob_pyro.data.loaders import predict_loader
 from blob_pyro.data.tasks import load_task
 from blob_pyro.loading import locate
+from blob_pyro.methods import METHODS
 from blob_pyro.reproduce.order import Order, Reproduction
 from blob_pyro.reproduce.settings import decoder_config, encoder_config
+from blob_pyro.reproduce.systems import run_path
 from blob_pyro.run_directory import METRICS, read_config
 from blob_pyro.workflow import load_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -78,9 +83,34 @@ def is_encoder(model: str | None) -> bool:
     return type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
 
 
+def of_runs(
+    order: Order, config: RunConfig, names: Sequence[str], make: Callable[[Path], Found]
+) -> tuple[dict[str, dict[int, Found]], tuple[str, ...]]:
+    """What is made of each run, once `compare` has made the runs.
+
+    Args:
+        order: what was asked for.
+        config: what the runs share.
+        names: of the methods.
+        make: run directory of a finished run -> what is wanted of it.
+
+    Returns:
+        Title of the method -> seed -> what was made, without methods that have no finished run; and the failures.
+
+    Raises:
+        ConfigError, RunDirectoryError: as `compare`; also where no run ends.
+    """
+    failures = compare(config, names, order.seeds, progress=order.progress, say=order.say).failures
+    found = {
+        METHODS[name].title: {seed: make(path) for seed, path in finished_runs(config, name, order.seeds).items()}
+        for name in names
+    }
+    return {title: by_seed for title, by_seed in found.items() if by_seed}, failures
+
+
 def finished_runs(config: RunConfig, method: str, seeds: tuple[int, ...]) -> dict[int, Path]:
     """Seed -> run directory of the runs that `compare` has finished."""
-    paths = {seed: Path(config.output) / method / f"seed{seed}" for seed in seeds}
+    paths = {seed: run_path(config, method, seed) for seed in seeds}
     return {seed: path for seed, path in paths.items() if (path / METRICS).is_file()}
 
 

@@ -9,21 +9,11 @@ import pyro
 from torch import Tensor
 
 from blob_pyro.building import labels_of
-from blob_pyro.compare import compare
 from blob_pyro.evaluation import evaluate
-from blob_pyro.methods import METHODS
 from blob_pyro.predictions import Predictions
 from blob_pyro.report.comparison import Outcome, comparison_csv, comparison_markdown
 from blob_pyro.report.embedding import embedding_plot
-from blob_pyro.reproduce.figures.common import (
-    configuration,
-    describe,
-    failed,
-    finished_runs,
-    kept,
-    load_with_items,
-    write,
-)
+from blob_pyro.reproduce.figures.common import configuration, describe, failed, kept, load_with_items, of_runs, write
 from blob_pyro.reproduce.figures.hidden_states import hidden_states
 from blob_pyro.reproduce.order import Order, Reproduction
 
@@ -50,15 +40,7 @@ def figure5(order: Order) -> Reproduction:
     Source: BLoB, arXiv 2406.11675, Figure 5.
     """
     config = configuration(order, TASK)
-    failures = compare(config, METHOD_NAMES, order.seeds, progress=order.progress, say=order.say).failures
-    found = {
-        METHODS[name].title: {
-            seed: states_of_run(path, NUM_ITEMS, NUM_DRAWS)
-            for seed, path in finished_runs(config, name, order.seeds).items()
-        }
-        for name in METHOD_NAMES
-    }
-    found = {title: by_seed for title, by_seed in found.items() if by_seed}
+    found, failures = of_runs(order, config, METHOD_NAMES, lambda path: states_of_run(path, NUM_ITEMS, NUM_DRAWS))
     rows = {
         title: {seed: _outcome(by_seed[seed]) if seed in by_seed else None for seed in order.seeds}
         for title, by_seed in found.items()

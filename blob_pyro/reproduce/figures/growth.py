@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
@@ -68,21 +68,24 @@ def growth_curves(train: TrainConfig, cycle: int, prior_scale: float) -> dict[st
     def pulsed(step: int) -> float:
         return pulse(step) * linear_warmup_decay(step - 1, train.num_steps, warmup)
 
-    def curve(scale: str, **weights: object) -> Tensor:
+    def curve(scale: str, kl_weight: Callable[[int], float]) -> Tensor:
         return scale_growth(
             scale,
             init_scale=INIT_SCALE,
             prior_scale=prior_scale,
             kl_lr=train.kl_lr,
             num_steps=train.num_steps,
-            **weights,  # type: ignore[arg-type]
+            kl_weight=kl_weight,
         )
 
+    def whole(step: int) -> float:
+        return 1.0
+
     return {
-        f"{SQUARE}, every step": curve("square"),
-        f"{SOFTPLUS}, every step": curve("softplus"),
-        f"{SQUARE}, in pulses": curve("square", kl_weight=pulsed),
-        f"{SOFTPLUS}, in pulses": curve("softplus", kl_weight=pulsed),
+        f"{SQUARE}, every step": curve("square", whole),
+        f"{SOFTPLUS}, every step": curve("softplus", whole),
+        f"{SQUARE}, in pulses": curve("square", pulsed),
+        f"{SOFTPLUS}, in pulses": curve("softplus", pulsed),
     }
 
 

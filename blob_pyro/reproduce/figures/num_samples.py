@@ -8,22 +8,12 @@ from pathlib import Path
 import pyro
 from torch import Tensor
 
-from blob_pyro.compare import compare
 from blob_pyro.evaluation import Metrics, evaluate
-from blob_pyro.methods import METHODS
 from blob_pyro.predictions import Predictions
 from blob_pyro.predictive import PosteriorPredictive
 from blob_pyro.report.comparison import Outcome, comparison_csv, comparison_markdown
 from blob_pyro.report.sweeps import num_samples_plot
-from blob_pyro.reproduce.figures.common import (
-    configuration,
-    describe,
-    failed,
-    finished_runs,
-    kept,
-    load_with_items,
-    write,
-)
+from blob_pyro.reproduce.figures.common import configuration, describe, failed, kept, load_with_items, of_runs, write
 from blob_pyro.reproduce.order import Order, Reproduction
 from blob_pyro.run_directory import METRICS, read_json
 
@@ -49,15 +39,9 @@ def figure3(order: Order) -> Reproduction:
     """
     config = configuration(order, TASK)
     counts = FULL_COUNTS if order.scale == "full" else SMALL_COUNTS
-    failures = compare(config, METHOD_NAMES, order.seeds, progress=order.progress, say=order.say).failures
-    found = {
-        METHODS[name].title: {
-            seed: scores_by_count(path, counts, progress=order.progress)
-            for seed, path in finished_runs(config, name, order.seeds).items()
-        }
-        for name in METHOD_NAMES
-    }
-    found = {title: by_seed for title, by_seed in found.items() if by_seed}
+    found, failures = of_runs(
+        order, config, METHOD_NAMES, lambda path: scores_by_count(path, counts, progress=order.progress)
+    )
     rows = {
         f"{title} N={count}": {
             seed: Outcome(by_seed[seed][count], num_samples=count) if seed in by_seed else None for seed in order.seeds
@@ -83,12 +67,8 @@ def scores_by_count(path: Path, counts: Sequence[int], *, progress: bool = False
     most = max(counts)
     answers = kept(path / f"draws_N={most}.safetensors", lambda: _answers(path, most, progress))
     mean = Metrics(**read_json(path / METRICS)["N=0"])
-    return {0: mean} | {n: evaluate(first_draws(answers["draws"], answers["labels"], n)) for n in counts}
-
-
-def first_draws(draws: Tensor, labels: Tensor, count: int) -> Predictions:
-    """The answer with the first `count` of (S, n, K) probabilities."""
-    return Predictions(draws[:count].mean(0), draws[:count], labels)
+    predictions = Predictions(answers["draws"].mean(0), **answers)
+    return {0: mean} | {n: evaluate(predictions.first_draws(n)) for n in counts}
 
 
 def _answers(path: Path, num_samples: int, progress: bool) -> Mapping[str, Tensor]:
