@@ -396,7 +396,9 @@ def _predict(parser: ArgumentParser, words: Sequence[str]) -> None:
         raise DataError(f"--output: expected another file than the input; got {parsed.output} for both")
     if parsed.output is not None and not Path(parsed.output).resolve().parent.is_dir():
         raise DataError(f"--output: expected a file in a folder that exists; got {parsed.output}")
-    answers = predict_run(parsed.run, parsed.file, num_samples=parsed.num_samples, progress=not parsed.quiet)
+    answers = predict_run(
+        parsed.run, parsed.file, num_samples=parsed.num_samples, progress=not parsed.quiet, say=_say_aside
+    )
     encoding = sys.stdout.encoding if parsed.output is None else "utf-8"
     lines = "".join(_json_line(answer, encoding) for answer in answers)
     if parsed.output is None:
@@ -406,6 +408,11 @@ def _predict(parser: ArgumentParser, words: Sequence[str]) -> None:
         Path(parsed.output).write_text(lines, encoding="utf-8")
     except OSError as error:
         raise DataError(f"--output: expected a file to write to; got {parsed.output}: {error.strerror}") from error
+
+
+def _say_aside(line: str) -> None:
+    """To standard error, since standard output holds the answers."""
+    print(line, file=sys.stderr)
 
 
 def _json_line(answer: Mapping[str, Any], encoding: str) -> str:

@@ -60,7 +60,24 @@ def compare(
     progress: bool = True,
     say: Say = print,
 ) -> Comparison:
-    """Run every method under every seed, where that is not done yet, and write tables and a chart.
+    """`run_methods`, and tables and a chart in `config.output`, written anew after each run.
+
+    Raises:
+        BlobPyroError: as `run_methods`.
+    """
+    return run_methods(config, methods, seeds, progress=progress, say=say, on_run=_write)
+
+
+def run_methods(
+    config: RunConfig,
+    methods: Sequence[str],
+    seeds: Sequence[int] = (0, 1, 2),
+    *,
+    progress: bool = True,
+    say: Say = print,
+    on_run: Callable[[Comparison], None] = lambda found: None,
+) -> Comparison:
+    """Run every method under every seed, where that is not done yet.
 
     All runs share the configuration but for what makes the method; all runs of one seed share their items and the
     start of their adapter. What a method starts from is run first, once. A run that a former call has finished is
@@ -73,9 +90,10 @@ def compare(
         seeds: of the runs.
         progress: show progress bars.
         say: receives lines for the user.
+        on_run: receives what there is after each run, once there is a row.
 
     Raises:
-        ConfigError: an unknown method, no seed or one given twice, or held-out items missing.
+        ConfigError: an unknown method, no seed or one given twice, held-out items missing, or no run ends.
         RunDirectoryError: the directory holds runs of another configuration.
         DataError: there are no items to test on.
     """
@@ -98,7 +116,7 @@ def compare(
             rows[row][seed] = found.get(row)
         finished = Comparison(Path(config.output), _some(rows), tuple(failures), config.data.num_validation)
         if finished.rows:
-            _write(finished)
+            on_run(finished)
     if not finished.rows:
         raise ConfigError(f"expected at least one run that ends; all failed: {failures[0]}")
     return finished
@@ -126,7 +144,7 @@ def _run(config: RunConfig, method: Method, seed: int, progress: bool, say: Say)
     clear_unfinished_run(path)
     if method.after is not None and wanted.model.adapter is None:
         _copy_run(_directory(config, method.after, seed), wanted)
-        evaluate_run(path, progress=progress)
+        evaluate_run(path, progress=progress, say=say)
     else:
         fit_run(wanted, progress=progress, say=say if wanted.tune.search else lambda line: None)
     return path

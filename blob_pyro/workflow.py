@@ -125,7 +125,9 @@ def fit_run(config: RunConfig, *, progress: bool = True, say: Say = print) -> Ru
         raise KeyboardInterrupt(f"{path} holds the adapter and posterior, but no metrics yet") from None
 
 
-def evaluate_run(run_dir: str | Path, *, num_samples: int | None = None, progress: bool = True) -> RunResult:
+def evaluate_run(
+    run_dir: str | Path, *, num_samples: int | None = None, progress: bool = True, say: Say = print
+) -> RunResult:
     """Predict a saved run's test items again, and rewrite its metrics and predictions.
 
     The draws are those of `fit_run` (same seed): with the run's own number of them so are the metrics.
@@ -134,6 +136,7 @@ def evaluate_run(run_dir: str | Path, *, num_samples: int | None = None, progres
         run_dir: a directory that `fit_run` wrote.
         num_samples: posterior draws; None takes the run's own number.
         progress: show progress bars.
+        say: receives lines for the user.
 
     Raises:
         RunDirectoryError: the directory is not a whole run.
@@ -144,11 +147,11 @@ def evaluate_run(run_dir: str | Path, *, num_samples: int | None = None, progres
     if not data.test:
         raise DataError(f"{run_dir}: expected a run with test items; it has none; use `blob-pyro predict` on a file")
     run = load_run(run_dir, data.labels)
-    return _evaluate(run, encode_task(data, run.model, config), config, progress)
+    return _evaluate(run, encode_task(data, run.model, config), config, progress, say)
 
 
 def predict_run(
-    run_dir: str | Path, file: str | Path, *, num_samples: int | None = None, progress: bool = True
+    run_dir: str | Path, file: str | Path, *, num_samples: int | None = None, progress: bool = True, say: Say = print
 ) -> list[dict[str, Any]]:
     """Answer the items of a JSON-lines file with a saved run.
 
@@ -157,6 +160,7 @@ def predict_run(
         file: JSON lines with the fields of the run's prompt; labels are not needed.
         num_samples: posterior draws; None takes the run's own number.
         progress: show a progress bar.
+        say: receives lines for the user.
 
     Returns:
         The rows in file order, each with "prediction", "probabilities" (label -> probability), "entropy"
@@ -177,7 +181,7 @@ def predict_run(
     if config.predict.temperature:
         data = load_task(config.data, config.seed)
         validation = encode_items(data.validation, run.model, config.data, config.data.train_file)
-        predictions = _temperature(run, validation, config, count, progress)(predictions)
+        predictions = _temperature(run, validation, config, count, progress, say)(predictions)
     return [row.fields | answer for row, answer in zip(rows, answers_of(predictions, labels), strict=True)]
 
 
@@ -351,11 +355,8 @@ def _batches(items: EncodedDataset, model: BayesianLoRA) -> Any:
     return predict_loader(items, POST_HOC_BATCH_SIZE, padding_id(model.tokenizer))
 
 
-def _evaluate(run: Run, items: Items, config: RunConfig, progress: bool, say: Say | None = None) -> RunResult:
-    """Predict with the posterior mean and with draws; write metrics, predictions and diagram.
-
-    `say` is told of a temperature at the end of its range.
-    """
+def _evaluate(run: Run, items: Items, config: RunConfig, progress: bool, say: Say) -> RunResult:
+    """Predict with the posterior mean and with draws; write metrics, predictions and diagram."""
     if not len(items.test):
         return RunResult(run.path, {}, {})
     counts = sorted({0, num_draws(run.guide, config)})
@@ -363,12 +364,9 @@ def _evaluate(run: Run, items: Items, config: RunConfig, progress: bool, say: Sa
     predictions = {f"N={count}": predict_items(run, items.test, config, count, progress) for count in counts}
     cost = {"predict_seconds": time.perf_counter() - start}
     if config.predict.temperature:
-        scaled = {count: _temperature(run, items.validation, config, count, progress) for count in counts}
+        scaled = {count: _temperature(run, items.validation, config, count, progress, say) for count in counts}
         predictions = {f"N={count}": scaled[count](predictions[f"N={count}"]) for count in counts}
         cost |= {f"temperature_N={count}": found.value for count, found in scaled.items()}
-        for count, found in scaled.items():
-            if say is not None and found.at_bound:
-                say(f"temperature of N={count}: {found}")
     metrics = {name: evaluate(found) for name, found in predictions.items()}
     last = predictions[f"N={counts[-1]}"]
     write_predictions(run.path / PREDICTIONS, last, items.test.examples, items.labels)
@@ -399,10 +397,13 @@ def predict_items(run: Run, items: EncodedDataset, config: RunConfig, num_sample
 
 
 def _temperature(
-    run: Run, validation: EncodedDataset, config: RunConfig, num_samples: int, progress: bool
+    run: Run, validation: EncodedDataset, config: RunConfig, num_samples: int, progress: bool, say: Say
 ) -> Temperature:
-    """The temperature of the held-out items' answers under these draws."""
-    return fit_temperature(predict_items(run, validation, config, num_samples, progress))
+    """The temperature of the held-out items; `say` is told of one at the end of its range."""
+    found = fit_temperature(predict_items(run, validation, config, num_samples, progress))
+    if found.at_bound:
+        say(f"temperature of N={num_samples}: {found}")
+    return found
 
 
 def _with_samples(config: RunConfig, num_samples: int | None) -> RunConfig:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -276,6 +277,10 @@ def test_a_temperature_at_the_end_of_its_range_is_told(tmp_path, num_steps, at_b
     lines = [line for line in told if line.startswith("temperature")]
     milder = "temperature of N=0: T = 100, the top of the range: the milder, the better on the held-out items"
     assert lines == ([milder] if at_bound else [])
+    for again in (partial(evaluate_run, result.path), partial(predict_run, result.path, tmp_path / "test.jsonl")):
+        told.clear()
+        again(progress=False, say=told.append)
+        assert told == lines
 
 
 def test_without_test_items_a_run_says_so_and_predicts(tmp_path):

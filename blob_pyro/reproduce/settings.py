@@ -29,8 +29,8 @@ FULL_TRAIN = TrainConfig()
 FULL_PREDICT = PredictConfig()
 FULL_DATA = {"max_length": 300}
 SMALL_MODEL = ModelConfig(id="smollm2", target_modules=["q_proj", "v_proj"])
-SMALL_TRAIN = TrainConfig(num_steps=100, lr=2e-3, kl_lr=0.03, kl_cycle=33)
-SMALL_DATA = {"num_train": 100, "num_test": 150, "num_validation": 50, "max_length": 160}
+SMALL_TRAIN = TrainConfig(num_steps=80, lr=4e-3, kl_lr=0.03, kl_cycle=26)
+SMALL_DATA = {"num_train": 32, "num_test": 100, "num_validation": 32, "max_length": 128}
 
 # RoBERTa-base: the same appendix.
 FULL_ENCODER = ModelConfig(
@@ -38,9 +38,9 @@ FULL_ENCODER = ModelConfig(
 )
 FULL_ENCODER_TRAIN = TrainConfig(batch_size=32, lr=5e-4, kl_lr=0.002)
 FULL_ENCODER_DATA = {"max_length": 256}
-SMALL_ENCODER = replace(FULL_ENCODER, id="minilm")
-SMALL_ENCODER_TRAIN = TrainConfig(num_steps=200, batch_size=8, lr=2e-3, kl_lr=0.03, kl_cycle=66)
-SMALL_ENCODER_DATA = {"num_train": 400, "num_test": 300, "num_validation": 100, "max_length": 128}
+SMALL_ENCODER = replace(FULL_ENCODER, id="minilm", dtype="bfloat16")
+SMALL_ENCODER_TRAIN = TrainConfig(num_steps=200, lr=2e-3, kl_lr=0.03, kl_cycle=66)
+SMALL_ENCODER_DATA = {"num_train": 100, "num_test": 250, "num_validation": 50, "max_length": 128}
 
 
 def decoder_config(order: Order, task: str) -> RunConfig:
@@ -65,7 +65,7 @@ def _config(
     """Runs go below `order.path`, a folder for each task and kind of model."""
     if order.model is not None and order.model != model.id:
         # the adapted layers are PEFT's choice for an architecture that is not the one of the settings
-        model = replace(model, id=order.model, target_modules=None)
+        model = replace(model, id=order.model, target_modules=None, dtype="auto")
     output = str(order.path / "runs" / (folder or task).replace("/", "-"))
     return _changed(RunConfig(data=data, model=model, train=train, predict=FULL_PREDICT, output=output), order)
 

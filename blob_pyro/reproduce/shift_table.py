@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from blob_pyro.workflow import load_run, num_draws, predict_items
 
 TASKS = ("openbookqa", "arc_challenge", "arc_easy", "mmlu/college_chemistry", "mmlu/college_physics")
 ENTROPY, INFORMATION, AREA = "AUROC entropy", "AUROC MI", "AURC"
-SHIFT = "shift.json"  # in a run directory: task -> row -> scores
+SHIFT = "shift.json"  # in a run directory: the answers' checksum, and task -> row -> scores beside them
 HEADING = "Table 2: trained on {}, tested on other tasks"
 NOTE = (
     f"{ENTROPY} and {INFORMATION}: how well predictive entropy, or mutual information of label and weights, tells the "
@@ -130,10 +131,12 @@ def _outcome(base: Outcome | None, found: Mapping[str, Any] | None, *, inside: b
 
 
 def _scores(order: Order, path: Path, draws: Draws, items: Mapping[str, list[Example]]) -> Scores:
-    """Task -> row -> scores of one run; those that an earlier call has written are read."""
+    """Task -> row -> scores of one run; those that an earlier call has found for its present answers are read."""
     config = read_config(path)
     inside_task = str(config.data.task)
-    scores: Scores = read_json(path / SHIFT)
+    answers = hashlib.sha256((path / PREDICTIONS).read_bytes()).hexdigest()
+    stored = read_json(path / SHIFT)
+    scores: Scores = stored["scores"] if stored.get("answers") == answers else {}
     missing = [task for task in items if task not in scores]
     if not missing and inside_task in scores:
         return scores
@@ -145,8 +148,8 @@ def _scores(order: Order, path: Path, draws: Draws, items: Mapping[str, list[Exa
     for task in missing:
         found = _answers(run, items[task], config, draws, task, order.progress)
         scores[task] = {row: _scored(found[row], inside[row]) for row in draws}
-        write_json(path / SHIFT, scores)
-    write_json(path / SHIFT, scores)
+        write_json(path / SHIFT, {"answers": answers, "scores": scores})
+    write_json(path / SHIFT, {"answers": answers, "scores": scores})
     return scores
 
 

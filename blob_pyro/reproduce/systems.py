@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from blob_pyro.building import build_likelihood
-from blob_pyro.compare import HELD_OUT_MARK, Comparison, Rows, compare
+from blob_pyro.compare import HELD_OUT_MARK, Comparison, Rows, run_methods
 from blob_pyro.config import RunConfig
 from blob_pyro.data.tasks import find_task, load_task
 from blob_pyro.errors import BlobPyroError, ConfigError, RunDirectoryError
@@ -82,7 +82,7 @@ def run_systems(order: Order, config: RunConfig) -> Section:
     try:
         data = load_task(config.data, order.seeds[0])  # one answer for all runs where there are no items
         build_likelihood(config.model, data.labels)
-        found = compare(
+        found = run_methods(
             config, [method.name for method in methods_of(order)], order.seeds, progress=order.progress, say=order.say
         )
     except RunDirectoryError:
@@ -146,7 +146,7 @@ def _few(outcome: Outcome, path: Path) -> Outcome:
 
 
 def run_path(config: RunConfig, name: str, seed: int) -> Path:
-    """The directory in which `compare` puts a run."""
+    """The directory in which `run_methods` puts a run."""
     return Path(config.output) / name / f"seed{seed}"
 
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from blob_pyro.building import encode_items
 from blob_pyro.checkpoint import Run
-from blob_pyro.compare import compare
+from blob_pyro.compare import run_methods
 from blob_pyro.config import RunConfig
 from blob_pyro.data.collate import Encoded, padding_id
 from blob_pyro.data.loaders import predict_loader
@@ -86,7 +86,7 @@ def is_encoder(model: str | None) -> bool:
 def of_runs(
     order: Order, config: RunConfig, names: Sequence[str], make: Callable[[Path], Found]
 ) -> tuple[dict[str, dict[int, Found]], tuple[str, ...]]:
-    """What is made of each run, once `compare` has made the runs.
+    """What is made of each run, once `run_methods` has made the runs.
 
     Args:
         order: what was asked for.
@@ -98,9 +98,9 @@ def of_runs(
         Title of the method -> seed -> what was made, without methods that have no finished run; and the failures.
 
     Raises:
-        ConfigError, RunDirectoryError: as `compare`; also where no run ends.
+        ConfigError, RunDirectoryError: as `run_methods`; also where no run ends.
     """
-    failures = compare(config, names, order.seeds, progress=order.progress, say=order.say).failures
+    failures = run_methods(config, names, order.seeds, progress=order.progress, say=order.say).failures
     found = {
         METHODS[name].title: {seed: make(path) for seed, path in finished_runs(config, name, order.seeds).items()}
         for name in names
@@ -109,7 +109,7 @@ def of_runs(
 
 
 def finished_runs(config: RunConfig, method: str, seeds: tuple[int, ...]) -> dict[int, Path]:
-    """Seed -> run directory of the runs that `compare` has finished."""
+    """Seed -> run directory of the runs that `run_methods` has finished."""
     paths = {seed: run_path(config, method, seed) for seed in seeds}
     return {seed: path for seed, path in paths.items() if (path / METRICS).is_file()}
 

@@ -33,7 +33,7 @@ def figure3(order: Order) -> Reproduction:
         order: what was asked for.
 
     Raises:
-        ConfigError, RunDirectoryError: as `compare`; also where no run ends.
+        ConfigError, RunDirectoryError: as `run_methods`; also where no run ends.
 
     Source: BLoB, arXiv 2406.11675, Figure 3.
     """

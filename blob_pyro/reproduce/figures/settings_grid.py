@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from blob_pyro.compare import compare
+from blob_pyro.compare import run_methods
 from blob_pyro.config import RunConfig
 from blob_pyro.errors import ConfigError
 from blob_pyro.evaluation import Metrics
@@ -36,7 +36,7 @@ def figure4(order: Order, *, grid: Grid | None = None) -> Reproduction:
         grid: prior scales, and KL learning rates; None takes five by five at full scale and three by three at small.
 
     Raises:
-        ConfigError, RunDirectoryError: as `compare`; also where no run ends.
+        ConfigError, RunDirectoryError: as `run_methods`; also where no run ends.
 
     Source: BLoB, arXiv 2406.11675, Figure 4.
     """
@@ -47,7 +47,7 @@ def figure4(order: Order, *, grid: Grid | None = None) -> Reproduction:
     for cell in ((scale, rate) for rate in rates for scale in scales):
         order.say(cell_name(cell))
         try:
-            comparison = compare(
+            comparison = run_methods(
                 cell_config(config, cell), ["blob"], order.seeds, progress=order.progress, say=order.say
             )
         except ConfigError as error:  # no run of this cell ends; others may
