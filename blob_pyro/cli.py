@@ -257,7 +257,7 @@ def _seeds(text: str) -> list[int]:
 
 
 def _reproduce_parser() -> ArgumentParser:
-    listed = "\n".join(f"          {name:<8} {item.description}" for name, item in ITEMS.items())
+    listed = "\n".join(f"          {name:<9} {item.description}" for name, item in ITEMS.items())
     parser = _parser(
         "reproduce",
         "blob-pyro reproduce NAME [--model ID] [--scale small | full] [--out DIR] [--seeds 0,1,2] [--key value ...]",

@@ -23,12 +23,13 @@ from blob_pyro.evaluation.scale_growth import scale_growth
 from blob_pyro.inference.kl_schedule import kl_schedule
 from blob_pyro.predictive import PosteriorPredictive
 from blob_pyro.reproduce.figures import figure2, figure3, figure4, figure5
-from blob_pyro.reproduce.figures.common import configuration, finished_runs, is_encoder, load_with_items
+from blob_pyro.reproduce.figures.common import configuration, finished_runs, load_with_items
 from blob_pyro.reproduce.figures.embeddings import relative_spread
 from blob_pyro.reproduce.figures.hidden_states import hidden_states
 from blob_pyro.reproduce.figures.num_samples import SMALL_COUNTS, scores_by_count
 from blob_pyro.reproduce.figures.settings_grid import FULL_GRID, SMALL_GRID, cell_config
 from blob_pyro.reproduce.order import Order
+from blob_pyro.reproduce.settings import is_encoder
 from blob_pyro.run_directory import read_config, read_json
 
 CHANGES = {

@@ -20,7 +20,7 @@ from blob_pyro.data.loaders import predict_loader
 from blob_pyro.data.tasks import load_items, load_task
 from blob_pyro.errors import BlobPyroError, ConfigError, ModelLoadError, RunDirectoryError
 from blob_pyro.evaluation import auroc_out_of_distribution, evaluate, risk_coverage
-from blob_pyro.methods import METHODS
+from blob_pyro.methods import ABLATIONS, METHODS
 from blob_pyro.predictions import Predictions
 from blob_pyro.predictive import PosteriorPredictive
 from blob_pyro.report.answers import read_predictions, write_predictions
@@ -31,7 +31,7 @@ from blob_pyro.reproduce.measuring import MEASURED, STEPS, Cost, measure
 from blob_pyro.reproduce.settings import decoder_config, encoder_config
 from blob_pyro.reproduce.shift_table import AREA, ENTROPY, INFORMATION, SHIFT, table2
 from blob_pyro.reproduce.systems import SYSTEMS, draws_of_rows, methods_of, run_path
-from blob_pyro.reproduce.task_tables import SMALL_DECODER_TASKS, SMALL_ENCODER_TASKS, roberta, table1
+from blob_pyro.reproduce.task_tables import SMALL_DECODER_TASKS, SMALL_ENCODER_TASKS, ablations, roberta, table1
 from blob_pyro.run_directory import new_run_directory, read_config, write_json
 from blob_pyro.workflow import load_run
 
@@ -264,6 +264,23 @@ def test_the_encoders_table(bert, tmp_path):
     assert encoder_config(order, "boolq").output != decoder_config(order, "boolq").output
 
 
+def test_the_ablations_are_blob_and_blob_without_a_part(bert, tmp_path):
+    """On the model's own kind of task, and in the directory of other tables with their runs."""
+    changes = CHANGES | {"model": {"r": 2, "target_modules": ["query", "value"]}}
+    order = Order(
+        tmp_path / "out", bert, seeds=(0,), tasks=("cola",), data_dir=str(write_tasks(tmp_path / "data")),
+        changes=changes, progress=False, say=silent,
+    )  # fmt: skip
+    roberta(dataclasses.replace(order, methods=("blob",)))
+    before = written(order.path / "runs")
+    found = ablations(order)
+    assert "Failed" not in found.text and "Missing" not in found.text
+    after = written(order.path / "runs")
+    assert before.items() <= after.items()  # BLoB itself was there
+    runs = {line["method"] for line in lines_of(order, "ablations") if line["row"] == "run"}
+    assert runs - {"BLoB N=0", "BLoB N=5", "BLoB N=6"} == {METHODS[name].title for name in ABLATIONS if name != "blob"}
+
+
 def test_a_measurement_counts_what_a_run_does(finished):
     """In this process: post-hoc Laplace, an ensemble and BLoB against plain LoRA."""
     order, _ = finished
@@ -393,10 +410,10 @@ def test_a_mistake_on_the_command_line_is_one_line(capsys, words, message):
     assert message in told and told.count("\n") == 1
 
 
-def test_help_lists_the_eight(capsys):
+def test_help_lists_them_all(capsys):
     assert main(["reproduce", "--help"]) == 0
     shown = capsys.readouterr().out
-    assert len(ITEMS) == 8 and all(f"  {name} " in shown and find_item(name).description in shown for name in ITEMS)
+    assert all(f"  {name} " in shown and find_item(name).description in shown for name in ITEMS)
 
 
 def test_an_outcome_takes_the_names_of_the_further_scores(finished):

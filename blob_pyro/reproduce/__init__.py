@@ -11,7 +11,7 @@ from blob_pyro.reproduce.cost_table import cost
 from blob_pyro.reproduce.figures import figure2, figure3, figure4, figure5
 from blob_pyro.reproduce.order import Order, Reproduction
 from blob_pyro.reproduce.shift_table import table2
-from blob_pyro.reproduce.task_tables import roberta, table1
+from blob_pyro.reproduce.task_tables import ablations, roberta, table1
 
 __all__ = ["ITEMS", "Item", "Order", "Reproduction", "find_item"]
 
@@ -33,6 +33,7 @@ ITEMS: dict[str, Item] = {
     "table1": Item("every system on six tasks with a decoder; three tasks at small scale", table1),
     "table2": Item("trained on one task, tested on others: scores, and how well the shift is detected", table2),
     "roberta": Item("every system on five tasks with an encoder; three tasks at small scale", roberta),
+    "ablations": Item("BLoB with one of its parts changed or left out, on one task", ablations),
     "cost": Item("parameters, time and memory of every system against plain LoRA", cost),
     "figure2": Item("growth of the standard deviations under the KL alone, by either scale map", figure2),
     "figure3": Item("scores by the number of posterior draws", figure3),

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import transformers
+
 from blob_pyro.config import DataConfig, ModelConfig, PredictConfig, RunConfig, TrainConfig
 from blob_pyro.config_file import KEYS, unknown_key
 from blob_pyro.errors import ConfigError
+from blob_pyro.loading import locate
 from blob_pyro.reproduce.order import Order
 
 # What says which run it is (task, files, model, guide, seed, output) is no matter of taste.
@@ -41,6 +44,33 @@ FULL_ENCODER_DATA = {"max_length": 256}
 SMALL_ENCODER = replace(FULL_ENCODER, id="minilm", dtype="bfloat16")
 SMALL_ENCODER_TRAIN = TrainConfig(num_steps=200, lr=2e-3, kl_lr=0.03, kl_cycle=66)
 SMALL_ENCODER_DATA = {"num_train": 100, "num_test": 250, "num_validation": 50, "max_length": 128}
+
+
+def config_for(order: Order, task: str) -> RunConfig:
+    """The settings for `task` by the kind of the order's model.
+
+    A model that its configuration file calls an encoder answers through a classification head, as the paper's RoBERTa;
+    any other model, and none, answers with tokens.
+    """
+    return encoder_config(order, task) if is_encoder(order.model) else decoder_config(order, task)
+
+
+def is_encoder(model: str | None) -> bool:
+    """Whether a hub id, folder or alias is a network that sees the text to the right (BERT, RoBERTa).
+
+    A model that cannot be read is none: the run then says what is wrong with it.
+
+    Raises:
+        ModelLoadError: there is no such model.
+    """
+    if model is None:
+        return False
+    place = locate(model)
+    try:
+        config = transformers.AutoConfig.from_pretrained(place.path, local_files_only=place.local_only)
+    except (OSError, ValueError):
+        return False
+    return type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
 
 
 def decoder_config(order: Order, task: str) -> RunConfig:

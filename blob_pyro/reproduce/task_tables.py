@@ -1,12 +1,14 @@
-"""The paper's Table 1 (a decoder on six tasks) and its table of RoBERTa (an encoder on five)."""
+"""The paper's Table 1 (a decoder, six tasks), its table of RoBERTa (an encoder, five), and BLoB without its parts."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from blob_pyro.config import RunConfig
+from blob_pyro.methods import ABLATIONS
 from blob_pyro.reproduce.order import Order, Reproduction
-from blob_pyro.reproduce.settings import decoder_config, encoder_config
+from blob_pyro.reproduce.settings import config_for, decoder_config, encoder_config
 from blob_pyro.reproduce.systems import check_order, run_systems, tasks_of
 from blob_pyro.reproduce.writing import Section, told, write_table
 
@@ -14,6 +16,7 @@ DECODER_TASKS = ("winogrande_s", "arc_challenge", "arc_easy", "winogrande_m", "o
 SMALL_DECODER_TASKS = ("winogrande_s", "arc_easy", "boolq")
 ENCODER_TASKS = ("rte", "mrpc", "wic", "cola", "boolq")
 SMALL_ENCODER_TASKS = ("rte", "mrpc", "cola")
+ABLATION_TASKS = ("winogrande_s",)
 
 
 def table1(order: Order) -> Reproduction:
@@ -37,6 +40,17 @@ def roberta(order: Order) -> Reproduction:
     """
     tasks = tasks_of(order, ENCODER_TASKS, SMALL_ENCODER_TASKS)
     return _table(order, "roberta", "An encoder, every system, every task", tasks, encoder_config)
+
+
+def ablations(order: Order) -> Reproduction:
+    """BLoB as it is, and with one of its parts changed or left out: what each part is worth.
+
+    Raises:
+        BlobPyroError: as `table1`.
+    """
+    tasks = tasks_of(order, ABLATION_TASKS, ABLATION_TASKS)
+    order = dataclasses.replace(order, methods=ABLATIONS if order.methods is None else order.methods)
+    return _table(order, "ablations", "BLoB, and BLoB without one of its parts", tasks, config_for)
 
 
 def _table(

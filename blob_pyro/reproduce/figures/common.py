@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -20,10 +19,9 @@ from blob_pyro.config import RunConfig
 from blob_pyro.data.collate import Encoded, padding_id
 from blob_pyro.data.loaders import predict_loader
 from blob_pyro.data.tasks import load_task
-from blob_pyro.loading import locate
 from blob_pyro.methods import METHODS
 from blob_pyro.reproduce.order import Order, Reproduction
-from blob_pyro.reproduce.settings import decoder_config, encoder_config
+from blob_pyro.reproduce.settings import config_for
 from blob_pyro.reproduce.systems import run_path
 from blob_pyro.run_directory import METRICS, read_config
 from blob_pyro.workflow import load_run
@@ -52,35 +50,14 @@ class LoadedRun:
 
 
 def configuration(order: Order, task: str) -> RunConfig:
-    """The settings for one task: those of the order's first task where it has some.
-
-    A model that its configuration file calls an encoder answers through a classification head, as the paper's RoBERTa;
-    any other model, and none, answers with tokens.
+    """The settings for one task, or for the order's first where it has some.
 
     Args:
         order: what was asked for.
         task: the paper's.
     """
     task = order.tasks[0] if order.tasks else task
-    return encoder_config(order, task) if is_encoder(order.model) else decoder_config(order, task)
-
-
-def is_encoder(model: str | None) -> bool:
-    """Whether a hub id, folder or alias is a network that sees the text to the right (BERT, RoBERTa).
-
-    A model that cannot be read is none: the run then says what is wrong with it.
-
-    Raises:
-        ModelLoadError: there is no such model.
-    """
-    if model is None:
-        return False
-    place = locate(model)
-    try:
-        config = transformers.AutoConfig.from_pretrained(place.path, local_files_only=place.local_only)
-    except (OSError, ValueError):
-        return False
-    return type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+    return config_for(order, task)
 
 
 def of_runs(
