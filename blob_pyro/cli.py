@@ -234,6 +234,7 @@ def _compare_parser() -> ArgumentParser:
     parser.add_class_arguments(RunConfig)
     parser.add_argument("--methods", type=str, default="systems", help="names, separated by commas")
     parser.add_argument("--seeds", type=str, default="0,1,2", help="whole numbers, separated by commas")
+    parser.add_argument("--workers", type=int, default=1, help="runs to make at once, each in a process of its own")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
 
@@ -242,7 +243,7 @@ def _compare(parser: ArgumentParser, words: Sequence[str]) -> None:
     config, parsed = _config_of(parser, words)
     names = [name.strip() for name in parsed.methods.split(",") if name.strip()]
     try:
-        found = compare(config, names, _seeds(parsed.seeds), progress=not parsed.quiet)
+        found = compare(config, names, _seeds(parsed.seeds), workers=parsed.workers, progress=not parsed.quiet)
     except KeyboardInterrupt:
         told = f"{config.output} holds the runs that were done; the same command goes on"
         raise KeyboardInterrupt(told) from None
@@ -285,6 +286,7 @@ def _reproduce_parser() -> ArgumentParser:
         "--out", type=str | None, default=None, help="directory to write to; reproduced/NAME by default"
     )
     parser.add_argument("--seeds", type=str, default="0,1,2", help="whole numbers, separated by commas")
+    parser.add_argument("--workers", type=int, default=1, help="runs to make at once, each in a process of its own")
     parser.add_argument(
         "--tasks", type=str | None, default=None,
         help="other tasks than the paper's, separated by commas; of table2 the first is trained on",
@@ -311,6 +313,7 @@ def _reproduce(parser: ArgumentParser, words: Sequence[str]) -> None:
         methods=_names(parsed.methods),
         data_dir=parsed.data_dir,
         changes=_changes(changes),
+        workers=parsed.workers,
         progress=not parsed.quiet,
     )
     try:

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
-import shutil
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from blob_pyro.building import check_guide
-from blob_pyro.checkpoint import ADAPTER, DESCRIPTION, TENSORS
 from blob_pyro.config import RunConfig
-from blob_pyro.errors import BlobPyroError, ConfigError, RunDirectoryError
+from blob_pyro.errors import BlobPyroError, ConfigError
 from blob_pyro.evaluation import Metrics
+from blob_pyro.method_runs import Ended, Say, make_runs, refuse_other_runs, run_path
 from blob_pyro.methods import METHODS, Method, choose
 from blob_pyro.report.comparison import Outcome, comparison_csv, comparison_markdown
-from blob_pyro.run_directory import COST, HISTORY, METRICS, new_run_directory, read_config, read_json
-from blob_pyro.tuning import clear_unfinished_run
-from blob_pyro.workflow import evaluate_run, fit_run
+from blob_pyro.run_directory import COST, METRICS, read_config, read_json
+from blob_pyro.workers import make_runs_at_once
 
 TABLE, SCORES, CHART = "comparison.md", "comparison.csv", "comparison"
 HELD_OUT_MARK = " †"
 
-Say = Callable[[str], None]
 Rows = dict[str, dict[int, Outcome | None]]
 
 
@@ -57,6 +53,7 @@ def compare(
     methods: Sequence[str],
     seeds: Sequence[int] = (0, 1, 2),
     *,
+    workers: int = 1,
     progress: bool = True,
     say: Say = print,
 ) -> Comparison:
@@ -65,7 +62,7 @@ def compare(
     Raises:
         BlobPyroError: as `run_methods`.
     """
-    return run_methods(config, methods, seeds, progress=progress, say=say, on_run=_write)
+    return run_methods(config, methods, seeds, workers=workers, progress=progress, say=say, on_run=_write)
 
 
 def run_methods(
@@ -73,6 +70,7 @@ def run_methods(
     methods: Sequence[str],
     seeds: Sequence[int] = (0, 1, 2),
     *,
+    workers: int = 1,
     progress: bool = True,
     say: Say = print,
     on_run: Callable[[Comparison], None] = lambda found: None,
@@ -88,7 +86,9 @@ def run_methods(
         config: what the methods share; `config.output` is the directory, `config.seed` is not used.
         methods: names in `METHODS`, or "systems" or "ablations".
         seeds: of the runs.
-        progress: show progress bars.
+        workers: runs to make at once, each in a process with its share of the threads. Sums of few threads are
+            rounded otherwise than those of many, so that the last digits can differ.
+        progress: show progress bars; several processes show none.
         say: receives lines for the user.
         on_run: receives what there is after each run, once there is a row.
 
@@ -98,32 +98,34 @@ def run_methods(
         DataError: there are no items to test on.
     """
     chosen = choose(methods)
-    _check(config, chosen, seeds)
-    _refuse_other_runs(config, chosen, seeds)
-    runs = [(seed, method) for seed in seeds for method in chosen]
+    _check(config, chosen, seeds, workers)
+    refuse_other_runs(config, chosen, seeds)
     rows: Rows = {row: {} for method in chosen for row in _row_names(method, config)}
     failures: list[str] = []
-    for position, (seed, method) in enumerate(runs, 1):
-        say(f"[{position}/{len(runs)}] {method.name}, seed {seed}")
-        try:
-            path = _run(config, method, seed, progress, say)
-            found = _outcomes(path, method, config)
-        except (BlobPyroError, OSError) as error:
-            failures.append(f"{method.name}, seed {seed}: {' '.join(str(error).split())}")
-            say(failures[-1])
-            found = {}
-        for row in _row_names(method, config):
-            rows[row][seed] = found.get(row)
-        finished = Comparison(Path(config.output), _some(rows), tuple(failures), config.data.num_validation)
-        if finished.rows:
-            on_run(finished)
+    if workers == 1:
+        runs = make_runs(config, chosen, seeds, progress, say)
+    else:
+        runs = make_runs_at_once(config, chosen, seeds, workers, say)
+    with closing(runs):
+        for run in runs:
+            found, failure = _read(run, config)
+            if failure is not None:
+                failures.append(f"{run.name}, seed {run.seed}: {failure}")
+            for row in _row_names(METHODS[run.name], config):
+                rows[row][run.seed] = found.get(row)
+            there = _some(rows, seeds)
+            finished = Comparison(Path(config.output), there, tuple(failures), config.data.num_validation)
+            if finished.rows:
+                on_run(finished)
     if not finished.rows:
         raise ConfigError(f"expected at least one run that ends; all failed: {failures[0]}")
     return finished
 
 
-def _check(config: RunConfig, methods: Sequence[Method], seeds: Sequence[int]) -> None:
+def _check(config: RunConfig, methods: Sequence[Method], seeds: Sequence[int], workers: int) -> None:
     """Refuse what cannot work, before hours are spent."""
+    if workers < 1:
+        raise ConfigError(f"workers: expected at least 1; got {workers}")
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(f"seeds: expected at least one, each once; got {list(seeds)}")
     if config.model.adapter is not None:
@@ -134,48 +136,14 @@ def _check(config: RunConfig, methods: Sequence[Method], seeds: Sequence[int]) -
             raise ConfigError(f"method {method.name}: expected held-out items; set data.num_validation")
 
 
-def _run(config: RunConfig, method: Method, seed: int, progress: bool, say: Say) -> Path:
-    """The finished run of one method under one seed."""
-    wanted = _wanted(config, method, seed)
-    path = Path(wanted.output)
-    if (path / METRICS).is_file():
-        say(f"already done: {path}")
-        return path
-    clear_unfinished_run(path)
-    if method.after is not None and wanted.model.adapter is None:
-        _copy_run(_directory(config, method.after, seed), wanted)
-        evaluate_run(path, progress=progress, say=say)
-    else:
-        fit_run(wanted, progress=progress, say=say if wanted.tune.search else lambda line: None)
-    return path
-
-
-def _wanted(config: RunConfig, method: Method, seed: int) -> RunConfig:
-    """The configuration of a run. One that starts from the adapter of a run with another guide names it."""
-    wanted = dataclasses.replace(method.configure(config), seed=seed, output=str(_directory(config, method.name, seed)))
-    if method.after is None or METHODS[method.after].configure(config).guide == wanted.guide:
-        return wanted
-    adapter = str(_directory(config, method.after, seed) / ADAPTER)
-    return dataclasses.replace(wanted, model=dataclasses.replace(wanted.model, adapter=adapter))
-
-
-def _refuse_other_runs(config: RunConfig, methods: Sequence[Method], seeds: Sequence[int]) -> None:
-    """Raise where a run of another configuration is in the way."""
-    for method, seed in itertools.product(methods, seeds):
-        wanted = _wanted(config, method, seed)
-        if Path(wanted.output).exists() and read_config(wanted.output) != wanted:
-            raise RunDirectoryError(
-                f"{wanted.output}: expected a run of this configuration; it was made with another; "
-                "choose another --output"
-            )
-
-
-def _copy_run(base: Path, config: RunConfig) -> None:
-    """A run with the adapter and posterior of another."""
-    path = new_run_directory(config)
-    shutil.copytree(base / ADAPTER, path / ADAPTER)
-    for name in (TENSORS, DESCRIPTION, HISTORY):
-        shutil.copy2(base / name, path / name)
+def _read(run: Ended, config: RunConfig) -> tuple[dict[str, Outcome], str | None]:
+    """Row -> outcome of a run that has ended, or why there is none."""
+    if run.failure is not None:
+        return {}, run.failure
+    try:
+        return _outcomes(run_path(config, run.name, run.seed), METHODS[run.name], config), None
+    except (BlobPyroError, OSError) as error:
+        return {}, " ".join(str(error).split())
 
 
 def _outcomes(path: Path, method: Method, config: RunConfig) -> dict[str, Outcome]:
@@ -184,7 +152,7 @@ def _outcomes(path: Path, method: Method, config: RunConfig) -> dict[str, Outcom
     cost = read_json(path / COST)
     seconds = float(cost.get("train_seconds", 0.0)) + float(cost.get("tune_seconds", 0.0))
     if method.after is not None:
-        base = read_json(_directory(config, method.after, read_config(path).seed) / COST)
+        base = read_json(run_path(config, method.after, read_config(path).seed) / COST)
         seconds += float(base["train_seconds"]) + float(base.get("tune_seconds", 0.0))
         cost = base | cost
     num_parameters = int(cost["adapter_parameters"] + cost["guide_parameters"])
@@ -216,14 +184,12 @@ def _sees_held_out(method: Method, config: RunConfig) -> bool:
     return method.held_out or method.configure(config).tune.search
 
 
-def _some(rows: Rows) -> Rows:
-    """The rows that have an outcome, or whose runs have been tried."""
-    tried = {row: by_seed for row, by_seed in rows.items() if by_seed}
+def _some(rows: Rows, seeds: Sequence[int]) -> Rows:
+    """The rows whose runs have been tried, seeds in their order; none where no run has ended well."""
+    tried = {
+        row: {seed: by_seed[seed] for seed in seeds if seed in by_seed} for row, by_seed in rows.items() if by_seed
+    }
     return tried if any(outcome for by_seed in tried.values() for outcome in by_seed.values()) else {}
-
-
-def _directory(config: RunConfig, name: str, seed: int) -> Path:
-    return Path(config.output) / name / f"seed{seed}"
 
 
 def _write(comparison: Comparison) -> None:

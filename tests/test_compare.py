@@ -12,7 +12,7 @@ import pytest
 import tiny
 from test_workflow import make_config
 
-from blob_pyro import compare as compare_file
+from blob_pyro import method_runs
 from blob_pyro.cli import main
 from blob_pyro.compare import compare
 from blob_pyro.config import TuneConfig
@@ -96,7 +96,7 @@ def test_what_is_done_is_not_done_again(config, monkeypatch, tmp_path):
         made.append((wanted.guide.name, wanted.seed))
         return fit_run(wanted, **named)
 
-    monkeypatch.setattr(compare_file, "fit_run", counted)
+    monkeypatch.setattr(method_runs, "fit_run", counted)
     again = quickly(config, ["mle", "blob"], seeds=(0, 1))
     assert made == [("blob", 0), ("mle", 1), ("blob", 1)]
     for row, by_seed in first.rows.items():
@@ -133,9 +133,12 @@ def test_a_run_that_fails_is_told_and_left_out(config, monkeypatch):
             raise NonFiniteLossError("step 1: expected a finite NLL; got nan", ())
         return fit_run(wanted, **named)
 
-    monkeypatch.setattr(compare_file, "fit_run", failing)
-    found = quickly(config, ["mle", "blob"])
-    assert found.failures == ("blob, seed 0: step 1: expected a finite NLL; got nan",)
+    monkeypatch.setattr(method_runs, "fit_run", failing)
+    found = quickly(config, ["mle", "blob", "blob_temperature"])
+    assert found.failures == (
+        "blob, seed 0: step 1: expected a finite NLL; got nan",
+        "blob_temperature, seed 0: expected the run of blob that it starts from; that one has not ended well",
+    )
     assert found.rows["BLoB N=2"] == {0: None}
     assert "Missing runs: BLoB N=0 (seed 0), BLoB N=2 (seed 0)" in found.text()
     assert "Failed: blob, seed 0: step 1: expected a finite NLL; got nan." in found.text()

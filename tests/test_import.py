@@ -42,6 +42,8 @@ ROOMS = (
     "tuning",
     "methods",
     "workflow",
+    "method_runs",
+    "workers",
     "compare",
     "contenders",
     "bench",

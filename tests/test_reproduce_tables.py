@@ -20,6 +20,7 @@ from blob_pyro.data.loaders import predict_loader
 from blob_pyro.data.tasks import load_items, load_task
 from blob_pyro.errors import BlobPyroError, ConfigError, ModelLoadError, RunDirectoryError
 from blob_pyro.evaluation import auroc_out_of_distribution, evaluate, risk_coverage
+from blob_pyro.method_runs import run_path
 from blob_pyro.methods import ABLATIONS, METHODS
 from blob_pyro.predictions import Predictions
 from blob_pyro.predictive import PosteriorPredictive
@@ -30,7 +31,7 @@ from blob_pyro.reproduce import cost_table as costs
 from blob_pyro.reproduce.measuring import MEASURED, STEPS, Cost, measure
 from blob_pyro.reproduce.settings import decoder_config, encoder_config
 from blob_pyro.reproduce.shift_table import AREA, ENTROPY, INFORMATION, SHIFT, table2
-from blob_pyro.reproduce.systems import SYSTEMS, draws_of_rows, methods_of, run_path
+from blob_pyro.reproduce.systems import SYSTEMS, draws_of_rows, methods_of
 from blob_pyro.reproduce.task_tables import SMALL_DECODER_TASKS, SMALL_ENCODER_TASKS, ablations, roberta, table1
 from blob_pyro.run_directory import new_run_directory, read_config, write_json
 from blob_pyro.workflow import load_run

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from blob_pyro.config import RunConfig
 from blob_pyro.errors import BlobPyroError, RunDirectoryError
+from blob_pyro.method_runs import run_path
 from blob_pyro.methods import METHODS, Method
 from blob_pyro.report.table import markdown_table, value_cell
 from blob_pyro.reproduce.measuring import MEASURED, STEPS, Cost, measure_apart
 from blob_pyro.reproduce.order import Order, Reproduction
 from blob_pyro.reproduce.settings import decoder_config
-from blob_pyro.reproduce.systems import check_order, methods_of, one_line, run_path, tasks_of
+from blob_pyro.reproduce.systems import check_order, methods_of, one_line, tasks_of
 from blob_pyro.reproduce.writing import told, write_files
 from blob_pyro.run_directory import new_run_directory, read_config, read_json
 

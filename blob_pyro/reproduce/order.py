@@ -25,6 +25,7 @@ class Order:
         data_dir: folder with local copies of the tasks; None asks the hub.
         changes: section of the configuration -> {setting: value} where it differs from the scale's own, as in
             {"train": {"num_steps": 20}}; see `settings.CHANGEABLE`.
+        workers: runs to make at once, each in a process of its own; the cost table measures one after the other.
         progress: show progress bars.
         say: receives lines for the user.
     """
@@ -37,6 +38,7 @@ class Order:
     methods: tuple[str, ...] | None = None
     data_dir: str | None = None
     changes: Changes = field(default_factory=dict)
+    workers: int = 1
     progress: bool = True
     say: Say = print
 

@@ -16,6 +16,7 @@ from blob_pyro.data.examples import Example
 from blob_pyro.data.tasks import TaskItems, find_task, load_items, load_task
 from blob_pyro.errors import BlobPyroError, ConfigError
 from blob_pyro.evaluation import Metrics, auroc_out_of_distribution, evaluate, risk_coverage
+from blob_pyro.method_runs import run_path
 from blob_pyro.predictions import Predictions
 from blob_pyro.report.answers import read_predictions
 from blob_pyro.report.comparison import Outcome
@@ -26,7 +27,6 @@ from blob_pyro.reproduce.systems import (
     draws_of_rows,
     methods_of,
     one_line,
-    run_path,
     run_systems,
     tasks_of,
 )

@@ -13,6 +13,7 @@ from blob_pyro.data.tasks import find_task, load_task
 from blob_pyro.errors import BlobPyroError, ConfigError, RunDirectoryError
 from blob_pyro.evaluation import evaluate
 from blob_pyro.loading import load_tokenizer
+from blob_pyro.method_runs import run_path
 from blob_pyro.methods import METHODS, Method, choose
 from blob_pyro.report.answers import read_predictions
 from blob_pyro.report.comparison import Outcome
@@ -83,7 +84,12 @@ def run_systems(order: Order, config: RunConfig) -> Section:
         data = load_task(config.data, order.seeds[0])  # one answer for all runs where there are no items
         build_likelihood(config.model, data.labels)
         found = run_methods(
-            config, [method.name for method in methods_of(order)], order.seeds, progress=order.progress, say=order.say
+            config,
+            [method.name for method in methods_of(order)],
+            order.seeds,
+            workers=order.workers,
+            progress=order.progress,
+            say=order.say,
         )
     except RunDirectoryError:
         raise
@@ -143,11 +149,6 @@ def _few(outcome: Outcome, path: Path) -> Outcome:
     """The outcome with the first draws of a run alone."""
     metrics = evaluate(read_predictions(path / PREDICTIONS).first_draws(FEW_DRAWS))
     return dataclasses.replace(outcome, metrics=metrics, num_samples=FEW_DRAWS)
-
-
-def run_path(config: RunConfig, name: str, seed: int) -> Path:
-    """The directory in which `run_methods` puts a run."""
-    return Path(config.output) / name / f"seed{seed}"
 
 
 def one_line(error: BaseException) -> str:

@@ -19,11 +19,11 @@ from blob_pyro.config import RunConfig
 from blob_pyro.data.collate import Encoded, padding_id
 from blob_pyro.data.loaders import predict_loader
 from blob_pyro.data.tasks import load_task
+from blob_pyro.method_runs import is_finished, run_path
 from blob_pyro.methods import METHODS
 from blob_pyro.reproduce.order import Order, Reproduction
 from blob_pyro.reproduce.settings import config_for
-from blob_pyro.reproduce.systems import run_path
-from blob_pyro.run_directory import METRICS, read_config
+from blob_pyro.run_directory import read_config
 from blob_pyro.workflow import load_run
 
 if TYPE_CHECKING:
@@ -77,7 +77,9 @@ def of_runs(
     Raises:
         ConfigError, RunDirectoryError: as `run_methods`; also where no run ends.
     """
-    failures = run_methods(config, names, order.seeds, progress=order.progress, say=order.say).failures
+    failures = run_methods(
+        config, names, order.seeds, workers=order.workers, progress=order.progress, say=order.say
+    ).failures
     found = {
         METHODS[name].title: {seed: make(path) for seed, path in finished_runs(config, name, order.seeds).items()}
         for name in names
@@ -87,8 +89,7 @@ def of_runs(
 
 def finished_runs(config: RunConfig, method: str, seeds: tuple[int, ...]) -> dict[int, Path]:
     """Seed -> run directory of the runs that `run_methods` has finished."""
-    paths = {seed: run_path(config, method, seed) for seed in seeds}
-    return {seed: path for seed, path in paths.items() if (path / METRICS).is_file()}
+    return {seed: run_path(config, method, seed) for seed in seeds if is_finished(config, method, seed)}
 
 
 def load_with_items(path: Path, num_items: int | None = None) -> LoadedRun:

@@ -48,7 +48,12 @@ def figure4(order: Order, *, grid: Grid | None = None) -> Reproduction:
         order.say(cell_name(cell))
         try:
             comparison = run_methods(
-                cell_config(config, cell), ["blob"], order.seeds, progress=order.progress, say=order.say
+                cell_config(config, cell),
+                ["blob"],
+                order.seeds,
+                workers=order.workers,
+                progress=order.progress,
+                say=order.say,
             )
         except ConfigError as error:  # no run of this cell ends; others may
             failures.append(f"{cell_name(cell)}: {error}")

@@ -1,0 +1,113 @@
+"""The run of one method under one seed: where it is, its configuration, and how it is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from blob_pyro.checkpoint import ADAPTER, DESCRIPTION, TENSORS
+from blob_pyro.config import RunConfig
+from blob_pyro.errors import BlobPyroError, RunDirectoryError
+from blob_pyro.methods import METHODS, Method
+from blob_pyro.run_directory import HISTORY, METRICS, new_run_directory, read_config
+from blob_pyro.tuning import clear_unfinished_run
+from blob_pyro.workflow import evaluate_run, fit_run
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """One run that is there now, or failed.
+
+    Attributes:
+        name: of the method.
+        seed: of the run.
+        failure: why it failed, in one line; None where it is there.
+    """
+
+    name: str
+    seed: int
+    failure: str | None = None
+
+
+def run_path(config: RunConfig, name: str, seed: int) -> Path:
+    """The directory of the run of a method under a seed."""
+    return Path(config.output) / name / f"seed{seed}"
+
+
+def is_finished(config: RunConfig, name: str, seed: int) -> bool:
+    """Whether that run is there, with its metrics."""
+    return (run_path(config, name, seed) / METRICS).is_file()
+
+
+def run_config(config: RunConfig, method: Method, seed: int) -> RunConfig:
+    """The configuration of a run. One that starts from the adapter of a run with another guide names it."""
+    wanted = dataclasses.replace(method.configure(config), seed=seed, output=str(run_path(config, method.name, seed)))
+    if method.after is None or METHODS[method.after].configure(config).guide == wanted.guide:
+        return wanted
+    adapter = str(run_path(config, method.after, seed) / ADAPTER)
+    return dataclasses.replace(wanted, model=dataclasses.replace(wanted.model, adapter=adapter))
+
+
+def refuse_other_runs(config: RunConfig, methods: Sequence[Method], seeds: Sequence[int]) -> None:
+    """Check that no run of another configuration is in the way.
+
+    Raises:
+        RunDirectoryError: one is.
+    """
+    for method, seed in itertools.product(methods, seeds):
+        wanted = run_config(config, method, seed)
+        if Path(wanted.output).exists() and read_config(wanted.output) != wanted:
+            raise RunDirectoryError(
+                f"{wanted.output}: expected a run of this configuration; it was made with another; "
+                "choose another --output"
+            )
+
+
+def make_runs(
+    config: RunConfig, methods: Sequence[Method], seeds: Sequence[int], progress: bool, say: Say
+) -> Iterator[Ended]:
+    """Make every run, one after the other, where it is not there yet; what a method starts from stands before it."""
+    for position, (seed, method) in enumerate(itertools.product(seeds, methods), 1):
+        say(f"[{position}/{len(seeds) * len(methods)}] {method.name}, seed {seed}")
+        yield make_run(config, method, seed, progress, say)
+
+
+def make_run(config: RunConfig, method: Method, seed: int, progress: bool, say: Say) -> Ended:
+    """Make one run where it is not there yet; a failure is told, and no error."""
+    if is_finished(config, method.name, seed):
+        say(f"already done: {run_path(config, method.name, seed)}")
+        return Ended(method.name, seed)
+    try:
+        _make(config, method, seed, progress, say)
+    except (BlobPyroError, OSError) as error:
+        failure = " ".join(str(error).split())
+        say(f"{method.name}, seed {seed}: {failure}")
+        return Ended(method.name, seed, failure)
+    return Ended(method.name, seed)
+
+
+def _make(config: RunConfig, method: Method, seed: int, progress: bool, say: Say) -> None:
+    if method.after is not None and not is_finished(config, method.after, seed):
+        raise RunDirectoryError(f"expected the run of {method.after} that it starts from; that one has not ended well")
+    wanted = run_config(config, method, seed)
+    path = Path(wanted.output)
+    clear_unfinished_run(path)
+    if method.after is not None and wanted.model.adapter is None:
+        _copy_run(run_path(config, method.after, seed), wanted)
+        evaluate_run(path, progress=progress, say=say)
+    else:
+        fit_run(wanted, progress=progress, say=say if wanted.tune.search else lambda line: None)
+
+
+def _copy_run(base: Path, config: RunConfig) -> None:
+    """A run with the adapter and posterior of another."""
+    path = new_run_directory(config)
+    shutil.copytree(base / ADAPTER, path / ADAPTER)
+    for name in (TENSORS, DESCRIPTION, HISTORY):
+        shutil.copy2(base / name, path / name)

@@ -1,0 +1,128 @@
+"""Runs made at once in processes of their own: the same runs, and no process is left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from test_workflow import make_config
+
+from blob_pyro.compare import compare
+from blob_pyro.config import RunConfig
+from blob_pyro.errors import ConfigError
+from blob_pyro.method_runs import Ended, run_path
+from blob_pyro.methods import METHODS
+from blob_pyro.run_directory import read_json
+from blob_pyro.workers import make_runs_at_once
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+PATIENCE = 120  # seconds
+
+
+@pytest.fixture
+def config(tmp_path) -> RunConfig:
+    return make_config(tmp_path, data={"num_validation": 4}, output=str(tmp_path / "all"))
+
+
+def endless(config: RunConfig) -> RunConfig:
+    """Steps for an hour: whoever ends was stopped."""
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=1_000_000))
+
+
+def wait_for(*paths: Path) -> None:
+    """Until these are there."""
+    end = time.monotonic() + PATIENCE
+    while not all(path.exists() for path in paths):
+        assert time.monotonic() < end, f"waited in vain for {paths}"
+        threading.Event().wait(0.1)
+
+
+def worker_ids(parent: int) -> list[int]:
+    """Ids of the processes of `blob_pyro.workers` that `parent` started."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            its_parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, IndexError):  # it has ended meanwhile
+            continue
+        if b"blob_pyro.workers" in words and its_parent == parent:
+            found.append(int(entry.name))
+    return found
+
+
+def test_runs_at_once_are_those_made_in_turn(config, tmp_path):
+    said: list[str] = []
+    methods = ["mle", "temperature", "blob"]
+    at_once = compare(config, methods, (1, 0), workers=2, progress=False, say=said.append)
+    in_turn = compare(
+        dataclasses.replace(config, output=str(tmp_path / "turn")), methods, (1, 0), progress=False, say=said.append
+    )
+    assert at_once.failures == () and list(at_once.rows) == list(in_turn.rows)
+    for row, by_seed in in_turn.rows.items():
+        assert list(by_seed) == list(at_once.rows[row]) == [1, 0]
+        for seed, outcome in by_seed.items():
+            assert at_once.rows[row][seed].metrics.nll == pytest.approx(outcome.metrics.nll, rel=1e-5), row
+    assert said[0].startswith("2 processes at once") and "[6/6]" in "".join(said)
+    said.clear()
+    again = compare(config, methods, (1, 0), workers=2, progress=False, say=said.append)
+    assert again.rows == at_once.rows and sum("already done" in line for line in said) == 6
+    assert not any("processes" in line for line in said)
+
+
+def test_a_run_that_fails_is_told_and_the_others_go_on(config):
+    wrong = dataclasses.replace(config, train=dataclasses.replace(config.train, lr=1e30))
+    said: list[str] = []
+    with pytest.raises(ConfigError, match="all failed: mle, seed 0: step"):
+        compare(wrong, ["mle", "temperature"], (0,), workers=2, progress=False, say=said.append)
+    assert "temperature, seed 0: expected the run of mle that it starts from; that one has not ended well" in said
+
+
+def test_a_process_that_is_killed_is_a_failure(config):
+    ends: list[Ended] = []
+    runs = make_runs_at_once(endless(config), [METHODS["blob"]], (0,), 2, say=lambda line: None)
+    consumer = threading.Thread(target=lambda: ends.extend(runs))
+    consumer.start()
+    wait_for(run_path(config, "blob", 0) / "history.jsonl")
+    (worker,) = worker_ids(os.getpid())
+    os.kill(worker, signal.SIGKILL)
+    consumer.join(PATIENCE)
+    (ended,) = ends
+    assert ended.failure.startswith("expected its process to end well; got exit code -9")
+
+
+def test_ctrl_c_stops_every_process_once_and_the_same_command_goes_on(config, tmp_path):
+    """A real interrupt of the command alone: both processes save what they have learnt, and end before it does."""
+    file = tmp_path / "compare.yaml"
+    file.write_text(yaml.safe_dump(dataclasses.asdict(endless(config))))
+    words = ["compare", str(file), "--methods", "mle,blob", "--seeds", "0", "--workers", "2", "--quiet"]
+    command = [sys.executable, "-m", "blob_pyro", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(*(run_path(config, name, 0) / "history.jsonl" for name in ("mle", "blob")))
+    workers = worker_ids(process.pid)
+    assert len(workers) == 2
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130 and error.count("\n") == 1
+    assert "stopped by Ctrl-C" in error and "the same command goes on" in error
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    for name in ("mle", "blob"):
+        path = run_path(config, name, 0)
+        assert (path / "adapter" / "adapter_model.safetensors").is_file() and not (path / "metrics.json").exists()
+    again = subprocess.run([*command, "--train.num_steps", "2"], capture_output=True, text=True, check=False)
+    assert again.returncode == 2 and "made with another" in again.stderr  # other steps are another configuration
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_no_workers_are_refused(config, workers):
+    with pytest.raises(ConfigError, match=f"workers: expected at least 1; got {workers}"):
+        compare(config, ["mle"], (0,), workers=workers, progress=False, say=lambda line: None)
+    assert read_json(Path(config.output) / "comparison.json") == {}
