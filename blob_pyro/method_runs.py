@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def refuse_other_runs(config: RunConfig, methods: Sequence[Method], seeds: Seque
 
 def make_runs(
     config: RunConfig, methods: Sequence[Method], seeds: Sequence[int], progress: bool, say: Say
-) -> Iterator[Ended]:
+) -> Generator[Ended, None, None]:
     """Make every run, one after the other, where it is not there yet; what a method starts from stands before it."""
     for position, (seed, method) in enumerate(itertools.product(seeds, methods), 1):
         say(f"[{position}/{len(seeds) * len(methods)}] {method.name}, seed {seed}")

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +53,7 @@ def chains_of(methods: Sequence[Method], seeds: Sequence[int]) -> list[Chain]:
 
 def make_runs_at_once(
     config: RunConfig, methods: Sequence[Method], seeds: Sequence[int], workers: int, say: Say
-) -> Iterator[Ended]:
+) -> Generator[Ended, None, None]:
     """Make every run where it is not there yet, as `method_runs.make_runs`, in several processes.
 
     Each process has its share of this one's threads. When the caller stops, as after Ctrl-C, each process is
