@@ -1,5 +1,6 @@
 """How good, and how honest, predictions are."""
 
+from blob_pyro.evaluation.calibrated_ece import calibrated_ece
 from blob_pyro.evaluation.metrics import Metrics, ReliabilityBins, evaluate, reliability_bins
 from blob_pyro.evaluation.scale_growth import scale_growth
 from blob_pyro.evaluation.selective import RiskCoverage, risk_coverage
@@ -14,6 +15,7 @@ __all__ = [
     "ShiftDetection",
     "Temperature",
     "auroc_out_of_distribution",
+    "calibrated_ece",
     "evaluate",
     "fit_temperature",
     "mutual_information",

@@ -141,7 +141,7 @@ def reliability_bins(predictions: Predictions, num_bins: int = 15) -> Reliabilit
     probs, labels = checked(predictions)
     ece = _ece(probs, labels, num_bins)
     confidence, correct = _confidence_and_correct(probs, labels)
-    index = _bin_index(confidence, num_bins).clamp(max=num_bins - 1)
+    index = bin_index(confidence, num_bins).clamp(max=num_bins - 1)
     count = torch.bincount(index, minlength=num_bins)
     return ReliabilityBins(
         count=count,
@@ -176,7 +176,7 @@ def _bootstrap_ece_se(confidence: Tensor, correct: Tensor, num_bins: int) -> flo
     n = len(confidence)
     if n < 2:
         return math.nan
-    gap, index = correct - confidence, _bin_index(confidence, num_bins)
+    gap, index = correct - confidence, bin_index(confidence, num_bins)
     generator = torch.Generator().manual_seed(0)
     eces = torch.empty(NUM_RESAMPLES, dtype=torch.float64)
     for resample in range(NUM_RESAMPLES):
@@ -185,7 +185,7 @@ def _bootstrap_ece_se(confidence: Tensor, correct: Tensor, num_bins: int) -> flo
     return float(eces.std())
 
 
-def _bin_index(confidence: Tensor, num_bins: int) -> Tensor:
+def bin_index(confidence: Tensor, num_bins: int) -> Tensor:
     """(n,) bin of each confidence as torchmetrics has it: 0..num_bins, the last being that of 1.0 alone (float32)."""
     edges = torch.linspace(0, 1, num_bins + 1, dtype=torch.float32)
     return torch.bucketize(confidence.float(), edges, right=True) - 1

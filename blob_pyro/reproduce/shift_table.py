@@ -118,7 +118,8 @@ def _score_all(order: Order, config: RunConfig, trained: Section, items: Mapping
                 for row in draws:
                     base, found = trained.rows[row].get(seed), scores.get(task, {}).get(row)
                     rows[task][row][seed] = _outcome(base, found, inside=task == trained.title)
-    return [Section(task, rows[task], tuple(failures[task])) for task in tasks]
+    notes = {trained.title: trained.note}
+    return [Section(task, rows[task], tuple(failures[task]), notes.get(task, "")) for task in tasks]
 
 
 def _outcome(base: Outcome | None, found: Mapping[str, Any] | None, *, inside: bool) -> Outcome | None:

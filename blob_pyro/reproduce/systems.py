@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 from blob_pyro.building import build_likelihood
 from blob_pyro.compare import HELD_OUT_MARK, Comparison, Rows, run_methods
 from blob_pyro.config import RunConfig
 from blob_pyro.data.tasks import find_task, load_task
 from blob_pyro.errors import BlobPyroError, ConfigError, RunDirectoryError
-from blob_pyro.evaluation import evaluate
+from blob_pyro.evaluation import calibrated_ece, evaluate
 from blob_pyro.loading import load_tokenizer
 from blob_pyro.method_runs import run_path
 from blob_pyro.methods import METHODS, Method, choose
@@ -97,7 +98,18 @@ def run_systems(order: Order, config: RunConfig) -> Section:
         failure = one_line(error)
         order.say(f"{task}: {failure}")
         return Section(task, {}, (failure,))
-    return Section(task, with_few_draws(found, config), found.failures)
+    return Section(task, with_few_draws(found, config), found.failures, _floor(found, config))
+
+
+def _floor(found: Comparison, config: RunConfig) -> str:
+    """What the ECE of few items is to be read against: that of BLoB's answers, were they calibrated."""
+    method = METHODS["blob"]
+    ended = [seed for seed, outcome in found.rows.get(_last_row(method, config), {}).items() if outcome is not None]
+    paths = [run_path(config, method.name, seed) / PREDICTIONS for seed in ended]
+    floors = [calibrated_ece(read_predictions(path))[0] for path in paths if path.is_file()]
+    if not floors:
+        return ""
+    return f"Perfectly calibrated answers as confident as BLoB's would score an ECE of {100 * fmean(floors):.1f} %."
 
 
 def with_few_draws(found: Comparison, config: RunConfig) -> Rows:

@@ -25,11 +25,13 @@ class Section:
         title: its task.
         rows: row -> seed -> outcome; None where a run failed; empty where nothing could be run.
         failures: one line each.
+        note: what to read the table by, or nothing.
     """
 
     title: str
     rows: Rows
     failures: tuple[str, ...] = ()
+    note: str = ""
 
     @property
     def has_outcomes(self) -> bool:
@@ -92,7 +94,8 @@ def _markdown(section: Section) -> str:
     """The title, the table if there is one, and what failed."""
     failed = [f"Failed: {failure.removesuffix('.')}." for failure in section.failures]
     table = [comparison_markdown(section.rows)] if section.has_outcomes else []
-    return "\n\n".join([f"## {section.title}", *table, *failed])
+    note = [section.note] if section.note else []
+    return "\n\n".join([f"## {section.title}", *table, *note, *failed])
 
 
 def _csv(sections: Sequence[Section]) -> str:
