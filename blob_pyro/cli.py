@@ -215,12 +215,12 @@ def _compare_parser() -> ArgumentParser:
     listed = "\n".join(f"          {name:<20} {method.description}" for name, method in METHODS.items())
     parser = _parser(
         "compare",
-        "blob-pyro compare CONFIG.yaml [--methods NAME,NAME] [--seeds 0,1,2] [--key value ...]",
+        "blob-pyro compare CONFIG.yaml [--methods NAME,NAME] [--seeds 0,1,2] [--workers N] [--key value ...]",
         f"""
         Run several systems under one configuration and print one table. Run directories go below --output;
         runs that are there already are not repeated, so that an interrupted comparison goes on. --help of
         `blob-pyro fit` explains the configuration; its keys are options here too. --tune searches the settings of
-        every method that can be tuned.
+        every method that can be tuned. --workers 2 makes two runs at once, each with half of the threads.
 
         methods:
 {listed}
