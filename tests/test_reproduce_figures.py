@@ -154,8 +154,17 @@ def test_figure2_grows_in_pulses_as_the_public_code_does(tmp_path):
 # --- figure 3 ---
 
 
+def test_the_task_is_the_papers_but_for_small_models_that_learn_nothing_of_it(order):
+    for scale, task in (("full", "winogrande_s"), ("small", "arc_easy")):
+        config = configuration(dataclasses.replace(order, scale=scale, changes={}), "winogrande_s", "arc_easy")
+        assert config.data.task == task
+    assert configuration(order, "openbookqa").data.task == "openbookqa"
+    asked = dataclasses.replace(order, tasks=("boolq", "rte"))
+    assert configuration(asked, "winogrande_s", "arc_easy").data.task == "boolq"
+
+
 def test_figure3_has_every_number_of_draws_and_resumes(order):
-    order = dataclasses.replace(order, seeds=(0,))
+    order = dataclasses.replace(order, seeds=(0,), tasks=("winogrande_s",))
     made = figure3(order)
     check_files(order, "figure3", made)
     rows = {row["method"]: row for row in read_csv(made.files[1]) if row["row"] == "run"}
@@ -194,6 +203,7 @@ def test_a_file_cut_short_is_not_taken_for_a_whole_one(order):
 
 def test_figure4_has_a_run_for_every_cell_and_resumes(order):
     scales, rates = (0.1, 0.2), (0.03,)
+    order = dataclasses.replace(order, tasks=("winogrande_s",))
     made = figure4(order, grid=(scales, rates))
     check_files(order, "figure4", made)
     config = configuration(order, "winogrande_s")

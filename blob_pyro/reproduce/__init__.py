@@ -33,7 +33,7 @@ ITEMS: dict[str, Item] = {
     "table1": Item("every system on six tasks with a decoder; three tasks at small scale", table1),
     "table2": Item("trained on one task, tested on others: scores, and how well the shift is detected", table2),
     "roberta": Item("every system on five tasks with an encoder; three tasks at small scale", roberta),
-    "ablations": Item("BLoB with one of its parts changed or left out, on one task", ablations),
+    "ablations": Item("BLoB, and BLoB with one of its parts changed or left out", ablations),
     "cost": Item("parameters, time and memory of every system against plain LoRA", cost),
     "figure2": Item("growth of the standard deviations under the KL alone, by either scale map", figure2),
     "figure3": Item("scores by the number of posterior draws", figure3),

@@ -49,15 +49,16 @@ class LoadedRun:
     labels: tuple[str, ...]
 
 
-def configuration(order: Order, task: str) -> RunConfig:
-    """The settings for one task, or for the order's first where it has some.
+def configuration(order: Order, task: str, small_task: str | None = None) -> RunConfig:
+    """The settings for the order's first task, or else for the figure's.
 
     Args:
         order: what was asked for.
         task: the paper's.
+        small_task: another at small scale, where a small model learns nothing of the paper's; None takes the same.
     """
-    task = order.tasks[0] if order.tasks else task
-    return config_for(order, task)
+    own = small_task if order.scale == "small" and small_task is not None else task
+    return config_for(order, order.tasks[0] if order.tasks else own)
 
 
 def of_runs(

@@ -17,7 +17,7 @@ from blob_pyro.reproduce.figures.common import configuration, describe, failed, 
 from blob_pyro.reproduce.order import Order, Reproduction
 from blob_pyro.run_directory import METRICS, read_json
 
-TASK = "winogrande_s"
+TASK, SMALL_TASK = "winogrande_s", "arc_easy"
 METHOD_NAMES = ("blob", "bbb")
 FULL_COUNTS = (1, 2, 3, 4, 5, 10, 20, 40, 80, 160)
 SMALL_COUNTS = tuple(count for count in FULL_COUNTS if count <= 40)
@@ -37,7 +37,7 @@ def figure3(order: Order) -> Reproduction:
 
     Source: BLoB, arXiv 2406.11675, Figure 3.
     """
-    config = configuration(order, TASK)
+    config = configuration(order, TASK, SMALL_TASK)
     counts = FULL_COUNTS if order.scale == "full" else SMALL_COUNTS
     found, failures = of_runs(
         order, config, METHOD_NAMES, lambda path: scores_by_count(path, counts, progress=order.progress)

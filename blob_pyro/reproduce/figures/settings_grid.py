@@ -15,7 +15,7 @@ from blob_pyro.report.sweeps import settings_plot
 from blob_pyro.reproduce.figures.common import configuration, describe, failed, write
 from blob_pyro.reproduce.order import Order, Reproduction
 
-TASK = "winogrande_s"
+TASK, SMALL_TASK = "winogrande_s", "arc_easy"
 # At each of these the KL steps of the square map are stable (`blob_pyro.evaluation.scale_growth`).
 FULL_GRID = ((0.05, 0.1, 0.2, 0.3, 0.4), (0.002, 0.005, 0.01, 0.02, 0.05))
 SMALL_GRID = ((0.1, 0.2, 0.4), (0.01, 0.03, 0.1))
@@ -40,7 +40,7 @@ def figure4(order: Order, *, grid: Grid | None = None) -> Reproduction:
 
     Source: BLoB, arXiv 2406.11675, Figure 4.
     """
-    config = configuration(order, TASK)
+    config = configuration(order, TASK, SMALL_TASK)
     scales, rates = grid or (FULL_GRID if order.scale == "full" else SMALL_GRID)
     found: dict[Cell, BySeed] = {}
     failures: list[str] = []
