@@ -17,6 +17,7 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import torch
 
@@ -96,16 +97,17 @@ class _Processes:
         self._pool = ThreadPoolExecutor(workers)  # its threads only wait for their processes
         self._environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         self._running: set[subprocess.Popen[bytes]] = set()
-        self._stopping = False
+        self._stopping, self._lock = False, Lock()
         self._futures: dict[Future[int], tuple[Chain, Path]] = {}
 
     def __enter__(self) -> _Processes:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stopping = True
-        for process in list(self._running):
-            process.send_signal(signal.SIGINT)
+        with self._lock:  # no process starts between the signals and the end
+            self._stopping = True
+            for process in self._running:
+                process.send_signal(signal.SIGINT)
         self._pool.shutdown(cancel_futures=True)
 
     def start(self, place: Path, chain: Chain) -> None:
@@ -119,20 +121,21 @@ class _Processes:
             yield chain, place, future.result()
 
     def _work(self, place: Path) -> int:
-        if self._stopping:
-            return -signal.SIGINT
-        command = [sys.executable, "-m", "blob_pyro.workers", str(place)]
         with (place / ERRORS).open("wb") as errors:
-            # in a session of its own, where Ctrl-C in the terminal does not reach it a second time
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, env=self._environment,
-                start_new_session=True,
-            )  # fmt: skip
-            self._running.add(process)
-            try:
-                return process.wait()
-            finally:
+            with self._lock:
+                if self._stopping:
+                    return -signal.SIGINT
+                # in a session of its own, where Ctrl-C in the terminal does not reach it a second time
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "blob_pyro.workers", str(place)],
+                    stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, env=self._environment,
+                    start_new_session=True,
+                )  # fmt: skip
+                self._running.add(process)
+            code = process.wait()
+            with self._lock:
                 self._running.discard(process)
+            return code
 
 
 def _hand_over(config: RunConfig, chain: Chain, place: Path) -> Path:
@@ -147,10 +150,12 @@ def _results(chain: Chain, place: Path, code: int) -> list[tuple[Ended, list[str
     """What became of each run of a chain, and what was said of it; where the process died, its last word."""
     text = (place / ENDED).read_text(encoding="utf-8") if (place / ENDED).exists() else ""
     found = [(Ended(**line["ended"]), line["said"]) for line in map(json.loads, text.splitlines())]
-    last = ((place / ERRORS).read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["nothing"])[-1]
-    why = f"expected its process to end well; got exit code {code}, and it says: {last}"
+    words = (place / ERRORS).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    why = f"expected its process to end well; got exit code {code}, and it says: {(words or ['nothing'])[-1]}"
     missing = [Ended(name, chain.seed, why) for name in chain.names[len(found) :]]
-    return found + [(ended, [f"{ended.name}, seed {ended.seed}: {why}"]) for ended in missing]
+    results = found + [(ended, [f"{ended.name}, seed {ended.seed}: {why}"]) for ended in missing]
+    warnings = list(dict.fromkeys(word for word in words if word.startswith("warning: ")))
+    return [(ended, warnings + said if ended is results[0][0] else said) for ended, said in results]
 
 
 def main(folder: str) -> None:

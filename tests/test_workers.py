@@ -79,10 +79,16 @@ def test_runs_at_once_are_those_made_in_turn(config, tmp_path):
 
 
 def test_a_run_that_fails_is_told_and_the_others_go_on(config):
-    wrong = dataclasses.replace(config, train=dataclasses.replace(config.train, lr=1e30))
+    """And so are the warnings of its process."""
+    wrong = dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, max_length=8),
+        train=dataclasses.replace(config.train, lr=1e38),
+    )
     said: list[str] = []
     with pytest.raises(ConfigError, match="all failed: mle, seed 0: step"):
         compare(wrong, ["mle", "temperature"], (0,), workers=2, progress=False, say=said.append)
+    assert any(line.startswith("warning: ") and "were longer than 8 tokens" in line for line in said)
     assert "temperature, seed 0: expected the run of mle that it starts from; that one has not ended well" in said
 
 
