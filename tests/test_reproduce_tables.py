@@ -400,6 +400,7 @@ def test_ctrl_c_says_where_the_runs_are(monkeypatch, capsys):
         (["tabel1"], "got 'tabel1'; did you mean table1?"),
         (["table1", "--scale", "huge"], "scale: expected one of 'full', 'small'; got huge"),
         (["table1", "--seeds", "a"], "--seeds: expected whole numbers"),
+        (["table1", "--workers", "0"], "workers: expected at least 1; got 0"),
         (["table1", "--train.num_steps", "x"], "train.num_steps: expected a whole number; got x"),
         (["table1", "--train.num_step", "3"], "--train.num_step: no such option; did you mean --train.num_steps?"),
         (["table1", "--train.num_steps"], "train.num_steps"),

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from blob_pyro.errors import ConfigError
+
 Changes = Mapping[str, Mapping[str, Any]]
 Say = Callable[[str], None]
 
@@ -28,6 +30,9 @@ class Order:
         workers: runs to make at once, each in a process of its own; the cost table measures one after the other.
         progress: show progress bars.
         say: receives lines for the user.
+
+    Raises:
+        ConfigError: `workers` is below 1.
     """
 
     path: Path
@@ -41,6 +46,10 @@ class Order:
     workers: int = 1
     progress: bool = True
     say: Say = print
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ConfigError(f"workers: expected at least 1; got {self.workers}")
 
 
 @dataclass(frozen=True)
