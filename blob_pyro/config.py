@@ -202,7 +202,7 @@ class GuideConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How the posterior is learnt; the defaults are the paper's (arXiv 2406.11675, appendix B).
+    """How the posterior is learnt; the defaults are the paper's (arXiv 2406.11675, appendix B), some by a rule.
 
     Attributes:
         num_steps: optimiser steps.
@@ -211,11 +211,12 @@ class TrainConfig:
         lr: AdamW's learning rate.
         adam_eps: AdamW's epsilon.
         weight_decay: AdamW's decoupled weight decay on A, B and the head.
-        kl_lr: learning rate of the separate KL step (SGD).
+        kl_lr: learning rate of the separate KL step (SGD); None takes the one that widens the posterior in these steps
+            as far as the paper's settings do (`kl_rate.widening_rate`): 0.01 on its winogrande_s, more in few steps.
         kl_schedule: how the KL is spread over the steps of a cycle.
         kl_cycle: steps in a cycle, or of the rise for "warmup"; None takes the paper's rule
-            (`kl_schedule.cycle_length`), or the learning rate's warm-up. "reweighted" and "uniform" spread
-            about one KL over a cycle; "constant" and "warmup" count it whole at every step.
+            (`kl_schedule.cycle_length`) but a third of the steps at most, or the learning rate's warm-up. "reweighted"
+            and "uniform" spread about one KL over a cycle; "constant" and "warmup" count it whole at every step.
         kl_weight: factor on the KL, on top of the schedule.
         warmup_ratio: share of the steps over which learning rates rise from zero; they then fall linearly.
         flipout: give each example its own sign-flipped noise.
@@ -229,7 +230,7 @@ class TrainConfig:
     lr: float = 1e-4
     adam_eps: float = 1e-6
     weight_decay: float = 0.0
-    kl_lr: float = 0.01
+    kl_lr: float | None = None
     kl_schedule: Literal["reweighted", "uniform", "constant", "warmup"] = "reweighted"
     kl_cycle: int | None = None
     kl_weight: float = 1.0
@@ -244,7 +245,7 @@ class TrainConfig:
             _check_positive(f"train.{name}", getattr(self, name))
         for name in ("weight_decay", "kl_lr", "kl_weight"):
             value = getattr(self, name)
-            _check(0 <= value < math.inf, f"train.{name}", "a number of at least 0", value)
+            _check(value is None or 0 <= value < math.inf, f"train.{name}", "a number of at least 0", value)
         _check(self.kl_cycle is None or self.kl_cycle >= 1, "train.kl_cycle", "at least 1 step, or null", self.kl_cycle)
         _check(0 <= self.warmup_ratio <= 1, "train.warmup_ratio", "a share in [0, 1]", self.warmup_ratio)
 

@@ -55,6 +55,7 @@ from blob_pyro.tuning import (
     is_unfinished_search,
     label_nlls,
     search,
+    with_kl_rate,
 )
 
 Say = Callable[[str], None]
@@ -233,7 +234,7 @@ def tune(config: RunConfig, data: TaskData, progress: bool = True, say: Say = pr
 
     log = TrialLog(path, measure)
     try:
-        found = search(config, log, say=say)
+        found = search(config, log, start=with_kl_rate(config, len(data.train)), say=say)
     except KeyboardInterrupt:
         told = f"{path} holds {len(log)} trials; the same command goes on" if path.exists() else "nothing was saved"
         raise KeyboardInterrupt(told) from None

@@ -35,6 +35,7 @@ def item_nlls(path: Path) -> tuple[float, ...] | None:
 
 def run_nlls(start: RunConfig, trial: RunConfig, seed: int) -> tuple[float, ...] | None:
     """NLLs of the run that has a trial's settings."""
+    assert trial.train.kl_lr is not None  # figure 4's runs have numbers
     cell = (trial.model.prior_scale, trial.train.kl_lr)
     own = dataclasses.replace(start, model=trial.model, train=trial.train)
     if cell_config(start, cell).train != own.train or own.model.bayesian_layers is not None:

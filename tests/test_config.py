@@ -70,7 +70,7 @@ def test_settings_are_frozen():
 
 def test_the_defaults_are_the_papers():
     train, model = bp.TrainConfig(), bp.ModelConfig()
-    assert (train.lr, train.adam_eps, train.weight_decay, train.kl_lr) == (1e-4, 1e-6, 0.0, 0.01)
+    assert (train.lr, train.adam_eps, train.weight_decay, train.kl_lr) == (1e-4, 1e-6, 0.0, None)
     assert (train.num_steps, train.batch_size, train.warmup_ratio) == (5000, 4, 0.06)
     assert (model.r, model.lora_alpha, model.prior_scale) == (8, 16, 0.2)
     assert bp.GuideConfig().settings == {} and inspect.signature(bp.BLoBGuide).parameters["eps"].default == 0.05

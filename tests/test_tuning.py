@@ -16,7 +16,7 @@ from test_workflow import adapter_bytes, make_config
 from blob_pyro import workflow
 from blob_pyro.checkpoint import load
 from blob_pyro.cli import main
-from blob_pyro.config import DataConfig, ModelConfig, RunConfig, TuneConfig
+from blob_pyro.config import DataConfig, ModelConfig, RunConfig, TrainConfig, TuneConfig
 from blob_pyro.errors import ConfigError, NonFiniteLossError, RunDirectoryError
 from blob_pyro.evaluation import evaluate
 from blob_pyro.guides import GUIDES
@@ -31,11 +31,12 @@ from blob_pyro.tuning import (
     search,
     settings_of,
     tunes,
+    with_kl_rate,
     with_settings,
 )
 from blob_pyro.workflow import evaluate_run, fit_run, predict_run
 
-TASK = RunConfig(DataConfig(task="tweets"), tune=TuneConfig(search=True))
+TASK = RunConfig(DataConfig(task="tweets"), train=TrainConfig(kl_lr=0.01), tune=TuneConfig(search=True))
 NOTHING = 1e9  # a margin that no trial beats
 
 
@@ -56,14 +57,14 @@ def run(config: RunConfig, say=silent):
 @pytest.fixture
 def config(tmp_path):
     """A quick run whose search takes whatever is lower at all."""
-    return tuned(make_config(tmp_path, data={"num_validation": 4}, train={"kl_lr": 0.1}), num_trials=6, margin=0.0)
+    return tuned(make_config(tmp_path, data={"num_validation": 4}, train={"kl_lr": 0.003}), num_trials=6, margin=0.0)
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A finished tuned run: its configuration and result, and what was said."""
     folder = tmp_path_factory.mktemp("tuning")
-    config = make_config(folder, data={"num_validation": 4}, train={"kl_lr": 0.1}, predict={"num_samples": 3})
+    config = make_config(folder, data={"num_validation": 4}, train={"kl_lr": 0.003}, predict={"num_samples": 3})
     config, said = tuned(config, num_trials=6, margin=0.0), []
     return config, run(config, said.append), said
 
@@ -159,6 +160,21 @@ def test_a_trial_that_fails_is_never_taken_and_anything_beats_it():
     found = search(TASK, failing({0.01}), say=silent)
     assert found.changes == {"train.kl_lr": 0.03}
     assert found.to_dict()["trials"][0]["nll"] is None and json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_a_rate_that_is_left_to_the_rule_is_a_number_in_the_search_and_in_what_it_prints():
+    """The options must make the very same run, whose steps the rule would give another rate for."""
+    config = dataclasses.replace(TASK, train=TrainConfig(num_steps=400))
+    start = with_kl_rate(config, 100)
+    rate = start.train.kl_lr
+    assert rate > 0.02 and with_kl_rate(start, 5) == start
+    flat = search(config, Bowl({}), start=start, say=silent)
+    assert flat.config == config and flat.changes == {}
+    bowl = Bowl({"train.num_steps": 200})
+    found = search(config, bowl, start=start, say=silent)
+    assert found.changes == {"train.num_steps": 200, "train.kl_lr": rate}
+    assert found.config == with_settings(config, found.changes)
+    assert all(settings["train.kl_lr"] is not None for settings in bowl.seen)
 
 
 def test_one_item_shows_nothing():

@@ -10,6 +10,7 @@ import transformers
 from blob_pyro.config import DataConfig, ModelConfig, PredictConfig, RunConfig, TrainConfig
 from blob_pyro.config_file import KEYS, unknown_key
 from blob_pyro.errors import ConfigError
+from blob_pyro.inference.kl_rate import PAPER_RATE
 from blob_pyro.loading import locate
 from blob_pyro.reproduce.order import Order
 
@@ -28,7 +29,7 @@ CHANGEABLE: dict[str, Any] = {
 FULL_MODEL = ModelConfig(
     id="meta-llama/Llama-2-7b-hf", target_modules=["q_proj", "v_proj", "lm_head"], quantization="8bit"
 )
-FULL_TRAIN = TrainConfig()
+FULL_TRAIN = TrainConfig(kl_lr=PAPER_RATE)
 FULL_PREDICT = PredictConfig()
 FULL_DATA = {"max_length": 300}
 SMALL_MODEL = ModelConfig(id="smollm2", target_modules=["q_proj", "v_proj"])

@@ -5,7 +5,16 @@ trials      what a trial found, and the file that keeps it
 search      the search: which trial is tried, which is taken
 """
 
-from blob_pyro.tuning.choices import Choice, check_tuning, choices, describe_guides, settings_of, tunes, with_settings
+from blob_pyro.tuning.choices import (
+    Choice,
+    check_tuning,
+    choices,
+    describe_guides,
+    settings_of,
+    tunes,
+    with_kl_rate,
+    with_settings,
+)
 from blob_pyro.tuning.search import Trial, Tuning, paired_difference, search
 from blob_pyro.tuning.trials import (
     TRIALS,
@@ -37,5 +46,6 @@ __all__ = [
     "search",
     "settings_of",
     "tunes",
+    "with_kl_rate",
     "with_settings",
 ]

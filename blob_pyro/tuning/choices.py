@@ -10,6 +10,7 @@ from typing import Any
 from blob_pyro.config import RunConfig
 from blob_pyro.errors import ConfigError
 from blob_pyro.guides import GUIDES, EnsembleGuide, PostHocGuide
+from blob_pyro.inference.trainer import kl_learning_rate
 
 Settings = dict[str, Any]
 Step = Callable[[Any], Any]
@@ -103,7 +104,7 @@ def settings_of(config: RunConfig) -> Settings:
     Example:
         >>> from blob_pyro.config import DataConfig
         >>> settings_of(RunConfig(DataConfig(task="tweets")))
-        {'train.num_steps': 5000, 'train.kl_lr': 0.01, 'model.prior_scale': 0.2, 'model.bayesian_layers': None}
+        {'train.num_steps': 5000, 'train.kl_lr': None, 'model.prior_scale': 0.2, 'model.bayesian_layers': None}
     """
     keys = ("train.num_steps", _kl_key(config), "model.prior_scale", "model.bayesian_layers")
     return {key: _get(config, key) for key in keys}
@@ -116,6 +117,17 @@ def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
         changed = dataclasses.replace(getattr(config, section), **{name: value})
         config = dataclasses.replace(config, **{section: changed})
     return config
+
+
+def with_kl_rate(config: RunConfig, num_data: int) -> RunConfig:
+    """`config` with a number for its KL learning rate, the rule's where it has none.
+
+    Args:
+        config: the run.
+        num_data: number of training items.
+    """
+    rate = kl_learning_rate(config.train, num_data, config.model.prior_scale)
+    return with_settings(config, {"train.kl_lr": rate})
 
 
 def _kl_key(config: RunConfig) -> str:

@@ -62,11 +62,13 @@ class Tuning:
         config: the configuration with the chosen settings.
         trials: in the order in which they were tried; the first has the configuration's own settings.
         margin: how many standard errors an improvement had to have.
+        asked: the searched settings as the user has them, where the first trial may have a rule's number for none.
     """
 
     config: RunConfig
     trials: tuple[Trial, ...]
     margin: float
+    asked: Settings
 
     @property
     def chosen(self) -> Trial:
@@ -80,9 +82,10 @@ class Tuning:
 
     @property
     def changes(self) -> Settings:
-        """The chosen settings that are not the configuration's own."""
-        asked = self.trials[0].settings
-        return {key: value for key, value in self.chosen.settings.items() if value != asked[key]}
+        """The chosen settings that are not the configuration's own; none where its own were not beaten."""
+        if self.chosen is self.trials[0]:
+            return {}
+        return {key: value for key, value in self.chosen.settings.items() if value != self.asked[key]}
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types: what was asked, what was chosen, every trial."""
@@ -103,7 +106,7 @@ class Tuning:
         return f"{start}: {options}"
 
 
-def search(config: RunConfig, measure: Measure, *, say: Say = print) -> Tuning:
+def search(config: RunConfig, measure: Measure, *, start: RunConfig | None = None, say: Say = print) -> Tuning:
     """Find better settings than the configuration's own, with at most `config.tune.num_trials` trials.
 
     The settings are searched one after the other, each from the best trial so far. Of a setting, the next value in
@@ -113,15 +116,18 @@ def search(config: RunConfig, measure: Measure, *, say: Say = print) -> Tuning:
 
     Args:
         config: where to start; `config.tune` bounds the search.
+        start: the same run with a number for every searched setting that `config` leaves to a rule; None takes
+            `config` itself.
         measure: how a configuration does on the held-out items. It must give all of them the same items.
         say: receives a line for each trial, and one for what was chosen.
     """
-    tried = _Trials(config, measure, say)
+    tried = _Trials(config if start is None else start, measure, say)
     for choice in choices(config, tried.best.measured.num_blocks):
         for step in choice.directions:
             if tried.follow(choice.key, step):
                 break
-    found = Tuning(with_settings(config, tried.best.settings), tuple(tried.trials), config.tune.margin)
+    tuned = config if tried.best is tried.trials[0] else with_settings(config, tried.best.settings)
+    found = Tuning(tuned, tuple(tried.trials), config.tune.margin, settings_of(config))
     say(found.text())
     return found
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
 from blob_pyro.config import ModelConfig, TrainConfig
 from blob_pyro.evaluation.scale_growth import scale_growth
+from blob_pyro.inference.kl_rate import INIT_SCALE, PAPER_RATE
 from blob_pyro.inference.kl_schedule import cycle_length, kl_schedule
 from blob_pyro.inference.lr_schedule import linear_warmup_decay
 from blob_pyro.report.growth import growth_plot
@@ -19,8 +19,6 @@ from blob_pyro.reproduce.figures.common import write
 from blob_pyro.reproduce.order import Order, Reproduction
 
 NUM_DATA = 640  # winogrande_s
-EPS = 0.05
-INIT_SCALE = (EPS * (1 + math.sqrt(0.5)) / 2) ** 2  # G at the mean of U(eps / sqrt 2, eps)
 SQUARE, SOFTPLUS = "σ = ρ²", "σ = log(1 + exp ρ)"
 FIRST_STEPS = (1, 10, 100)
 
@@ -48,7 +46,7 @@ def figure2(order: Order) -> Reproduction:
     axes.xaxis.set_major_formatter("{x:,.0f}")
     title = (
         f"Figure 2: standard deviation under the KL alone, {train.num_steps:,} steps, prior {prior_scale:g}, KL "
-        f"learning rate {train.kl_lr:g}, from {INIT_SCALE:.4f}. In pulses: cycles of {cycle} steps (winogrande_s), "
+        f"learning rate {PAPER_RATE:g}, from {INIT_SCALE:.4f}. In pulses: cycles of {cycle} steps (winogrande_s), "
         "with warm-up and decay."
     )
     return write(order, "figure2", [title, _table(curves, cycle)], _csv(curves), figure)
@@ -58,7 +56,7 @@ def growth_curves(train: TrainConfig, cycle: int, prior_scale: float) -> dict[st
     """Parametrisation and weights -> standard deviations before the first and after every step, float64.
 
     Args:
-        train: steps, KL learning rate and warm-up.
+        train: steps and warm-up.
         cycle: steps between pulses.
         prior_scale: where all of them tend to.
     """
@@ -73,7 +71,7 @@ def growth_curves(train: TrainConfig, cycle: int, prior_scale: float) -> dict[st
             scale,
             init_scale=INIT_SCALE,
             prior_scale=prior_scale,
-            kl_lr=train.kl_lr,
+            kl_lr=PAPER_RATE,
             num_steps=train.num_steps,
             kl_weight=kl_weight,
         )

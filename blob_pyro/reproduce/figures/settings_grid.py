@@ -42,6 +42,8 @@ def figure4(order: Order, *, grid: Grid | None = None) -> Reproduction:
     """
     config = configuration(order, TASK, SMALL_TASK)
     scales, rates = grid or (FULL_GRID if order.scale == "full" else SMALL_GRID)
+    if config.train.kl_lr is None:
+        raise ConfigError("train.kl_lr: expected a number, as the grid of figure 4 has them; got null")
     found: dict[Cell, BySeed] = {}
     failures: list[str] = []
     for cell in ((scale, rate) for rate in rates for scale in scales):

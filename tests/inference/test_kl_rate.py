@@ -1,0 +1,70 @@
+"""The KL learning rate that nobody sets: how far it widens, by a naive twin and in a real training."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import MODELS, make_batch
+
+import blob_pyro as bp
+from blob_pyro.evaluation import scale_growth
+from blob_pyro.inference.kl_rate import INIT_SCALE, PAPER_RATE, PAPER_SHARE, widening_rate
+from blob_pyro.inference.kl_schedule import kl_schedule
+from blob_pyro.inference.lr_schedule import linear_warmup_decay
+from blob_pyro.inference.trainer import kl_learning_rate
+
+
+def grown(train: bp.TrainConfig, cycle: int, rate: float, prior_scale: float) -> float:
+    """The naive twin: every step of the descent in float64, by autograd."""
+    pulse = kl_schedule(train.kl_schedule, cycle)
+    num_warmup = int(train.warmup_ratio * train.num_steps)
+    curve = scale_growth(
+        "square",
+        init_scale=INIT_SCALE,
+        prior_scale=prior_scale,
+        kl_lr=rate,
+        num_steps=train.num_steps,
+        kl_weight=lambda step: pulse(step) * linear_warmup_decay(step - 1, train.num_steps, num_warmup),
+    )
+    return float(curve[-1])
+
+
+def test_it_is_the_papers_at_the_papers_settings():
+    assert kl_learning_rate(bp.TrainConfig(), 640, 0.2) == PAPER_RATE
+    assert grown(bp.TrainConfig(), 316, PAPER_RATE, 0.2) == pytest.approx(PAPER_SHARE * 0.2, rel=1e-3)
+
+
+@pytest.mark.parametrize("schedule", ["reweighted", "uniform", "constant"])
+@pytest.mark.parametrize(("num_steps", "cycle"), [(200, 66), (80, 26), (600, 100), (30, 10)])
+@pytest.mark.parametrize("prior_scale", [0.05, 0.2, 0.8])
+def test_the_kl_alone_reaches_the_share(schedule, num_steps, cycle, prior_scale):
+    train = bp.TrainConfig(num_steps=num_steps, kl_cycle=cycle, kl_schedule=schedule)
+    rate = kl_learning_rate(train, 100, prior_scale)
+    assert grown(train, cycle, rate, prior_scale) == pytest.approx(PAPER_SHARE * prior_scale, rel=0.01)
+    assert grown(train, cycle, 0.7 * rate, prior_scale) < PAPER_SHARE * prior_scale
+
+
+def test_a_rate_that_is_set_stays():
+    assert kl_learning_rate(bp.TrainConfig(num_steps=80, kl_lr=0.03), 32, 0.2) == 0.03
+    assert kl_learning_rate(bp.TrainConfig(num_steps=80, kl_lr=0.0), 32, 0.2) == 0.0
+
+
+def test_where_the_kl_hardly_acts_it_is_the_papers():
+    assert kl_learning_rate(bp.TrainConfig(num_steps=80, kl_cycle=1000), 32, 0.2) == PAPER_RATE
+    assert widening_rate(lambda step: 0.0, 10, 0.2) == PAPER_RATE
+
+
+@pytest.mark.parametrize("num_data", [12, 5000, None])
+def test_a_training_without_a_likelihood_widens_by_the_share(num_data):
+    """B is 0 and AdamW hardly moves, so that the KL alone acts; for any number of items in three pulses or more."""
+    model = MODELS["llama"](bayesian="A")
+    model.num_data = num_data
+    for name, parameter in model.network.named_parameters():
+        if "lora_B" in name:
+            parameter.data.zero_()
+    guide = bp.BLoBGuide(model)
+    train = bp.TrainConfig(num_steps=60, batch_size=2, lr=1e-12)
+    results = bp.fit(model, guide, [make_batch()], train, progress=False)
+    scales = torch.cat([guide.scale(site).detach().flatten() for site in model.sites])
+    assert float(scales.mean()) == pytest.approx(PAPER_SHARE * model.prior_scale, rel=0.05)
+    assert sum(result.kl_weight > 0.4 for result in results) >= 3
