@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib.util
 import itertools
+import random
 import shutil
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,7 @@ from blob_pyro.evaluation import evaluate
 from blob_pyro.evaluation.scale_growth import scale_growth
 from blob_pyro.inference.kl_schedule import kl_schedule
 from blob_pyro.predictive import PosteriorPredictive
+from blob_pyro.report.answers import read_predictions
 from blob_pyro.reproduce.figures import figure2, figure3, figure4, figure5
 from blob_pyro.reproduce.figures.common import configuration, finished_runs, load_with_items
 from blob_pyro.reproduce.figures.embeddings import relative_spread
@@ -30,7 +33,8 @@ from blob_pyro.reproduce.figures.num_samples import SMALL_COUNTS, scores_by_coun
 from blob_pyro.reproduce.figures.settings_grid import FULL_GRID, SMALL_GRID, cell_config
 from blob_pyro.reproduce.order import Order
 from blob_pyro.reproduce.settings import is_encoder
-from blob_pyro.run_directory import read_config, read_json
+from blob_pyro.run_directory import PREDICTIONS, read_config, read_json
+from blob_pyro.tuning import label_nlls, paired_difference
 
 CHANGES = {
     "data": {"num_train": 6, "num_test": 5, "num_validation": 0},
@@ -39,6 +43,7 @@ CHANGES = {
     "predict": {"num_samples": 3},
 }
 LETTERS = "ABCD"
+EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +223,34 @@ def test_figure4_has_a_run_for_every_cell_and_resumes(order):
     assert "± is the standard deviation over seeds (0, 1)" in made.text
     assert cell_config(config, (0.2, 0.03)) == config
     check_again(partial(figure4, grid=(scales, rates)), order)
+
+
+def test_the_search_of_tune_is_replayed_on_the_runs_of_figure4(order, monkeypatch, capsys):
+    """The two cells of the grid by hand: the other prior scale is taken where the held-out items show that it helps."""
+    spec = importlib.util.spec_from_file_location("replay_tuning", EXAMPLES / "replay_tuning.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    order = dataclasses.replace(order, tasks=("winogrande_s",))
+    figure4(order, grid=((0.1, 0.2), (0.03,)))
+    config = configuration(order, "winogrande_s")
+    wide, narrow = (
+        label_nlls(read_predictions(finished_runs(cell_config(config, (scale, 0.03)), "blob", (0,))[0] / PREDICTIONS))
+        for scale in (0.2, 0.1)
+    )
+    changed = set()
+    for number, margin in itertools.product(range(10), (0.0, 0.5, 2.0, 1e9)):
+        gain, change = script.replay(config, 0, margin, 3, number)
+        items = random.Random(number).sample(range(5), 5)
+        difference, error = paired_difference([narrow[i] for i in items[:3]], [wide[i] for i in items[:3]])
+        assert change == (difference < -margin * error)
+        expected = sum(wide[i] - narrow[i] for i in items[3:]) / 2 if change else 0.0
+        assert gain == pytest.approx(expected, abs=1e-12)
+        changed.add(change)
+    assert changed == {True, False}
+    monkeypatch.setattr("sys.argv", ["replay_tuning.py", str(order.path / "runs" / "winogrande_s"), "--num_held_out=3"])
+    script.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + len(script.MARGINS) and lines[0].startswith("| margin |")
 
 
 @pytest.mark.parametrize("grid", [FULL_GRID, SMALL_GRID])
