@@ -68,15 +68,19 @@ def main() -> None:
     parser.add_argument("--num_held_out", type=int, default=60, help="items to choose by (default: 60)")
     parser.add_argument("--num_replays", type=int, default=200, help="for each seed and margin (default: 200)")
     options = parser.parse_args()
-    seeds = sorted(int(path.name.removeprefix("seed")) for path in (options.runs / "blob").glob("seed*"))
+    cells = [options.runs / "blob", *options.runs.glob("grid/*/blob")]
+    seeds = sorted(set.intersection(*({path.name for path in cell.glob("seed*")} for cell in cells)))
     if not seeds:
         raise SystemExit(f"{options.runs}: expected runs of a figure 4 (blob/seed0 and so on); got none")
     # the runs may have been moved: only their settings are taken from their configuration
-    start = dataclasses.replace(read_config(options.runs / "blob" / f"seed{seeds[0]}"), output=str(options.runs))
+    start = dataclasses.replace(read_config(options.runs / "blob" / seeds[0]), output=str(options.runs))
     rows = []
     for margin in MARGINS:
         by_seed = {
-            seed: [replay(start, seed, margin, options.num_held_out, k) for k in range(options.num_replays)]
+            seed: [
+                replay(start, int(seed.removeprefix("seed")), margin, options.num_held_out, k)
+                for k in range(options.num_replays)
+            ]
             for seed in seeds
         }
         gains = [1000 * statistics.fmean(gain for gain, _ in found) for found in by_seed.values()]
