@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,19 @@ def test_table1_has_every_system_and_tells_what_failed(finished):
     rows = [row for method in methods_of(order) for row in draws_of_rows(method, config)]
     assert list(dict.fromkeys(line["method"] for line in lines)) == rows
     assert [line["row"] for line in lines if line["method"] == "BLoB N=5"] == ["run", "mean", "std"]
+
+
+def test_a_table_tells_what_label_frequencies_alone_would_score(finished):
+    """By hand, each label counted once more than there are items of it."""
+    order, found = finished
+    data = load_task(decoder_config(order, "openbookqa").data, 1)
+    counts = [1 + sum(item.label == label for item in data.train) for label in range(4)]
+    shares = [counts[item.label] / sum(counts) for item in data.test]
+    nll = -sum(map(math.log, shares)) / len(shares)
+    right = [item.label == counts.index(max(counts)) for item in data.test]
+    expected = f"accuracy {100 * sum(right) / len(right):.1f} %, NLL {nll:.3f}."
+    assert f"The training items' label frequencies alone: {expected}" in found.text
+    assert "Perfectly calibrated answers as confident as BLoB's would score an ECE of" in found.text
 
 
 def test_five_draws_are_the_first_of_the_stored_ones(finished):

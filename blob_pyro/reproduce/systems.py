@@ -7,15 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
+import torch
+
 from blob_pyro.building import build_likelihood
 from blob_pyro.compare import HELD_OUT_MARK, Comparison, Rows, run_methods
 from blob_pyro.config import RunConfig
-from blob_pyro.data.tasks import find_task, load_task
+from blob_pyro.data.tasks import TaskData, find_task, load_task
 from blob_pyro.errors import BlobPyroError, ConfigError, RunDirectoryError
 from blob_pyro.evaluation import calibrated_ece, evaluate
 from blob_pyro.loading import load_tokenizer
 from blob_pyro.method_runs import run_path
 from blob_pyro.methods import METHODS, Method, choose
+from blob_pyro.predictions import Predictions
 from blob_pyro.report.answers import read_predictions
 from blob_pyro.report.comparison import Outcome
 from blob_pyro.reproduce.order import Order
@@ -98,7 +101,23 @@ def run_systems(order: Order, config: RunConfig) -> Section:
         failure = one_line(error)
         order.say(f"{task}: {failure}")
         return Section(task, {}, (failure,))
-    return Section(task, with_few_draws(found, config), found.failures, _floor(found, config))
+    note = " ".join(filter(None, (_without_network(order, config), _floor(found, config))))
+    return Section(task, with_few_draws(found, config), found.failures, note)
+
+
+def _without_network(order: Order, config: RunConfig) -> str:
+    """What the label frequencies of the training items would score: whoever does worse has learnt nothing of use."""
+    scores = [evaluate(label_frequencies(load_task(config.data, seed))) for seed in order.seeds]
+    accuracy, nll = fmean(score.accuracy for score in scores), fmean(score.nll for score in scores)
+    return f"The training items' label frequencies alone: accuracy {100 * accuracy:.1f} %, NLL {nll:.3f}."
+
+
+def label_frequencies(data: TaskData) -> Predictions:
+    """Every test item answered with the label frequencies of the training items, each label counted once more."""
+    train, test = (torch.tensor([item.label for item in items]) for items in (data.train, data.test))
+    counts = torch.bincount(train, minlength=len(data.labels)) + 1
+    probs = (counts / counts.sum()).expand(len(test), -1)
+    return Predictions(probs, probs[None], test)
 
 
 def _floor(found: Comparison, config: RunConfig) -> str:
