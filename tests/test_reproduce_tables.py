@@ -195,6 +195,27 @@ def test_table2_scores_are_those_of_the_loaded_runs(finished):
     assert written(order.path / "runs") == after
 
 
+def test_a_task_that_cannot_be_answered_fails_alone(finished, tmp_path):
+    """One has an item longer than the model's context, the other has items longer than those that were trained on."""
+    data = write_tasks(tmp_path / "data")
+    endless = question(0) | {"choices": {"text": 4 * ["word " * 600], "label": list("ABCD")}}
+    (data / "arc_challenge").mkdir()
+    tiny.write_jsonl(data / "arc_challenge" / "validation.jsonl", [{"question": "Which?"} | endless])
+    lengthy = [{"question": f"Where {i}?"} | question(i) for i in range(5)]
+    for row in lengthy:
+        row["choices"]["text"][0] += 20 * " sea"
+    tiny.write_jsonl(data / "arc_easy" / "validation.jsonl", lengthy)
+    order = dataclasses.replace(
+        finished[0], path=tmp_path / "out", methods=("mle",), tasks=("openbookqa", "arc_challenge", "arc_easy"),
+        data_dir=str(data), changes=CHANGES | {"data": CHANGES["data"] | {"max_length": 140}},
+    )  # fmt: skip
+    found = table2(order)
+    assert {x["task"] for x in lines_of(order, "table2")} == {"openbookqa", "arc_easy"}
+    assert "Failed: mle, seed 1: arc_challenge: line 1: expected at most" in found.text
+    assert found.text.count("Failed: ") == 1
+    assert table2(order).text == found.text
+
+
 def test_shift_scores_are_those_of_the_answers_there_are(finished, tmp_path):
     """A run that was evaluated again, under other draws, is scored again."""
     order = dataclasses.replace(finished[0], path=tmp_path / "out", methods=("blob",), tasks=("openbookqa", "arc_easy"))

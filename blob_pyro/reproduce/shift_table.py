@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from blob_pyro.workflow import load_run, num_draws, predict_items
 
 TASKS = ("openbookqa", "arc_challenge", "arc_easy", "mmlu/college_chemistry", "mmlu/college_physics")
 ENTROPY, INFORMATION, AREA = "AUROC entropy", "AUROC MI", "AURC"
+LONGEST = 4096  # tokens of a prompt of another task, or the model's own context
 SHIFT = "shift.json"  # in a run directory: the answers' checksum, and task -> row -> scores beside them
 HEADING = "Table 2: trained on {}, tested on other tasks"
 NOTE = (
@@ -107,17 +109,18 @@ def _score_all(order: Order, config: RunConfig, trained: Section, items: Mapping
         for method in methods_of(order):
             name, draws = method.name, draws_of_rows(method, config)
             ended = all(trained.rows[row].get(seed) for row in draws)
-            scores: Scores = {}
+            found = Scored({}, {})
             try:
-                scores = _scores(order, run_path(config, name, seed), draws, items) if ended else {}
+                found = _scores(order, run_path(config, name, seed), draws, items) if ended else found
             except (BlobPyroError, OSError) as error:
-                order.say(f"{name}, seed {seed}: {one_line(error)}")
-                for task in tasks:
-                    failures[task].append(f"{name}, seed {seed}: {one_line(error)}")
+                found = Scored({}, dict.fromkeys(tasks, one_line(error)))
+            for task, failure in found.failures.items():
+                order.say(f"{name}, seed {seed}: {failure}")
+                failures[task].append(f"{name}, seed {seed}: {failure}")
             for task in tasks:
                 for row in draws:
-                    base, found = trained.rows[row].get(seed), scores.get(task, {}).get(row)
-                    rows[task][row][seed] = _outcome(base, found, inside=task == trained.title)
+                    base, score = trained.rows[row].get(seed), found.scores.get(task, {}).get(row)
+                    rows[task][row][seed] = _outcome(base, score, inside=task == trained.title)
     notes = {trained.title: trained.note}
     return [Section(task, rows[task], tuple(failures[task]), notes.get(task, "")) for task in tasks]
 
@@ -131,8 +134,21 @@ def _outcome(base: Outcome | None, found: Mapping[str, Any] | None, *, inside: b
     return Outcome(Metrics(**found["metrics"]), num_samples=base.num_samples, further=found["further"])
 
 
-def _scores(order: Order, path: Path, draws: Draws, items: Mapping[str, list[Example]]) -> Scores:
-    """Task -> row -> scores of one run; those that an earlier call has found for its present answers are read."""
+@dataclass(frozen=True)
+class Scored:
+    """What one run scores.
+
+    Attributes:
+        scores: task -> row -> scores.
+        failures: task -> why it has none.
+    """
+
+    scores: Scores
+    failures: dict[str, str]
+
+
+def _scores(order: Order, path: Path, draws: Draws, items: Mapping[str, list[Example]]) -> Scored:
+    """The scores of one run; those that an earlier call has found for its present answers are read."""
     config = read_config(path)
     inside_task = str(config.data.task)
     answers = hashlib.sha256((path / PREDICTIONS).read_bytes()).hexdigest()
@@ -140,18 +156,25 @@ def _scores(order: Order, path: Path, draws: Draws, items: Mapping[str, list[Exa
     scores: Scores = stored["scores"] if stored.get("answers") == answers else {}
     missing = [task for task in items if task not in scores]
     if not missing and inside_task in scores:
-        return scores
+        return Scored(scores, {})
     order.say(f"{path.parent.name}, {path.name}: {', '.join(missing) or inside_task}")
     labels = find_task(inside_task).labels
     run = load_run(path, labels)
     inside = _inside(run, config, draws, order.progress)
     scores[inside_task] = {row: _scored(found) for row, found in inside.items()}
+    # prompts of other tasks may be longer than those that were trained on
+    wide = dataclasses.replace(config, data=dataclasses.replace(config.data, max_length=LONGEST))
+    failures: dict[str, str] = {}
     for task in missing:
-        found = _answers(run, items[task], config, draws, task, order.progress)
+        try:
+            found = _answers(run, items[task], wide, draws, task, order.progress)
+        except (BlobPyroError, OSError) as error:
+            failures[task] = one_line(error)
+            continue
         scores[task] = {row: _scored(found[row], inside[row]) for row in draws}
         write_json(path / SHIFT, {"answers": answers, "scores": scores})
     write_json(path / SHIFT, {"answers": answers, "scores": scores})
-    return scores
+    return Scored(scores, failures)
 
 
 def _scored(predictions: Predictions, inside: Predictions | None = None) -> dict[str, Any]:
