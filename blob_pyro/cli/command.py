@@ -1,0 +1,111 @@
+"""What a subcommand is, and what several of them share."""
+
+from __future__ import annotations
+
+import textwrap
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+from blob_pyro.config import RunConfig
+from blob_pyro.config_file import check_file
+from blob_pyro.errors import ConfigError, DataError
+from blob_pyro.evaluation import Metrics
+from blob_pyro.report.table import metrics_table
+
+
+@dataclass(frozen=True)
+class Command:
+    """One subcommand.
+
+    Attributes:
+        help: one line for `blob-pyro --help`.
+        parser: makes its parser.
+        run: does its work.
+    """
+
+    help: str
+    parser: Callable[[], ArgumentParser]
+    run: Callable[[ArgumentParser, Sequence[str]], None]
+
+
+class _HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Keeps the lines of a description; tells each option's type and default."""
+
+
+def command_parser(command: str, usage: str, description: str) -> ArgumentParser:
+    return ArgumentParser(
+        prog=f"blob-pyro {command}",
+        usage=usage,
+        description=textwrap.dedent(description).strip(),
+        formatter_class=_HelpFormatter,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+
+
+def config_of(parser: ArgumentParser, words: Sequence[str]) -> tuple[RunConfig, Any]:
+    """The configuration that a file and options give, and all that was parsed."""
+    # jsonargparse reads configuration files through an option: the positional file becomes that option
+    if not words:
+        raise ConfigError(f"expected {parser.usage}; got no configuration; see {parser.prog} --help")
+    positional = not words[0].startswith("-")
+    words = _tune_in_full(["--config", *words] if positional else list(words))
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
+    for option, path in pairwise(words):
+        if option == "--config":
+            check_file(path)
+    parsed = parser.instantiate(parser.parse_args(words))
+    fields = {name: parsed[name] for name in ("data", "model", "guide", "train", "predict", "tune", "seed", "output")}
+    return RunConfig(**fields), parsed
+
+
+def _tune_in_full(words: Sequence[str]) -> list[str]:
+    """`--tune` without a value is `--tune.search true`; with one it is the section's file, as of any section.
+
+    Example:
+        >>> _tune_in_full(["--tune", "--seed", "1"])
+        ['--tune.search=true', '--seed', '1']
+    """
+    after = [*words[1:], "--"]
+    return [
+        "--tune.search=true" if word == "--tune" and following.startswith("-") else word
+        for word, following in zip(words, after, strict=True)
+    ]
+
+
+def seeds(text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",") if word.strip()]
+    except ValueError as error:
+        raise ConfigError(f"--seeds: expected whole numbers, separated by commas; got {text!r}") from error
+
+
+def names(text: str | None) -> tuple[str, ...] | None:
+    """Names separated by commas; None for an option that was not given."""
+    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def add_run_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=str, help="a run directory")
+    parser.add_argument(
+        "--num_samples", type=int | None, default=None, help="posterior draws; the run's own by default"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def check_output(path: str) -> None:
+    """Raise unless a file can be written at `path`, before hours of work are lost on it."""
+    if not Path(path).resolve().parent.is_dir():
+        raise DataError(f"--output: expected a file in a folder that exists; got {path}")
+    if Path(path).is_dir():
+        raise DataError(f"--output: expected a file to write to; got the folder {path}")
+
+
+def print_metrics(metrics: Mapping[str, Metrics]) -> None:
+    print(metrics_table(metrics) if metrics else "no test items: nothing to evaluate")

@@ -1,0 +1,54 @@
+"""`blob-pyro compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jsonargparse import ArgumentParser
+
+from blob_pyro.cli.command import Command, command_parser, config_of, seeds
+from blob_pyro.compare import compare
+from blob_pyro.config import RunConfig
+from blob_pyro.methods import ABLATIONS, METHODS, SYSTEMS
+
+
+def _compare_parser() -> ArgumentParser:
+    listed = "\n".join(f"          {name:<20} {method.description}" for name, method in METHODS.items())
+    parser = command_parser(
+        "compare",
+        "blob-pyro compare CONFIG.yaml [--methods NAME,NAME] [--seeds 0,1,2] [--workers N] [--key value ...]",
+        f"""
+        Run several systems under one configuration and print one table. Run directories go below --output;
+        runs that are there already are not repeated, so that an interrupted comparison goes on. --help of
+        `blob-pyro fit` explains the configuration; its keys are options here too. --tune searches the settings of
+        every method that can be tuned. --workers 2 makes two runs at once, each with half of the threads.
+
+        methods:
+{listed}
+          systems              {", ".join(SYSTEMS)}
+          ablations            {", ".join(ABLATIONS)}
+
+        example: blob-pyro compare examples/compare.yaml --methods mle,laplace,blob --seeds 0,1,2
+        """,
+    )
+    parser.add_argument("--config", action="config", help="a YAML file; the same as CONFIG.yaml")
+    parser.add_class_arguments(RunConfig)
+    parser.add_argument("--methods", type=str, default="systems", help="names, separated by commas")
+    parser.add_argument("--seeds", type=str, default="0,1,2", help="whole numbers, separated by commas")
+    parser.add_argument("--workers", type=int, default=1, help="runs to make at once, each in a process of its own")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    return parser
+
+
+def _compare(parser: ArgumentParser, words: Sequence[str]) -> None:
+    config, parsed = config_of(parser, words)
+    names = [name.strip() for name in parsed.methods.split(",") if name.strip()]
+    try:
+        found = compare(config, names, seeds(parsed.seeds), workers=parsed.workers, progress=not parsed.quiet)
+    except KeyboardInterrupt:
+        told = f"{config.output} holds the runs that were done; the same command goes on"
+        raise KeyboardInterrupt(told) from None
+    print(f"\n{found.text()}\n\nrun directories and tables: {found.path}")
+
+
+COMMAND = Command("run several systems under one configuration and print one table", _compare_parser, _compare)

@@ -1,0 +1,81 @@
+"""The command line: finds the command, runs it, and turns mistakes into one line."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+from jsonargparse import ArgumentError
+
+from blob_pyro.cli import bench, compare, evaluate, fit, predict, reproduce, tasks
+from blob_pyro.cli.mistakes import in_our_words
+from blob_pyro.errors import BlobPyroError, ConfigError
+from blob_pyro.report.terminal import quiet_libraries
+
+COMMANDS = {
+    "fit": fit.COMMAND,
+    "compare": compare.COMMAND,
+    "reproduce": reproduce.COMMAND,
+    "evaluate": evaluate.COMMAND,
+    "predict": predict.COMMAND,
+    "tasks": tasks.COMMAND,
+    "bench": bench.COMMAND,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line.
+
+    Returns:
+        The exit code: 0, 2 for a user's mistake, 130 after Ctrl-C.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # "±" on a terminal that has none
+    try:
+        with quiet_libraries():
+            _dispatch(words)
+        sys.stdout.flush()  # a closed pipe shows here, not in a traceback when the interpreter ends
+    except SystemExit as end:  # --help and --print_config
+        return end.code if isinstance(end.code, int) else 0
+    except KeyboardInterrupt as interrupt:
+        # the terminal has echoed ^C without a new line
+        start = "\n" if sys.stderr.isatty() else ""
+        print(f"{start}blob-pyro: stopped by Ctrl-C; {str(interrupt) or 'nothing was saved'}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader (head, less) closed our output
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BlobPyroError, OSError) as error:  # of the latter: a full disk, no permission
+        return _fail(str(error))
+    return 0
+
+
+def _fail(message: str) -> int:
+    print(f"blob-pyro: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _dispatch(words: list[str]) -> None:
+    if words and words[0] in ("-h", "--help"):
+        print(_overview())
+        return
+    if not words or words[0] not in COMMANDS:
+        got = repr(words[0]) if words else "none"
+        raise ConfigError(f"expected a command ({', '.join(COMMANDS)}); got {got}; see blob-pyro --help")
+    command = COMMANDS[words[0]]
+    parser = command.parser()
+    try:
+        command.run(parser, words[1:])
+    except ArgumentError as error:
+        raise ConfigError(in_our_words(error, parser)) from error
+
+
+def _overview() -> str:
+    commands = "\n".join(f"  {name:<9} {command.help}" for name, command in COMMANDS.items())
+    return (
+        "usage: blob-pyro COMMAND ...\n\nFine-tune a language model with BLoB and get calibrated probabilities.\n\n"
+        f"commands:\n{commands}\n\nexample:\n  blob-pyro fit my.yaml --train.num_steps 200\n\n"
+        "`blob-pyro COMMAND --help` tells its options."
+    )

@@ -1,0 +1,33 @@
+"""`blob-pyro evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jsonargparse import ArgumentParser
+
+from blob_pyro.cli.command import Command, add_run_arguments, command_parser, print_metrics
+from blob_pyro.workflow import evaluate_run
+
+
+def _evaluate_parser() -> ArgumentParser:
+    parser = command_parser(
+        "evaluate",
+        "blob-pyro evaluate RUN [--num_samples N]",
+        """
+        Predict a run's test items again and rewrite its metrics.
+
+        example: blob-pyro evaluate runs/short --num_samples 40
+        """,
+    )
+    add_run_arguments(parser)
+    return parser
+
+
+def _evaluate(parser: ArgumentParser, words: Sequence[str]) -> None:
+    parsed = parser.parse_args(words)
+    result = evaluate_run(parsed.run, num_samples=parsed.num_samples, progress=not parsed.quiet)
+    print_metrics(result.metrics)
+
+
+COMMAND = Command("predict a run's test items again", _evaluate_parser, _evaluate)

@@ -1,0 +1,49 @@
+"""`blob-pyro fit`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jsonargparse import ArgumentParser
+
+from blob_pyro.cli.command import Command, command_parser, config_of, print_metrics
+from blob_pyro.config import RunConfig
+from blob_pyro.workflow import fit_run
+
+
+def _fit_parser() -> ArgumentParser:
+    parser = command_parser(
+        "fit",
+        "blob-pyro fit CONFIG.yaml [--key value ...]",
+        """
+        Fine-tune, predict the test items, write a run directory. Every key of the YAML file can be
+        given (or given anew) on the command line; of a key under `train:` the option is --train.KEY.
+
+        The smallest file:
+
+          data:
+            train_file: train.jsonl              # {"text": "Lovely day", "label": "positive"}
+            test_file: test.jsonl
+            prompt: "Tweet: {text}\\nSentiment:"  # in double quotes, so that \\n is a new line
+            labels: [" negative", " positive"]   # each a single token: mind the space
+
+        --tune searches steps, KL rate, prior scale and layers on held-out items first (data.num_validation);
+        it is short for --tune.search true.
+
+        example: blob-pyro fit my.yaml --train.num_steps 200 --output runs/short
+        """,
+    )
+    parser.add_argument("--config", action="config", help="a YAML file; the same as CONFIG.yaml")
+    parser.add_class_arguments(RunConfig)
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    return parser
+
+
+def _fit(parser: ArgumentParser, words: Sequence[str]) -> None:
+    config, parsed = config_of(parser, words)
+    result = fit_run(config, progress=not parsed.quiet)
+    print_metrics(result.metrics)
+    print(f"run directory: {result.path}")
+
+
+COMMAND = Command("fine-tune a model and write a run directory", _fit_parser, _fit)
