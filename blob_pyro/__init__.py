@@ -6,8 +6,9 @@ text -> Batch -> BayesianLoRA (model) + guide -> SVI -> posterior -> PosteriorPr
 from blob_pyro import distributions, guides
 from blob_pyro.checkpoint import Run, load, save
 from blob_pyro.config import DataConfig, GuideConfig, ModelConfig, PredictConfig, RunConfig, TrainConfig, TuneConfig
-from blob_pyro.data.collate import collate, encode, label_token_ids
+from blob_pyro.data.collate import collate, encode
 from blob_pyro.data.examples import Batch, Example
+from blob_pyro.data.label_tokens import answer_token_ids, label_token_ids
 from blob_pyro.data.loaders import predict_loader, train_loader
 from blob_pyro.data.tasks import load_task
 from blob_pyro.errors import BlobPyroError
@@ -25,7 +26,7 @@ from blob_pyro.handlers import flipout
 from blob_pyro.inference.ensemble import fit_ensemble
 from blob_pyro.inference.svi import BLoBSVI, StepResult
 from blob_pyro.inference.trainer import fit
-from blob_pyro.likelihoods import MultipleChoice, SequenceClassification
+from blob_pyro.likelihoods import MultipleChoice, SequenceClassification, WholeAnswer
 from blob_pyro.linearised import LinearisedPredictive
 from blob_pyro.loading import load_tokenizer
 from blob_pyro.model import BayesianLoRA
@@ -59,6 +60,8 @@ __all__ = [
     "Temperature",
     "TrainConfig",
     "TuneConfig",
+    "WholeAnswer",
+    "answer_token_ids",
     "auroc_out_of_distribution",
     "calibrated_ece",
     "collate",

@@ -13,12 +13,13 @@ import pyro.distributions as dist
 
 from blob_pyro.checkpoint import load_adapter
 from blob_pyro.config import DataConfig, GuideConfig, ModelConfig, RunConfig
-from blob_pyro.data.collate import EncodedDataset, encode, label_token_ids
+from blob_pyro.data.collate import EncodedDataset, encode
 from blob_pyro.data.examples import Example
+from blob_pyro.data.label_tokens import answer_token_ids, label_token_ids, other_spelling
 from blob_pyro.data.tasks import find_task
 from blob_pyro.errors import ConfigError, DataError
 from blob_pyro.guides import GUIDES, AdapterGuide
-from blob_pyro.likelihoods import Likelihood, MultipleChoice, SequenceClassification
+from blob_pyro.likelihoods import Likelihood, MultipleChoice, SequenceClassification, WholeAnswer
 from blob_pyro.loading import BaseSource, fill_padding, load_base, load_tokenizer
 from blob_pyro.model import BayesianLoRA
 
@@ -40,7 +41,35 @@ def build_likelihood(config: ModelConfig, labels: Sequence[str]) -> Likelihood:
     """The likelihood that `config` names, for these labels."""
     if config.likelihood == "sequence_classification":
         return SequenceClassification(len(labels))
-    return MultipleChoice(label_token_ids(load_tokenizer(config.id), labels))
+    tokenizer = load_tokenizer(config.id)
+    likelihood = answers_likelihood(tokenizer, labels)
+    if isinstance(likelihood, WholeAnswer):
+        warnings.warn(_whole_answer_note(tokenizer, labels, likelihood), stacklevel=2)
+    return likelihood
+
+
+def answers_likelihood(tokenizer: Any, labels: Sequence[str]) -> MultipleChoice | WholeAnswer:
+    """The answers' tokens at the prompt's last position; the whole answers where one has several tokens.
+
+    Raises:
+        DataError: as `answer_token_ids`.
+    """
+    answers = answer_token_ids(tokenizer, labels)
+    if all(len(answer) == 1 for answer in answers):
+        return MultipleChoice(label_token_ids(tokenizer, labels))
+    return WholeAnswer(answers)
+
+
+def _whole_answer_note(tokenizer: Any, labels: Sequence[str], likelihood: WholeAnswer) -> str:
+    """Which labels have several tokens, what that costs, and a spelling that has one."""
+    long = [label for label, answer in zip(labels, likelihood.tree.answers, strict=True) if len(answer) > 1]
+    better = [other for label in long if (other := other_spelling(tokenizer, label))]
+    advice = f" ({', '.join(map(repr, better))} would be one)" if better else ""
+    have = "has" if len(long) == 1 else "have"
+    return (
+        f"labels: {', '.join(map(repr, long))} {have} several tokens{advice}: answers are compared by the "
+        f"log-probability of the whole answer, in {likelihood.rows_per_item} rows an item"
+    )
 
 
 def build_model(config: RunConfig, labels: Sequence[str], num_data: int) -> BayesianLoRA:
@@ -85,7 +114,7 @@ def build_guide(model: BayesianLoRA, config: GuideConfig) -> AdapterGuide:
 def max_length(model: BayesianLoRA, config: DataConfig) -> int:
     """The longest prompt in tokens: the configured one, within the model's context."""
     context = getattr(model.network.config, "max_position_embeddings", None)
-    return config.max_length if context is None else min(config.max_length, context)
+    return config.max_length if context is None else min(config.max_length, context - model.likelihood.extra_tokens)
 
 
 def labels_of(config: DataConfig) -> tuple[str, ...]:

@@ -97,8 +97,9 @@ class DataConfig:
         prompt: template with field names in braces, e.g. "Tweet: {text}\\nSentiment:".
         truncate_field: the field that may lose tokens from its left when a prompt is too long.
         label_field: field that holds the label.
-        labels: the answer words, in the order of the classes; each must be a single token of the model, which
+        labels: the answer words, in the order of the classes, best of a single token of the model each, which
             for most models begins with a space: [" negative", " positive"]. In the files that space is optional.
+            Where one has several tokens, whole answers are compared, which costs more.
         num_train: how many items to train on, drawn by the seed; None takes all.
         num_test: how many items to test on; None takes all of a file or of an official test split (1000 of tweets).
             Of a built-in task they are the same for every seed.

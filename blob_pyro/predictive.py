@@ -163,6 +163,7 @@ def answer(
         DataError: no item at all.
     """
     budget = max_tokens or (CPU_TOKENS if model.device.type == "cpu" else ACCELERATOR_TOKENS)
+    budget = max(1, budget // model.likelihood.rows_per_item)
     batches = [data] if isinstance(data, Batch) else data
     with tqdm(total=_num_items(data), desc=description, disable=not progress, unit="item", dynamic_ncols=True) as bar:
 

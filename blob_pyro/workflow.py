@@ -13,10 +13,10 @@ from typing import Any
 import pyro
 
 from blob_pyro.adapters.blocks import block_list
-from blob_pyro.building import build_guide, build_model, check_guide, encode_items, labels_of
+from blob_pyro.building import answers_likelihood, build_guide, build_model, check_guide, encode_items, labels_of
 from blob_pyro.checkpoint import DESCRIPTION, Run, load, save
 from blob_pyro.config import RunConfig
-from blob_pyro.data.collate import EncodedDataset, label_token_ids, padding_id
+from blob_pyro.data.collate import EncodedDataset, padding_id
 from blob_pyro.data.loaders import predict_loader, train_loader
 from blob_pyro.data.sources import read_jsonl
 from blob_pyro.data.tasks import TaskData, examples_for, load_task
@@ -26,7 +26,7 @@ from blob_pyro.guides import GUIDES, AdapterGuide, EnsembleGuide, LaplaceGuide, 
 from blob_pyro.inference.ensemble import fit_ensemble
 from blob_pyro.inference.svi import StepResult
 from blob_pyro.inference.trainer import fit
-from blob_pyro.likelihoods import MultipleChoice
+from blob_pyro.likelihoods import MultipleChoice, WholeAnswer
 from blob_pyro.linearised import LinearisedPredictive
 from blob_pyro.model import BayesianLoRA
 from blob_pyro.predictions import Predictions
@@ -195,8 +195,8 @@ def load_run(run_dir: str | Path, labels: Sequence[str]) -> Run:
     run = load(run_dir)
     likelihood = run.model.likelihood
     same = likelihood.num_classes == len(labels)
-    if same and isinstance(likelihood, MultipleChoice):
-        same = tuple(label_token_ids(run.model.tokenizer, labels)) == likelihood.token_ids
+    if same and isinstance(likelihood, MultipleChoice | WholeAnswer):
+        same = answers_likelihood(run.model.tokenizer, labels).settings() == likelihood.settings()
     if not same:
         raise RunDirectoryError(
             f"{run_dir}: expected the labels that the posterior was learnt for; got {list(labels)}; "

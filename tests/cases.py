@@ -19,10 +19,11 @@ from torch import Tensor, nn
 import blob_pyro as bp
 from blob_pyro import guides
 from blob_pyro.adapters.inject import drawn_linear
-from blob_pyro.likelihoods import Likelihood, MultipleChoice, SequenceClassification
+from blob_pyro.likelihoods import Likelihood, MultipleChoice, SequenceClassification, WholeAnswer
 
 VOCAB, HIDDEN, LAYERS, HEADS = 96, 32, 2, 4
 ANSWERS = (5, 17, 40)
+WHOLE_ANSWERS = ((5,), (17, 40), (9, 40, 7))
 LENGTHS = (7, 4, 6, 3)
 NUM_DATA = 40
 
@@ -62,6 +63,7 @@ Q_V = ("q_proj", "v_proj")
 
 LIKELIHOODS: dict[str, Callable[[], Likelihood]] = {
     "MultipleChoice": lambda: MultipleChoice(ANSWERS),
+    "WholeAnswer": lambda: WholeAnswer(WHOLE_ANSWERS),
     "SequenceClassification": lambda: SequenceClassification(3),
 }
 # Named settings of a guide that are to pass its laws as well.
@@ -127,12 +129,14 @@ def causal(
     dtype: Any = None,
     bayesian: str = "A",
     bayesian_layers: list[int] | None = None,
+    likelihood: str = "MultipleChoice",
     **lora: Any,
 ) -> Any:
-    """Builder of a BayesianLoRA over a causal language model."""
+    """Builder of a BayesianLoRA over a causal language model, with a likelihood of `LIKELIHOODS`."""
+    make_likelihood = LIKELIHOODS[likelihood]
 
     def build(*, bayesian: str = bayesian, **changes: Any) -> bp.BayesianLoRA:
-        likelihood = MultipleChoice(ANSWERS)
+        likelihood = make_likelihood()
         network = adapt(
             causal_base(model_class, settings | changes).to(dtype or torch.float32), targets, likelihood, **lora
         )
@@ -164,6 +168,7 @@ MODELS: dict[str, Build] = {
     "llama_head_both": causal("LlamaForCausalLM", LLAMA, *Q_V, "lm_head", bayesian="both"),
     "llama_last": causal("LlamaForCausalLM", LLAMA, *Q_V, bayesian_layers=[-1]),
     "llama_last_both": causal("LlamaForCausalLM", LLAMA, *Q_V, "lm_head", bayesian="both", bayesian_layers=[-1]),
+    "llama_whole": causal("LlamaForCausalLM", LLAMA, *Q_V, likelihood="WholeAnswer"),
     "llama_bfloat16": causal("LlamaForCausalLM", LLAMA, *Q_V, dtype=torch.bfloat16),
     "mistral": causal("MistralForCausalLM", LLAMA | HEAD_DIM, *Q_V),
     "qwen2": causal("Qwen2ForCausalLM", LLAMA, *Q_V),

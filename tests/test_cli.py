@@ -199,7 +199,6 @@ BAD_OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
         ("--data.labels", '["a", " a"]'),
         "expected words that differ in more than white space",
     ),
-    "label without its space": (("--data.labels", "[negative, positive]"), "' negative' is one token, use that"),
     "no such train file": (
         ("--data.train_file", "no.jsonl"),
         "no.jsonl: expected a JSON-lines file; there is none: check the path",
@@ -304,11 +303,30 @@ def test_a_bad_data_file_is_one_line_and_no_directory_is_left(refused, config, t
     assert not (tmp_path / "run").exists()
 
 
-def test_a_label_of_several_tokens_is_named_with_its_tokens(refused, config, tmp_path):
-    tiny.write_jsonl(tmp_path / "train.jsonl", [{"text": "a", "label": "neutral"}, {"text": "b", "label": "negative"}])
-    told = refused("fit", config, "--data.labels", '[" negative", " neutral"]', "--data.test_file", "null")
-    assert "labels: expected one known token for ' neutral'; got 7" in told
-    assert "choose a shorter, more common word" in told
+@pytest.mark.filterwarnings("default:labels. ")
+def test_labels_of_several_tokens_are_compared_whole(config, tmp_path, capfd):
+    """Trained, evaluated and used with a note of what that costs; the run knows its labels again."""
+    rows = [{"text": f"Tweet {i}", "label": ("neutral", "negative")[i % 2]} for i in range(6)]
+    tiny.write_jsonl(tmp_path / "train.jsonl", rows)
+    tiny.write_jsonl(tmp_path / "test.jsonl", rows[:2])
+    labels = ("--data.labels", '[" negative", " neutral"]')
+    assert main(["fit", str(config), *labels, "--quiet"]) == 0
+    note = (
+        "labels: ' neutral' has several tokens: answers are compared by the log-probability of the whole answer, in 1"
+    )
+    assert capfd.readouterr().err == f"warning: {note} rows an item\n"
+    assert main(["evaluate", "run", "--quiet"]) == 0
+    capfd.readouterr()
+    assert main(["predict", "run", "test.jsonl", "--quiet"]) == 0
+    answers = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [answer["probabilities"].keys() for answer in answers] == 2 * [{"negative", "neutral"}]
+
+
+@pytest.mark.filterwarnings("default:labels. ")
+def test_a_label_without_its_space_is_told_the_spelling_of_one_token(config, capfd):
+    assert main(["fit", str(config), "--data.labels", '["negative", "positive"]', "--quiet"]) == 0
+    told = "labels: 'negative', 'positive' have several tokens (' negative', ' positive' would be one): answers are"
+    assert told in capfd.readouterr().err
 
 
 def test_two_labels_with_one_token_are_refused(refused, tmp_path):
@@ -319,8 +337,7 @@ def test_two_labels_with_one_token_are_refused(refused, tmp_path):
     raw = tiny.settings(tmp_path, model, data={"labels": [" positive", " POSITIVE"], "test_file": None})
     tiny.write_jsonl(tmp_path / "train.jsonl", [{"text": "a", "label": "positive"}, {"text": "b", "label": "POSITIVE"}])
     told = refused("fit", tiny.write_yaml(tmp_path / "c.yaml", raw))
-    assert "labels: expected a token of its own for each; got token" in told
-    assert "for both ' positive' and ' POSITIVE'" in told
+    assert "labels: expected answers that differ before one of them ends; got the same tokens for ' positive'" in told
 
 
 def test_a_run_is_never_overwritten(refused, finished, config):

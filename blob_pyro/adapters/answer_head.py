@@ -1,4 +1,4 @@
-"""Logits of a few answer tokens at the last position, without the other fifty thousand rows of the head."""
+"""The head of a causal language model where it is needed: at a few positions, for all tokens or a few of them."""
 
 from __future__ import annotations
 
@@ -36,27 +36,63 @@ def answer_logits(network: PeftModel, batch: Batch, token_ids: Tensor) -> Tensor
         The K rows of the head are multiplied in float32, whatever the base's dtype: bfloat16 logits near 20
         are 0.125 apart, too coarse for probabilities.
     """
-    causal_lm = network.get_base_model()
     rows = torch.arange(len(batch), device=batch.input_ids.device)
     last = batch.attention_mask.sum(1) - 1
-    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "use_cache": False}
-    if causal_lm.config.model_type not in PLAIN_HEADS:
-        logits: Tensor = causal_lm(**inputs).logits[rows, last]
-        return logits[:, token_ids].float()
-    backbone = getattr(causal_lm, causal_lm.base_model_prefix)
-    states = backbone(**inputs).last_hidden_state
+    if not has_plain_head(network):
+        return _whole_logits(network, batch)[rows, last][:, token_ids].float()
+    states = _last_states(network, batch)
     hidden = states.unflatten(0, (-1, len(batch)))[:, rows, last].flatten(0, 1)
-    return _head_rows(causal_lm.get_output_embeddings(), hidden, token_ids)
+    return _head_rows(network.get_base_model().get_output_embeddings(), hidden, token_ids)
 
 
-def _head_rows(head: Any, hidden: Tensor, token_ids: Tensor) -> Tensor:
-    """Rows `token_ids` of head(hidden): (B, d) to (B, K), float32."""
+def logits_at(network: PeftModel, batch: Batch, rows: Tensor, positions: Tensor) -> Tensor:
+    """Logits of the whole vocabulary of V tokens, behind the tokens at some places.
+
+    Args:
+        network: a PEFT causal language model.
+        batch: right-padded items.
+        rows: (...) the row of each place, rising from draw to draw where draws are held.
+        positions: (...) its position in the row.
+
+    Returns:
+        (..., V), float32, and multiplied in float32 as in `answer_logits`: a copy of the head's weight in float32 is
+        made for it.
+    """
+    if not has_plain_head(network):
+        return _whole_logits(network, batch)[rows, positions].float()
+    hidden = _last_states(network, batch)[rows, positions]
+    logits = _head_rows(network.get_base_model().get_output_embeddings(), hidden.flatten(0, -2), None)
+    return logits.unflatten(0, hidden.shape[:-1])
+
+
+def has_plain_head(network: PeftModel) -> bool:
+    """Whether the logits of a causal language model are lm_head(last hidden state), nothing else."""
+    return network.get_base_model().config.model_type in PLAIN_HEADS
+
+
+def _inputs(batch: Batch) -> dict[str, Any]:
+    return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "use_cache": False}
+
+
+def _last_states(network: PeftModel, batch: Batch) -> Tensor:
+    """(B, T, d) what the head is given; (S * B, T, d) where the backbone makes S rows of each item."""
+    causal_lm = network.get_base_model()
+    states: Tensor = getattr(causal_lm, causal_lm.base_model_prefix)(**_inputs(batch)).last_hidden_state
+    return states
+
+
+def _whole_logits(network: PeftModel, batch: Batch) -> Tensor:
+    logits: Tensor = network.get_base_model()(**_inputs(batch)).logits
+    return logits
+
+
+def _head_rows(head: Any, hidden: Tensor, token_ids: Tensor | None) -> Tensor:
+    """Rows `token_ids` of head(hidden), all of them for None: (B, d) to (B, K), float32."""
     base = head.get_base_layer() if is_lora_layer(head) else head
     if not isinstance(base.weight, Tensor) or not base.weight.is_floating_point():
-        quantised: Tensor = head(hidden)
-        return quantised[:, token_ids].float()
-    bias = None if base.bias is None else base.bias[token_ids].float()
-    logits = F.linear(hidden.float(), base.weight[token_ids].float(), bias)
+        return _rows_of(head(hidden).mT, token_ids).mT
+    bias = None if base.bias is None else _rows_of(base.bias, token_ids)
+    logits = F.linear(hidden.float(), _rows_of(base.weight, token_ids), bias)
     if is_lora_layer(head) and not head.merged and not head.disable_adapters:
         for adapter in head.active_adapters:
             if adapter in head.lora_A:
@@ -64,11 +100,19 @@ def _head_rows(head: Any, hidden: Tensor, token_ids: Tensor) -> Tensor:
     return logits
 
 
-def _adapter_rows(head: LoraLayer, adapter: str, hidden: Tensor, token_ids: Tensor) -> Tensor:
+def _adapter_rows(head: LoraLayer, adapter: str, hidden: Tensor, token_ids: Tensor | None) -> Tensor:
     """The same rows of the head's own LoRA branch, under the draws that are held."""
     lora_A, lora_B = head.lora_A[adapter], head.lora_B[adapter]
     inner = lora_A(head.lora_dropout[adapter](hidden.to(lora_A.weight.dtype))).float()
-    bias = None if lora_B.bias is None else lora_B.bias[token_ids].float()
     draw = lora_B.draw if isinstance(lora_B, DrawnLinear) else None
-    rows = F.linear(inner, lora_B.weight[token_ids].float(), bias) if draw is None else draw.outputs(token_ids)(inner)
+    if draw is not None:
+        rows = draw(inner) if token_ids is None else draw.outputs(token_ids)(inner)
+    else:
+        bias = None if lora_B.bias is None else _rows_of(lora_B.bias, token_ids)
+        rows = F.linear(inner, _rows_of(lora_B.weight, token_ids), bias)
     return rows * float(head.scaling[adapter])
+
+
+def _rows_of(values: Tensor, index: Tensor | None) -> Tensor:
+    """values[index], or all of them for None; float32."""
+    return (values if index is None else values[index]).float()

@@ -23,6 +23,8 @@ class FlipoutDraw(Draw):
     The A_i are made: r entries for each row and input feature. Flipping the signs of the layer's input, as
     flipout is usually written, costs an entry for each token and input feature, and a second product.
 
+    An item may have several rows beside one another, which then share its A: x has a multiple of the rows here.
+
     Attributes:
         weights: (rows, r, n), the A of each row.
         groups: number S of draws that the rows share; None for one without a draw dimension.
@@ -36,8 +38,8 @@ class FlipoutDraw(Draw):
         return self.groups
 
     def __call__(self, x: Tensor) -> Tensor:
-        if x.shape[0] != len(self.weights):
-            raise ValueError(f"expected {len(self.weights)} rows, one weight each; got {x.shape[0]}")
+        if x.shape[0] % len(self.weights):
+            raise ValueError(f"expected {len(self.weights)} rows, one weight each, or as many each; got {x.shape[0]}")
         return grouped_linear(x, self.weights)
 
     def outputs(self, index: Tensor) -> FlipoutDraw:

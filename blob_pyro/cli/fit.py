@@ -25,7 +25,7 @@ def _fit_parser() -> ArgumentParser:
             train_file: train.jsonl              # {"text": "Lovely day", "label": "positive"}
             test_file: test.jsonl
             prompt: "Tweet: {text}\\nSentiment:"  # in double quotes, so that \\n is a new line
-            labels: [" negative", " positive"]   # each a single token: mind the space
+            labels: [" negative", " positive"]   # best a single token each: mind the space
 
         --tune searches steps, KL rate, prior scale and layers on held-out items first (data.num_validation);
         it is short for --tune.search true.

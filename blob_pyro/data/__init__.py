@@ -5,10 +5,10 @@ from blob_pyro.data.collate import (
     EncodedDataset,
     collate,
     encode,
-    label_token_ids,
     padding_id,
 )
 from blob_pyro.data.examples import Batch, Example
+from blob_pyro.data.label_tokens import answer_token_ids, label_token_ids
 from blob_pyro.data.labelled import examples_from_rows
 from blob_pyro.data.loaders import LengthGroupedBatchSampler, predict_loader, train_loader
 from blob_pyro.data.partition import partition
@@ -41,6 +41,7 @@ __all__ = [
     "TaskItems",
     "TaskRows",
     "TweetCorpus",
+    "answer_token_ids",
     "clean_tweets",
     "collate",
     "describe_tasks",

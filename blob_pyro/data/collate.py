@@ -75,61 +75,6 @@ def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
     raise DataError("expected a tokenizer with a padding or end-of-text token; got neither: set tokenizer.pad_token")
 
 
-def label_token_ids(tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> list[int]:
-    """The token of each answer word, in the order of the labels.
-
-    A word that begins with a space is one that follows a prompt directly: " A" behind "Answer:". Tokenizers that put
-    a space of their own in front of a text (Llama-2's) make two tokens of it alone; its token is then the one that it
-    gets behind a colon.
-
-    Raises:
-        DataError: a label is not exactly one token that the tokenizer knows, or two labels are the same token.
-    """
-    owners: dict[int, str] = {}
-    for label in labels:
-        token_id = _single_token(tokenizer, label)
-        if token_id in owners:
-            raise DataError(
-                f"labels: expected a token of its own for each; got token {token_id} for both {owners[token_id]!r} "
-                f"and {label!r}: choose another word for one of them"
-            )
-        owners[token_id] = label
-    return list(owners)
-
-
-def _ids_without_specials(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return [int(i) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
-
-
-def _label_ids(tokenizer: PreTrainedTokenizerBase, label: str) -> list[int]:
-    """Token ids of an answer word."""
-    ids = _ids_without_specials(tokenizer, label)
-    if _is_single(tokenizer, ids) or not label.startswith(" "):
-        return ids
-    prompt = _ids_without_specials(tokenizer, ":")
-    both = _ids_without_specials(tokenizer, f":{label}")
-    behind = both[len(prompt) :] if both[: len(prompt)] == prompt else ids
-    return behind if _is_single(tokenizer, behind) else ids
-
-
-def _is_single(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> bool:
-    return len(ids) == 1 and ids[0] != tokenizer.unk_token_id
-
-
-def _single_token(tokenizer: PreTrainedTokenizerBase, label: str) -> int:
-    """The one token of `label`; the message of the error proposes a spelling that works, if it finds one."""
-    ids = _label_ids(tokenizer, label)
-    if _is_single(tokenizer, ids):
-        return ids[0]
-    other = label.strip() if label.startswith(" ") else f" {label}"
-    works = other.strip() and _is_single(tokenizer, _ids_without_specials(tokenizer, other))
-    advice = f"{other!r} is one token, use that" if works else "choose a shorter, more common word"
-    raise DataError(
-        f"labels: expected one known token for {label!r}; got {len(ids)}, ids {ids}, "
-        f"tokens {tokenizer.convert_ids_to_tokens(ids)}: {advice}"
-    )
-
-
 def encode(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int) -> EncodedDataset:
     """Tokenise prompts, with the special tokens that the tokenizer adds by default.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from toy_tokenizers import byte_level, word_level
 from transformers import PreTrainedTokenizerFast
 
 from blob_pyro.data import (
@@ -16,42 +16,12 @@ from blob_pyro.data import (
     PromptTemplate,
     collate,
     encode,
-    label_token_ids,
     padding_id,
     read_jsonl,
 )
 from blob_pyro.errors import DataError
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
-SENTENCES = [
-    "Tweet: the flight was late and the crew was lovely\nSentiment: negative neutral positive",
-    "Passage: a passage about rain, birds and the sea.\nQuestion: is it true?\nAnswer: yes no",
-] * 4
-
-
-def byte_level(trim_offsets: bool) -> PreTrainedTokenizerFast:
-    """Like GPT-2 or SmolLM2: byte-level BPE, no special tokens added, decodes to the exact text."""
-    inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.post_processor = processors.ByteLevel(trim_offsets=trim_offsets)
-    inner.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    inner.train_from_iterator(
-        SENTENCES,
-        trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, special_tokens=["<eos>"], show_progress=False),
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<eos>", model_max_length=16)
-
-
-def word_level() -> PreTrainedTokenizerFast:
-    """Like BERT: words and marks, [CLS] and [SEP] around them."""
-    inner = Tokenizer(models.WordLevel(unk_token="[UNK]"))
-    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    inner.train_from_iterator(SENTENCES, trainers.WordLevelTrainer(special_tokens=specials, show_progress=False))
-    inner.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    return PreTrainedTokenizerFast(tokenizer_object=inner, **names)
 
 
 @pytest.fixture(scope="module")
@@ -198,47 +168,6 @@ def test_real_passages_are_cut_to_the_limit_and_keep_their_question(bpe):
         assert text.endswith(cue)
         assert row.fields["passage"].endswith(text.removesuffix(cue))
         assert len(item.input_ids) <= 150
-
-
-def test_labels_become_their_single_tokens(bpe, bert):
-    ids = label_token_ids(bpe, [" negative", " positive"])
-    assert bpe.convert_ids_to_tokens(ids) == ["Ġnegative", "Ġpositive"]
-    assert bert.convert_ids_to_tokens(label_token_ids(bert, ["yes", "no"])) == ["yes", "no"]
-
-
-def test_a_space_in_front_of_a_label_is_the_one_behind_the_prompt():
-    """Llama-2's tokenizer puts a space in front of every text, so that " yes" alone is two tokens."""
-    inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.Metaspace()
-    inner.train_from_iterator(SENTENCES, trainers.BpeTrainer(vocab_size=400, show_progress=False))
-    inner.pre_tokenizer = None
-    inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner)
-    assert len(tokenizer(" yes")["input_ids"]) == 2
-    answers = label_token_ids(tokenizer, [" yes", " no"])
-    assert tokenizer.convert_ids_to_tokens(answers) == ["▁yes", "▁no"]
-    assert answers == [tokenizer(f"Answer:{label}")["input_ids"][-1] for label in (" yes", " no")]
-    assert answers == label_token_ids(tokenizer, ["yes", "no"])
-
-
-def test_a_label_of_several_tokens_is_shown_with_what_to_do(bpe, bert):
-    with pytest.raises(
-        DataError, match=r"one known token for 'negative'; got \d, ids .*: ' negative' is one token, use"
-    ):
-        label_token_ids(bpe, ["negative"])
-    with pytest.raises(DataError, match=r"got 4, ids \[.*\], tokens \['q', 'z', 'q', 'z'\]: choose a shorter"):
-        label_token_ids(bpe, ["qzqz"])
-    with pytest.raises(DataError, match="for ''; got 0"):
-        label_token_ids(bpe, [""])
-    with pytest.raises(DataError, match="one known token for 'unheard'; got 1, .*UNK"):
-        label_token_ids(bert, ["unheard"])
-
-
-def test_two_labels_of_one_token_are_refused(bert):
-    with pytest.raises(
-        DataError, match="expected a token of its own for each; got token \\d+ for both 'yes' and ' yes'"
-    ):
-        label_token_ids(bert, ["yes", " yes"])
 
 
 def test_padding_falls_back_to_the_end_of_text(bpe, bert):
