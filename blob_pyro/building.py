@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,27 +39,63 @@ def check_guide(config: GuideConfig) -> None:
             raise ConfigError(f"guide.{name}: expected a setting of the guide {config.name!r}, which has {has}")
 
 
+def with_class_weights(config: RunConfig, examples: Sequence[Example], labels: Sequence[str]) -> RunConfig:
+    """The configuration with numbers in place of class weights that are "balanced".
+
+    Args:
+        config: the run.
+        examples: what it trains on.
+        labels: answer words in class order.
+
+    Raises:
+        ConfigError: a class has no item.
+    """
+    if config.model.class_weights != "balanced":
+        return config
+    counts = Counter(example.label for example in examples)
+    missing = [label.strip() for k, label in enumerate(labels) if not counts[k]]
+    if missing:
+        raise ConfigError(
+            f"model.class_weights: expected training items of every class for 'balanced'; got none of "
+            f"{', '.join(missing)}: give numbers, or leave it out"
+        )
+    weights = [len(examples) / (len(labels) * counts[k]) for k in range(len(labels))]
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, class_weights=weights))
+
+
 def build_likelihood(config: ModelConfig, labels: Sequence[str]) -> Likelihood:
-    """The likelihood that `config` names, for these labels."""
+    """The likelihood that `config` names, for these labels; its class weights are numbers or None.
+
+    Raises:
+        DataError: as `answer_token_ids`.
+        ConfigError: another number of class weights than of labels.
+    """
+    options: dict[str, Any] = {"label_smoothing": config.label_smoothing, "class_weights": config.class_weights}
     if config.likelihood == "sequence_classification":
-        return SequenceClassification(len(labels))
+        return SequenceClassification(len(labels), **options)
     tokenizer = load_tokenizer(config.id)
-    likelihood = answers_likelihood(tokenizer, labels)
+    likelihood = answers_likelihood(tokenizer, labels, **options)
     if isinstance(likelihood, WholeAnswer):
         warnings.warn(_whole_answer_note(tokenizer, labels, likelihood), stacklevel=2)
     return likelihood
 
 
-def answers_likelihood(tokenizer: Any, labels: Sequence[str]) -> MultipleChoice | WholeAnswer:
+def answers_likelihood(tokenizer: Any, labels: Sequence[str], **options: Any) -> MultipleChoice | WholeAnswer:
     """The answers' tokens at the prompt's last position; the whole answers where one has several tokens.
+
+    Args:
+        tokenizer: of the model.
+        labels: answer words in class order.
+        options: label_smoothing and class_weights.
 
     Raises:
         DataError: as `answer_token_ids`.
+        ConfigError: an option out of range.
     """
     answers = answer_token_ids(tokenizer, labels)
     if all(len(answer) == 1 for answer in answers):
-        return MultipleChoice(label_token_ids(tokenizer, labels))
-    return WholeAnswer(answers)
+        return MultipleChoice(label_token_ids(tokenizer, labels), **options)
+    return WholeAnswer(answers, **options)
 
 
 def _whole_answer_note(tokenizer: Any, labels: Sequence[str], likelihood: WholeAnswer) -> str:

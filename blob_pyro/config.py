@@ -34,6 +34,9 @@ class ModelConfig:
     Attributes:
         id: hub id, local folder, or the alias of a packaged model ("smollm2", "minilm").
         likelihood: answers are tokens of a causal language model, or classes of a classification head.
+        label_smoothing: share of each training label that is spread evenly over the classes.
+        class_weights: factors on the log-likelihood of each class's items, in the order of the labels; "balanced"
+            takes num_train / (K * items of the class), which gives every class the same weight in all.
         r: rank of the adapters.
         lora_alpha: the adapters are scaled by lora_alpha / r.
         lora_dropout: dropout on the adapters' input.
@@ -57,6 +60,8 @@ class ModelConfig:
 
     id: str = "smollm2"
     likelihood: Literal["multiple_choice", "sequence_classification"] = "multiple_choice"
+    label_smoothing: float = 0.0
+    class_weights: list[float] | Literal["balanced"] | None = None
     r: int = 8
     lora_alpha: float = 16
     lora_dropout: float = 0.0
@@ -74,6 +79,10 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _check(bool(self.id), "model.id", "a hub id, a folder or an alias", self.id)
+        _check(0 <= self.label_smoothing < 1, "model.label_smoothing", "a share in [0, 1)", self.label_smoothing)
+        if isinstance(self.class_weights, list):
+            positive = all(0 < weight < math.inf for weight in self.class_weights)
+            _check(positive, "model.class_weights", "numbers above 0", self.class_weights)
         _check(self.r >= 1, "model.r", "a rank of at least 1", self.r)
         _check_positive("model.lora_alpha", self.lora_alpha)
         _check(0 <= self.lora_dropout < 1, "model.lora_dropout", "a share in [0, 1)", self.lora_dropout)

@@ -117,9 +117,9 @@ def expected_type(kind: Any) -> str:
     """
     options = getattr(kind, "__args__", ())
     if type(None) in options:
-        return f"{expected_type(next(option for option in options if option is not type(None)))}, or null"
+        return f"{', or '.join(expected_type(option) for option in options if option is not type(None))}, or null"
     if getattr(kind, "__origin__", None) is Literal:
-        return f"one of {', '.join(map(repr, options))}"
+        return f"{'one of ' if len(options) > 1 else ''}{', '.join(map(repr, options))}"
     if dataclasses.is_dataclass(kind):
         return "a YAML file with the keys of this section"
     return _TYPE_WORDS.get(kind, str(kind))
@@ -130,6 +130,7 @@ _TYPE_WORDS: dict[Any, str] = {
     float: "a finite number",
     bool: "true or false",
     str: "text",
+    list[float]: "a list of numbers, like [1.0, 2.0]",
     list[int]: "a list of whole numbers, like [-1]",
     list[str]: 'a list of texts, like ["a", "b"] with quotes',
 }

@@ -220,11 +220,12 @@ def posterior_mean(model: BayesianLoRA, guide: Callable[..., Any]) -> Draws | No
 
 
 def _gather(parts: list[tuple[Tensor, Batch]]) -> Predictions:
-    """Put the batches together, in the order of their index where they have one."""
+    """Put the batches together, in the order of their index where they have one; of shares the largest is the label."""
     if not parts:
         raise DataError("expected at least one batch to predict; got an empty loader")
     draws = torch.cat([probs for probs, _ in parts], dim=1)
     labels = _cat([batch.labels for _, batch in parts])
+    labels = labels.argmax(-1) if labels is not None and labels.is_floating_point() else labels
     index = _cat([batch.index for _, batch in parts])
     if index is not None:
         order = index.argsort()

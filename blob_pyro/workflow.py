@@ -13,7 +13,15 @@ from typing import Any
 import pyro
 
 from blob_pyro.adapters.blocks import block_list
-from blob_pyro.building import answers_likelihood, build_guide, build_model, check_guide, encode_items, labels_of
+from blob_pyro.building import (
+    answers_likelihood,
+    build_guide,
+    build_model,
+    check_guide,
+    encode_items,
+    labels_of,
+    with_class_weights,
+)
 from blob_pyro.checkpoint import DESCRIPTION, Run, load, save
 from blob_pyro.config import RunConfig
 from blob_pyro.data.collate import EncodedDataset, padding_id
@@ -196,7 +204,8 @@ def load_run(run_dir: str | Path, labels: Sequence[str]) -> Run:
     likelihood = run.model.likelihood
     same = likelihood.num_classes == len(labels)
     if same and isinstance(likelihood, MultipleChoice | WholeAnswer):
-        same = answers_likelihood(run.model.tokenizer, labels).settings() == likelihood.settings()
+        expected = answers_likelihood(run.model.tokenizer, labels).settings()
+        same = expected["token_ids"] == likelihood.settings()["token_ids"]
     if not same:
         raise RunDirectoryError(
             f"{run_dir}: expected the labels that the posterior was learnt for; got {list(labels)}; "
@@ -322,7 +331,7 @@ def _check(config: RunConfig) -> None:
 def _make(config: RunConfig, data: TaskData) -> tuple[BayesianLoRA, AdapterGuide, Items]:
     """Model, guide and encoded items, as the seed has them."""
     pyro.set_rng_seed(config.seed)
-    model = build_model(config, data.labels, num_data=len(data.train))
+    model = build_model(with_class_weights(config, data.train, data.labels), data.labels, num_data=len(data.train))
     items = encode_task(data, model, config)
     return model, build_guide(model, config.guide), items
 

@@ -185,6 +185,14 @@ BAD_OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
         ("--model.target_modules", "q_proj"),
         'expected a list of texts, like ["a", "b"] with quotes, or null; got q_proj',
     ),
+    "class weights": (
+        ("--model.class_weights", "even"),
+        "model.class_weights: expected a list of numbers, like [1.0, 2.0], or 'balanced', or null; got even",
+    ),
+    "too few class weights": (
+        ("--model.class_weights", "[1.0]"),
+        "class_weights: expected 2 numbers above 0, one for each class; got [1.0]",
+    ),
     "section file": (
         ("--train", "none.yaml"),
         "train: expected a YAML file with the keys of this section; got none.yaml",

@@ -28,6 +28,12 @@ OWN = {"train_file": "a.jsonl", "prompt": "{text}", "labels": [" a", " b"]}
         (bp.ModelConfig, {"r": 0}, "model.r: expected a rank of at least 1; got 0"),
         (bp.ModelConfig, {"lora_alpha": 0}, "model.lora_alpha: expected a number above 0; got 0"),
         (bp.ModelConfig, {"lora_dropout": 1.0}, "model.lora_dropout: expected a share in [0, 1); got 1.0"),
+        (bp.ModelConfig, {"label_smoothing": 1.0}, "model.label_smoothing: expected a share in [0, 1); got 1.0"),
+        (
+            bp.ModelConfig,
+            {"class_weights": [1.0, 0.0]},
+            "model.class_weights: expected numbers above 0; got [1.0, 0.0]",
+        ),
         (bp.ModelConfig, {"prior_scale": math.inf}, "model.prior_scale: expected a number above 0; got inf"),
         (bp.ModelConfig, {"target_modules": []}, "model.target_modules: expected at least one name, or null; got []"),
         (bp.DataConfig, {}, "got neither: data.train_file, data.prompt, data.labels missing"),

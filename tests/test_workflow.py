@@ -331,6 +331,31 @@ def test_settings_of_the_loaders_arrive(tmp_path, monkeypatch):
         assert seen == {"group_by_length": grouped, "max_tokens": max_tokens}
 
 
+def test_balanced_class_weights_give_every_class_the_same_weight(tmp_path):
+    """9 items of one class, 3 of the other; the numbers are the run's, and come back with it."""
+    rows = [row for row in tiny.items(18) if row["label"] == "negative"] + tiny.items(6)[1::2]
+    tiny.write_jsonl(tmp_path / "uneven.jsonl", rows)
+    options = {"class_weights": "balanced", "label_smoothing": 0.1}
+    config = make_config(tmp_path, data={"train_file": str(tmp_path / "uneven.jsonl")}, model=options)
+    path = run(config).path
+    likelihood = bp.load(path).model.likelihood
+    assert likelihood.class_weights == (12 / (2 * 9), 12 / (2 * 3)) and likelihood.label_smoothing == 0.1
+    assert read_config(path).model.class_weights == "balanced"
+    assert evaluate_run(path, progress=False, say=lambda line: None).metrics
+
+
+def test_balanced_class_weights_need_every_class(tmp_path):
+    tiny.write_jsonl(tmp_path / "one.jsonl", tiny.items(8)[::2])
+    config = make_config(
+        tmp_path, data={"train_file": str(tmp_path / "one.jsonl")}, model={"class_weights": "balanced"}
+    )
+    with pytest.raises(
+        ConfigError, match="expected training items of every class for 'balanced'; got none of positive"
+    ):
+        run(config)
+    assert not (tmp_path / "run").exists()
+
+
 def test_notes_say_what_is_in_the_data(tmp_path):
     lines: list[str] = []
     config = make_config(tmp_path, data={"test_file": str(tmp_path / "train.jsonl")})

@@ -35,7 +35,7 @@ class Batch:
     Attributes:
         input_ids: (B, T) integer token ids, padded on either side.
         attention_mask: (B, T), 1 at real tokens and 0 at padding.
-        labels: (B,) integer class indices, or None.
+        labels: (B,) integer class indices; (B, K) shares of the annotators for each class (soft labels); or None.
         index: (B,) positions of the items in their data set, or None; they name items in messages and
             restore the data set's order after prediction.
 
@@ -61,9 +61,15 @@ class Batch:
                 f"expected attention_mask of input_ids' shape {tuple(self.input_ids.shape)}; "
                 f"got {tuple(self.attention_mask.shape)}"
             )
-        for name, value in (("labels", self.labels), ("index", self.index)):
-            if value is not None and value.shape != self.input_ids.shape[:1]:
-                raise ValueError(f"expected {name} of shape ({len(self)},); got {tuple(value.shape)}")
+        if self.index is not None and self.index.shape != self.input_ids.shape[:1]:
+            raise ValueError(f"expected index of shape ({len(self)},); got {tuple(self.index.shape)}")
+        if self.labels is not None:
+            self._check_labels(self.labels)
+
+    def _check_labels(self, labels: Tensor) -> None:
+        dim, shape = (2, f"({len(self)}, K)") if labels.is_floating_point() else (1, f"({len(self)},)")
+        if labels.dim() != dim or len(labels) != len(self):
+            raise ValueError(f"expected labels of shape {shape}; got {tuple(labels.shape)}")
 
     def __len__(self) -> int:
         """Number of items B."""
@@ -123,6 +129,6 @@ class Batch:
             self,
             input_ids=self.input_ids.repeat(num_draws, 1),
             attention_mask=self.attention_mask.repeat(num_draws, 1),
-            labels=None if self.labels is None else self.labels.repeat(num_draws),
+            labels=None if self.labels is None else self.labels.repeat(num_draws, *(1,) * (self.labels.dim() - 1)),
             index=None if self.index is None else self.index.repeat(num_draws),
         )

@@ -5,6 +5,7 @@ from blob_pyro.distributions.dropped_columns import DroppedColumns
 from blob_pyro.distributions.full_weight import FullWeightNormal
 from blob_pyro.distributions.gaussian_kl import gaussian_kl
 from blob_pyro.distributions.kronecker_normal import KroneckerNormal
+from blob_pyro.distributions.label_categorical import LabelCategorical
 from blob_pyro.distributions.low_rank_normal import LowRankNormal
 from blob_pyro.distributions.point import UnpenalisedDelta
 from blob_pyro.distributions.pooled_normal import PooledNormal, pooled_normals
@@ -15,6 +16,7 @@ __all__ = [
     "DroppedColumns",
     "FullWeightNormal",
     "KroneckerNormal",
+    "LabelCategorical",
     "LowRankNormal",
     "PooledNormal",
     "RadialNormal",

@@ -22,6 +22,7 @@ from blob_pyro.curvature import (
     logit_covariance,
 )
 from blob_pyro.data.examples import Batch
+from blob_pyro.distributions.label_categorical import LabelCategorical
 from blob_pyro.errors import ConfigError, DataError, UnsupportedPosteriorError
 from blob_pyro.guides.post_hoc import PostHocGuide
 from blob_pyro.model import BayesianLoRA
@@ -67,7 +68,7 @@ class LaplaceGuide(PostHocGuide):
         prior_precision: "evidence" or "held_out".
 
     Raises:
-        ConfigError: a setting out of range.
+        ConfigError: a setting out of range, or a likelihood with class weights.
     """
 
     trained_as = "map"
@@ -84,6 +85,11 @@ class LaplaceGuide(PostHocGuide):
         _check_key("prior_precision", prior_precision, PRECISION_RULES)
         if rank < 1:
             raise ConfigError(f"rank: expected at least 1 eigenpair; got {rank}")
+        if model.likelihood.class_weights is not None:
+            raise ConfigError(
+                "guide laplace: expected a likelihood without class weights, under which the curvature is no Fisher "
+                f"information; got {list(model.likelihood.class_weights)}: leave them out, or take another guide"
+            )
         self.structure, self.rank, self.rule = structure, int(rank), PRECISION_RULES[prior_precision]
         self.curvatures = nn.ModuleList(
             STRUCTURES[structure](model.location(site).shape, self.rank, model.location(site).device)
@@ -173,8 +179,8 @@ class LaplaceGuide(PostHocGuide):
                 laws = {site: self.curvature(site).law(self.loc(site), precisions) for site in self.model.sites}
                 covariance = logit_covariance(laws, part)
                 probs = draw_probs(part.logits, covariance, noise.to(part.logits)).mean(0)  # (G, B, K)
-                picked = probs.cpu()[:, torch.arange(len(labels)), labels.cpu()]
-                total -= picked.double().log().sum(-1)
+                law = LabelCategorical(probs.cpu().double().log(), validate_args=False)
+                total -= law.log_prob(labels.cpu()).sum(-1)
                 count += len(labels)
         return total / count
 

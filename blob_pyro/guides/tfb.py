@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -170,9 +170,9 @@ class TFBGuide(PostHocGuide):
 
     def _log_mean_probs(self, batch: Batch, draws: Sequence[Draws]) -> Tensor:
         """(B,) log of the labels' mean probability over draws."""
-        laws = (self.model.likelihood.label_law(self.model.logits(batch, draw)) for draw in draws)
-        log_probs = torch.stack([law.log_prob(batch.labels) for law in laws])
-        return log_probs.cpu().double().logsumexp(0) - math.log(len(draws))
+        log_probs = torch.stack([self.model.logits(batch, draw).double().log_softmax(-1) for draw in draws])
+        law = self.model.likelihood.label_law(log_probs.logsumexp(0) - math.log(len(draws)))
+        return law.log_prob(cast(Tensor, batch.labels)).cpu()
 
     def _root(self, site: str) -> Tensor:
         """(r, r) the symmetric inverse root (B^T B)^(-1/2) = V diag(1 / d) V^T of B as it is now, float32.

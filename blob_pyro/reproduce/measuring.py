@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyro
 
-from blob_pyro.building import build_guide, build_model
+from blob_pyro.building import build_guide, build_model, with_class_weights
 from blob_pyro.checkpoint import Run
 from blob_pyro.config import RunConfig
 from blob_pyro.contenders.memory import memory_meter
@@ -59,7 +59,7 @@ def measure(config: RunConfig) -> Cost:
     """
     data = load_task(config.data, config.seed)
     pyro.set_rng_seed(config.seed)
-    model = build_model(config, data.labels, num_data=len(data.train))
+    model = build_model(with_class_weights(config, data.train, data.labels), data.labels, num_data=len(data.train))
     guide = build_guide(model, config.guide)
     items = encode_task(data, model, config)
     trained = GUIDES[guide.trained_as](model) if isinstance(guide, PostHocGuide) else guide

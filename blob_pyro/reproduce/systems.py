@@ -9,7 +9,7 @@ from statistics import fmean
 
 import torch
 
-from blob_pyro.building import build_likelihood
+from blob_pyro.building import build_likelihood, with_class_weights
 from blob_pyro.compare import HELD_OUT_MARK, Comparison, Rows, run_methods
 from blob_pyro.config import RunConfig
 from blob_pyro.data.tasks import TaskData, find_task, load_task
@@ -86,7 +86,7 @@ def run_systems(order: Order, config: RunConfig) -> Section:
     task = str(config.data.task)
     try:
         data = load_task(config.data, order.seeds[0])  # one answer for all runs where there are no items
-        build_likelihood(config.model, data.labels)
+        build_likelihood(with_class_weights(config, data.train, data.labels).model, data.labels)
         found = run_methods(
             config,
             [method.name for method in methods_of(order)],
