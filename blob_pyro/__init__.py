@@ -7,6 +7,7 @@ from blob_pyro import distributions, guides
 from blob_pyro.checkpoint import Run, load, save
 from blob_pyro.config import DataConfig, GuideConfig, ModelConfig, PredictConfig, RunConfig, TrainConfig, TuneConfig
 from blob_pyro.data.collate import collate, encode
+from blob_pyro.data.completions import encode_completions, num_predicted
 from blob_pyro.data.examples import Batch, Example
 from blob_pyro.data.label_tokens import answer_token_ids, label_token_ids
 from blob_pyro.data.loaders import predict_loader, train_loader
@@ -26,7 +27,7 @@ from blob_pyro.handlers import flipout
 from blob_pyro.inference.ensemble import fit_ensemble
 from blob_pyro.inference.svi import BLoBSVI, StepResult
 from blob_pyro.inference.trainer import fit
-from blob_pyro.likelihoods import MultipleChoice, SequenceClassification, WholeAnswer
+from blob_pyro.likelihoods import CausalLM, MultipleChoice, SequenceClassification, WholeAnswer
 from blob_pyro.linearised import LinearisedPredictive
 from blob_pyro.loading import load_tokenizer
 from blob_pyro.model import BayesianLoRA
@@ -41,6 +42,7 @@ __all__ = [
     "Batch",
     "BayesianLoRA",
     "BlobPyroError",
+    "CausalLM",
     "DataConfig",
     "Example",
     "GuideConfig",
@@ -67,6 +69,7 @@ __all__ = [
     "collate",
     "distributions",
     "encode",
+    "encode_completions",
     "evaluate",
     "fit",
     "fit_ensemble",
@@ -77,6 +80,7 @@ __all__ = [
     "load",
     "load_task",
     "load_tokenizer",
+    "num_predicted",
     "predict_loader",
     "risk_coverage",
     "save",

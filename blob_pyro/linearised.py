@@ -76,7 +76,8 @@ class LinearisedPredictive:
         Raises:
             DataError: no item at all.
         """
-        noise = torch.randn(self.num_samples, self.model.likelihood.num_classes - 1)
+        num_classes = self.model.class_likelihood("LinearisedPredictive").num_classes
+        noise = torch.randn(self.num_samples, num_classes - 1)
 
         def probs(items: Batch, budget: int) -> Tensor:
             if self.num_samples == 0:

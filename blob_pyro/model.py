@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -23,7 +24,7 @@ from blob_pyro.adapters.substituted import substitute, together
 from blob_pyro.data.examples import Batch
 from blob_pyro.errors import ConfigError
 from blob_pyro.handlers import declare, draw
-from blob_pyro.likelihoods import Likelihood, MultipleChoice
+from blob_pyro.likelihoods import ClassLikelihood, Likelihood, MultipleChoice
 from blob_pyro.loading import BaseSource, load_network
 from blob_pyro.prior import PRIOR_SCALE, Hyperprior
 
@@ -208,6 +209,21 @@ class BayesianLoRA(PyroModule):
             self._priors[key] = dist.Normal(zero, zero + self.prior_scale).expand(weight.shape).to_event(2)
         return self._priors[key]
 
+    def class_likelihood(self, who: str) -> ClassLikelihood:
+        """The likelihood, for what works with classes alone.
+
+        Args:
+            who: what that is, for the message.
+
+        Raises:
+            ConfigError: the likelihood has no classes.
+        """
+        if not isinstance(self.likelihood, ClassLikelihood):
+            raise ConfigError(
+                f"{who}: expected a likelihood over classes, like MultipleChoice; got {type(self.likelihood).__name__}"
+            )
+        return self.likelihood
+
     def point_parameters(self) -> dict[str, nn.Parameter]:
         """Everything trainable in the network that is not random: B (or A), heads. Name -> Parameter.
 
@@ -232,10 +248,10 @@ class BayesianLoRA(PyroModule):
             batch: B items, padded on either side.
 
         Returns:
-            Logits (B, K), or (S, B, K) with a draw dimension; float32.
+            Logits (B, K), or (S, B, K) with a draw dimension; float32. Of `CausalLM` (B, L, V), or (S, B, L, V).
 
         Raises:
-            LabelError: a label is none of the K classes.
+            LabelError: a label is none of the K classes, or of the vocabulary.
             ParamStoreError: Pyro's param store holds another model's parameters under the same names.
             UnsupportedCheckpointingError: the network checkpoints in reentrant mode.
         """
@@ -246,10 +262,23 @@ class BayesianLoRA(PyroModule):
         values = {site: _one_draw_dim(pyro.sample(site, self.prior(site, scale))) for site in self.sites}
         draws = draw(values, num_items=len(batch))
         logits = self.logits(batch, draws)
-        size = max(self.num_data or 0, len(batch))
-        with pyro.plate("data", size, subsample=torch.arange(len(batch), device=logits.device)):
-            pyro.sample("label", self.likelihood.label_law(logits), obs=batch.labels)
+        law, value = self.likelihood.observation(logits, batch)
+        with self._data_plate(batch, logits.device):
+            pyro.sample("label", law, obs=value)
         return logits
+
+    @contextmanager
+    def _data_plate(self, batch: Batch, device: torch.device) -> Iterator[None]:
+        """The plate of the items, in which a batch stands for all observations there are."""
+        count = self.likelihood.count(batch)
+        total = max(self.likelihood.total(self.num_data) or 0, count)
+        items = torch.arange(len(batch), device=device)
+        if count == len(batch):
+            with pyro.plate("data", total, subsample=items):
+                yield
+        else:
+            with pyro.plate("data", len(batch), subsample=items), poutine.scale(scale=total / count):
+                yield
 
     def logits(self, batch: Batch, draws: Mapping[str, Tensor | Draw] | None = None) -> Tensor:
         """Logits under given draws, without any sample statement.
@@ -278,7 +307,7 @@ class BayesianLoRA(PyroModule):
         rows, repeated = self._rows(batch.right_padded(), num_draws or 1)
         with repeated:
             logits = self._run(rows, contexts)
-        return logits if num_draws is None else logits.reshape(num_draws, len(batch), -1)
+        return logits if num_draws is None else logits.unflatten(0, (num_draws, len(batch)))
 
     def _checked(self, points: dict[str, Tensor | Draw], num_draws: int | None) -> dict[str, Tensor]:
         """Values of point parameters, without the draw dimension of size 1 that they may have."""

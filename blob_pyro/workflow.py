@@ -201,7 +201,7 @@ def load_run(run_dir: str | Path, labels: Sequence[str]) -> Run:
         RunDirectoryError: the directory is not a whole run, or its labels were altered.
     """
     run = load(run_dir)
-    likelihood = run.model.likelihood
+    likelihood = run.model.class_likelihood(str(run_dir))
     same = likelihood.num_classes == len(labels)
     if same and isinstance(likelihood, MultipleChoice | WholeAnswer):
         expected = answers_likelihood(run.model.tokenizer, labels).settings()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import blob_pyro as bp
 from blob_pyro import guides
 from blob_pyro.adapters.inject import drawn_linear
-from blob_pyro.likelihoods import Likelihood, MultipleChoice, SequenceClassification, WholeAnswer
+from blob_pyro.likelihoods import CausalLM, Likelihood, MultipleChoice, SequenceClassification, WholeAnswer
 
 VOCAB, HIDDEN, LAYERS, HEADS = 96, 32, 2, 4
 ANSWERS = (5, 17, 40)
@@ -65,7 +65,9 @@ LIKELIHOODS: dict[str, Callable[[], Likelihood]] = {
     "MultipleChoice": lambda: MultipleChoice(ANSWERS),
     "WholeAnswer": lambda: WholeAnswer(WHOLE_ANSWERS),
     "SequenceClassification": lambda: SequenceClassification(3),
+    "CausalLM": CausalLM,
 }
+CLASS_LIKELIHOODS = [name for name in LIKELIHOODS if name != "CausalLM"]
 # Named settings of a guide that are to pass its laws as well.
 VARIANTS: dict[str, Any] = {
     "blob_softplus": functools.partial(guides.BLoBGuide, scale="softplus"),

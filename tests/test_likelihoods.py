@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import ANSWERS, LIKELIHOODS, MODELS, make_batch
+from cases import ANSWERS, CLASS_LIKELIHOODS, LIKELIHOODS, MODELS, make_batch
 from pyro.infer import TraceMeanField_ELBO
 
 import blob_pyro as bp
@@ -22,7 +22,7 @@ def test_table_is_complete() -> None:
     assert LIKELIHOODS.keys() == likelihoods.LIKELIHOODS.keys()
 
 
-@pytest.mark.parametrize("name", list(LIKELIHOODS))
+@pytest.mark.parametrize("name", CLASS_LIKELIHOODS)
 def test_settings_make_it_again(name: str) -> None:
     likelihood = LIKELIHOODS[name]()
     settings = json.loads(json.dumps(likelihood.settings()))
@@ -31,7 +31,7 @@ def test_settings_make_it_again(name: str) -> None:
     assert again.num_classes == likelihood.num_classes == 3
 
 
-@pytest.mark.parametrize("name", list(LIKELIHOODS))
+@pytest.mark.parametrize("name", CLASS_LIKELIHOODS)
 def test_label_law_is_softmax(name: str) -> None:
     logits = torch.randn(2, 5, 3)
     law = LIKELIHOODS[name]().label_law(logits)
@@ -84,7 +84,7 @@ def test_one_class_is_refused() -> None:
         likelihoods.SequenceClassification(1)
 
 
-@pytest.mark.parametrize("name", list(LIKELIHOODS))
+@pytest.mark.parametrize("name", CLASS_LIKELIHOODS)
 def test_options_are_kept_checked_and_trained_with(name: str) -> None:
     """`negative_log_likelihood` is torch's cross-entropy under them, in the mean over items."""
     plain = LIKELIHOODS[name]()

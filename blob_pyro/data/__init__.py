@@ -7,6 +7,7 @@ from blob_pyro.data.collate import (
     encode,
     padding_id,
 )
+from blob_pyro.data.completions import encode_completions, num_predicted
 from blob_pyro.data.examples import Batch, Example
 from blob_pyro.data.label_tokens import answer_token_ids, label_token_ids
 from blob_pyro.data.labelled import examples_from_rows
@@ -46,12 +47,14 @@ __all__ = [
     "collate",
     "describe_tasks",
     "encode",
+    "encode_completions",
     "examples_for",
     "examples_from_rows",
     "find_task",
     "label_token_ids",
     "load_items",
     "load_task",
+    "num_predicted",
     "padding_id",
     "partition",
     "predict_loader",

@@ -1,17 +1,16 @@
-"""From text to padded batches: tokenising, cutting passages that are too long, padding."""
+"""From text to padded batches."""
 
 from __future__ import annotations
 
-import dataclasses
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.data import Dataset
 
-from blob_pyro.data.examples import Batch, Example
+from blob_pyro.data.examples import IGNORED, Batch, Example
+from blob_pyro.data.fitting import fit_prompts, warn_of_cuts
 from blob_pyro.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,10 +24,12 @@ class Encoded:
     Attributes:
         input_ids: (T,) ids of the whole prompt, special tokens included.
         label: index of the right answer, or None.
+        token_labels: (T,) the ids that are predicted, -100 where one is given; None for items of classes.
     """
 
     input_ids: tuple[int, ...]
     label: int | None
+    token_labels: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,6 @@ class EncodedDataset(Dataset[tuple[int, Encoded]]):
         """The position (counted from 0 also where `index` counts from the end) and the item."""
         position = range(len(self))[index]
         return position, self.items[position]
-
-
-@dataclass(frozen=True)
-class _Tokens:
-    """Token ids of a prompt; `spans` are the (start, end) characters of its tokens, without special tokens."""
-
-    ids: tuple[int, ...]
-    spans: list[tuple[int, int]]
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -90,89 +83,11 @@ def encode(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_
     Raises:
         DataError: the tokenizer is a slow one, a prompt has no token, or one is too long even without its passage.
     """
-    if not tokenizer.is_fast:
-        raise DataError(f"expected a fast tokenizer; got {type(tokenizer).__name__}: load it with use_fast=True")
-    tokens = _tokenize(tokenizer, [example.prompt for example in examples])
-    for example, found in zip(examples, tokens, strict=True):
-        if not found.spans:
-            raise DataError(f"{example.id}: expected a prompt with text; got {example.prompt!r}, which has no token")
-    truncated = _cut_to_fit(examples, tokens, tokenizer, max_length)
-    if truncated:
-        warnings.warn(
-            f"{truncated} of {len(examples)} prompts were longer than {max_length} tokens: "
-            "their passages were cut from the left",
-            stacklevel=2,
-        )
-    items = (Encoded(found.ids, example.label) for example, found in zip(examples, tokens, strict=True))
-    return EncodedDataset(tuple(examples), tuple(items), truncated)
-
-
-def _tokenize(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[_Tokens]:
-    """Tokens of all prompts in one call, which is many times faster than a call for each."""
-    if not prompts:
-        return []
-    found: Any = tokenizer(
-        list(prompts),
-        padding=False,
-        truncation=False,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
-        verbose=False,
-    )
-    columns = zip(found["input_ids"], found["offset_mapping"], found["special_tokens_mask"], strict=True)
-    return [
-        _Tokens(tuple(ids), [tuple(span) for span, special in zip(spans, mask, strict=True) if not special])
-        for ids, spans, mask in columns
-    ]
-
-
-def _cut_to_fit(
-    examples: Sequence[Example], tokens: list[_Tokens], tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> int:
-    """Replace in `tokens` what is longer than `max_length`; returns the number of items that were cut.
-
-    The shortened text is tokenised again, not spliced from the old tokens: a token may straddle the passage's edge
-    (" Persian" begins with a space of the template). It may then need another round, as new neighbours may split
-    differently; each round takes at least one character of the passage.
-    """
-    too_long = {i: example for i, example in enumerate(examples) if len(tokens[i].ids) > max_length}
-    count = len(too_long)
-    while too_long:
-        stuck = [i for i, example in too_long.items() if not _can_be_cut(example)]
-        if stuck:
-            raise _does_not_fit(examples, tokens, stuck, max_length)
-        cut = {i: _cut_once(ex, tokens[i].spans, len(tokens[i].ids) - max_length) for i, ex in too_long.items()}
-        retokenized = _tokenize(tokenizer, [example.prompt for example in cut.values()])
-        for i, found in zip(cut, retokenized, strict=True):
-            tokens[i] = found
-        too_long = {i: example for i, example in cut.items() if len(tokens[i].ids) > max_length}
-    return count
-
-
-def _can_be_cut(example: Example) -> bool:
-    return example.passage is not None and example.passage[0] < example.passage[1]
-
-
-def _cut_once(example: Example, spans: list[tuple[int, int]], excess: int) -> Example:
-    """The example without the first `excess` tokens of its passage, and without white space at the cut."""
-    assert example.passage is not None
-    start, end = example.passage
-    inside = [token_end for token_start, token_end in spans if token_end > start and token_start < end]
-    position = inside[excess - 1] if excess <= len(inside) else end
-    rest = example.prompt[position:end].lstrip()
-    prompt = example.prompt[:start] + rest + example.prompt[end:]
-    return dataclasses.replace(example, prompt=prompt, passage=(start, start + len(rest)))
-
-
-def _does_not_fit(examples: Sequence[Example], tokens: list[_Tokens], stuck: list[int], max_length: int) -> DataError:
-    """The error that names the first item that cannot be made short enough."""
-    first = examples[stuck[0]]
-    without = "" if first.passage is None else " without its passage"
-    more = f" (and {len(stuck) - 1} more items)" if len(stuck) > 1 else ""
-    advice = "raise data.max_length" + ("" if first.passage else ", or name a data.truncate_field")
-    return DataError(
-        f"{first.id}: expected at most {max_length} tokens; got {len(tokens[stuck[0]].ids)}{without}{more}: {advice}"
-    )
+    fitted = fit_prompts(examples, tokenizer, [max_length] * len(examples))
+    if fitted.truncated:
+        warn_of_cuts(fitted.truncated, len(examples), max_length)
+    items = (Encoded(ids, example.label) for ids, example in zip(fitted.ids, examples, strict=True))
+    return EncodedDataset(tuple(examples), tuple(items), fitted.truncated)
 
 
 def collate(items: Sequence[tuple[int, Encoded]], pad_token_id: int) -> Batch:
@@ -195,14 +110,25 @@ def collate(items: Sequence[tuple[int, Encoded]], pad_token_id: int) -> Batch:
     """
     encoded = [item for _, item in items]
     width = max(len(item.input_ids) for item in encoded)
-    ids = [list(item.input_ids) + [pad_token_id] * (width - len(item.input_ids)) for item in encoded]
-    mask = [[1] * len(item.input_ids) + [0] * (width - len(item.input_ids)) for item in encoded]
-    labels = [item.label for item in encoded if item.label is not None]
-    if labels and len(labels) < len(encoded):
-        raise DataError(f"expected a label for every item of a batch, or for none; got {len(labels)} of {len(encoded)}")
     return Batch(
-        input_ids=torch.tensor(ids),
-        attention_mask=torch.tensor(mask),
-        labels=torch.tensor(labels) if labels else None,
+        input_ids=torch.tensor([_padded(item.input_ids, width, pad_token_id) for item in encoded]),
+        attention_mask=torch.tensor([_padded([1] * len(item.input_ids), width, 0) for item in encoded]),
+        labels=_labels(encoded, width),
         index=torch.tensor([position for position, _ in items]),
     )
+
+
+def _padded(values: Sequence[int], width: int, filler: int) -> list[int]:
+    return [*values, *[filler] * (width - len(values))]
+
+
+def _labels(items: Sequence[Encoded], width: int) -> torch.Tensor | None:
+    """(B,) classes, or (B, T) token labels; None where no item has any."""
+    of_tokens = [item.token_labels for item in items if item.token_labels is not None]
+    of_items = [item.label for item in items if item.label is not None]
+    found = len(of_tokens) or len(of_items)
+    if found and found < len(items):
+        raise DataError(f"expected a label for every item of a batch, or for none; got {found} of {len(items)}")
+    if of_tokens:
+        return torch.tensor([_padded(labels, width, IGNORED) for labels in of_tokens])
+    return torch.tensor(of_items) if of_items else None

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+IGNORED = -100
+"""Label of a token that is not predicted, as in transformers."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Batch:
     Attributes:
         input_ids: (B, T) integer token ids, padded on either side.
         attention_mask: (B, T), 1 at real tokens and 0 at padding.
-        labels: (B,) integer class indices; (B, K) shares of the annotators for each class (soft labels); or None.
+        labels: (B,) integer class indices; (B, K) shares of the annotators for each class (soft labels); (B, T) token
+            ids, -100 where none is predicted (`bp.CausalLM`); or None.
         index: (B,) positions of the items in their data set, or None; they name items in messages and
             restore the data set's order after prediction.
 
@@ -67,9 +71,14 @@ class Batch:
             self._check_labels(self.labels)
 
     def _check_labels(self, labels: Tensor) -> None:
-        dim, shape = (2, f"({len(self)}, K)") if labels.is_floating_point() else (1, f"({len(self)},)")
-        if labels.dim() != dim or len(labels) != len(self):
-            raise ValueError(f"expected labels of shape {shape}; got {tuple(labels.shape)}")
+        size, width = self.input_ids.shape
+        shapes = [(size,), (size, labels.shape[-1] if labels.is_floating_point() else width)]
+        if tuple(labels.shape) not in shapes:
+            raise ValueError(f"expected labels of shape {shapes[0]}, or {shapes[1]}; got {tuple(labels.shape)}")
+
+    @property
+    def _has_token_labels(self) -> bool:
+        return self.labels is not None and self.labels.dim() == 2 and not self.labels.is_floating_point()
 
     def __len__(self) -> int:
         """Number of items B."""
@@ -99,9 +108,7 @@ class Batch:
         if bool((mask[:, 1:] <= mask[:, :-1]).all()):
             return self
         order = mask.argsort(dim=1, descending=True, stable=True)
-        return dataclasses.replace(
-            self, input_ids=self.input_ids.gather(1, order), attention_mask=self.attention_mask.gather(1, order)
-        )
+        return self._of_columns(lambda values: values.gather(1, order))
 
     def select(self, rows: Sequence[int]) -> Batch:
         """Some of the items, right-padded and no wider than the longest of them.
@@ -119,8 +126,15 @@ class Batch:
         picked = {name: value[list(rows)] for name, value in fields.items() if value is not None}
         items = dataclasses.replace(self, **picked).right_padded()
         width = max([1, *items.lengths.tolist()])
+        return items._of_columns(lambda values: values[:, :width])
+
+    def _of_columns(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with `change` made of all that has a column for each token."""
         return dataclasses.replace(
-            items, input_ids=items.input_ids[:, :width], attention_mask=items.attention_mask[:, :width]
+            self,
+            input_ids=change(self.input_ids),
+            attention_mask=change(self.attention_mask),
+            labels=change(self.labels) if self.labels is not None and self._has_token_labels else self.labels,
         )
 
     def repeat(self, num_draws: int) -> Batch:

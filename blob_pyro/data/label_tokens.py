@@ -40,7 +40,7 @@ def answer_token_ids(tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) 
         DataError: an answer has no token or one that the tokenizer does not know, two have the same tokens, or the
             tokens of one begin those of another: an answer that goes on cannot be told from one that ends there.
     """
-    found = [_answer_ids(tokenizer, label) for label in labels]
+    found = [continuation_ids(tokenizer, label) for label in labels]
     for label, ids in zip(labels, found, strict=True):
         if not ids or tokenizer.unk_token_id in ids:
             raise DataError(
@@ -65,8 +65,8 @@ def other_spelling(tokenizer: PreTrainedTokenizerBase, label: str) -> str | None
     return other if works else None
 
 
-def _answer_ids(tokenizer: PreTrainedTokenizerBase, label: str) -> list[int]:
-    """Token ids of an answer behind a prompt."""
+def continuation_ids(tokenizer: PreTrainedTokenizerBase, label: str) -> list[int]:
+    """Token ids of a text behind a prompt, without special tokens."""
     ids = _label_ids(tokenizer, label)
     return ids if _is_single(tokenizer, ids) or not label.startswith(" ") else _behind_colon(tokenizer, label, ids)
 

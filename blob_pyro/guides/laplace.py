@@ -25,6 +25,7 @@ from blob_pyro.data.examples import Batch
 from blob_pyro.distributions.label_categorical import LabelCategorical
 from blob_pyro.errors import ConfigError, DataError, UnsupportedPosteriorError
 from blob_pyro.guides.post_hoc import PostHocGuide
+from blob_pyro.likelihoods import ClassLikelihood
 from blob_pyro.model import BayesianLoRA
 
 HELD_OUT_PRECISIONS = torch.logspace(-2, 6, 33, dtype=torch.float64)
@@ -85,10 +86,11 @@ class LaplaceGuide(PostHocGuide):
         _check_key("prior_precision", prior_precision, PRECISION_RULES)
         if rank < 1:
             raise ConfigError(f"rank: expected at least 1 eigenpair; got {rank}")
-        if model.likelihood.class_weights is not None:
+        likelihood = model.class_likelihood("guide laplace")
+        if likelihood.class_weights is not None:
             raise ConfigError(
                 "guide laplace: expected a likelihood without class weights, under which the curvature is no Fisher "
-                f"information; got {list(model.likelihood.class_weights)}: leave them out, or take another guide"
+                f"information; got {list(likelihood.class_weights)}: leave them out, or take another guide"
             )
         self.structure, self.rank, self.rule = structure, int(rank), PRECISION_RULES[prior_precision]
         self.curvatures = nn.ModuleList(
@@ -171,7 +173,7 @@ class LaplaceGuide(PostHocGuide):
         Every precision and item sees the same `HELD_OUT_SAMPLES` draws of noise, from a generator of its own.
         """
         noise = torch.randn(
-            HELD_OUT_SAMPLES, self.model.likelihood.num_classes - 1, generator=torch.Generator().manual_seed(0)
+            HELD_OUT_SAMPLES, self._likelihood().num_classes - 1, generator=torch.Generator().manual_seed(0)
         )
         total, count = torch.zeros(len(precisions), dtype=torch.float64), 0
         with torch.no_grad():
@@ -222,8 +224,10 @@ class LaplaceGuide(PostHocGuide):
 
     def _label_log_probs(self, logits: Tensor, labels: Tensor) -> Tensor:
         """(B,) in float64."""
-        log_probs: Tensor = self.model.likelihood.label_law(logits.double()).log_prob(labels)
-        return log_probs
+        return self._likelihood().label_law(logits.double()).log_prob(labels)
+
+    def _likelihood(self) -> ClassLikelihood:
+        return self.model.class_likelihood("guide laplace")
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,7 @@ class TFBGuide(PostHocGuide):
     ) -> None:
         super().__init__(model)
         refuse_lora_B("tfb", model.sites)
+        model.class_likelihood("guide tfb")
         _check_settings(tolerance, num_samples, min_sigma, max_sigma, num_steps)
         if anchor not in ANCHORS:
             raise ConfigError(f"anchor: expected one of {', '.join(ANCHORS)}; got {anchor!r}")
@@ -171,7 +172,7 @@ class TFBGuide(PostHocGuide):
     def _log_mean_probs(self, batch: Batch, draws: Sequence[Draws]) -> Tensor:
         """(B,) log of the labels' mean probability over draws."""
         log_probs = torch.stack([self.model.logits(batch, draw).double().log_softmax(-1) for draw in draws])
-        law = self.model.likelihood.label_law(log_probs.logsumexp(0) - math.log(len(draws)))
+        law = self.model.class_likelihood("guide tfb").label_law(log_probs.logsumexp(0) - math.log(len(draws)))
         return law.log_prob(cast(Tensor, batch.labels)).cpu()
 
     def _root(self, site: str) -> Tensor:

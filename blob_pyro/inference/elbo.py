@@ -13,7 +13,9 @@ from blob_pyro.model import BayesianLoRA
 
 
 def negative_log_likelihood(model: BayesianLoRA, guide: AdapterGuide, batch: Batch) -> Tensor:
-    """-log p(labels | A), one posterior draw, mean nats per item. Scalar, differentiable.
+    """-log p(labels | A), one posterior draw, mean nats per item (of `CausalLM` per token where it counts those).
+
+    Scalar, differentiable.
 
     Runs guide and model as Pyro does, so effect handlers around the call (`bp.flipout()`) apply. Pyro's
     global param store is left alone.
@@ -28,7 +30,7 @@ def negative_log_likelihood(model: BayesianLoRA, guide: AdapterGuide, batch: Bat
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(batch)
     label = model_trace.nodes["label"]
     log_prob: Tensor = label["fn"].log_prob(label["value"])
-    return -log_prob.mean()
+    return -log_prob.sum() / model.likelihood.count(batch)
 
 
 def negative_elbo(nll: Tensor, kl: Tensor, num_data: int, kl_weight: float) -> Tensor:

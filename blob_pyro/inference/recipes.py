@@ -52,7 +52,7 @@ class Recipe(ABC):
     schedulers: tuple[LambdaLR, ...]
 
     def __init__(self, model: BayesianLoRA, guide: AdapterGuide, settings: OptimSettings) -> None:
-        self.num_data = model.num_data
+        self.num_data = model.likelihood.total(model.num_data)
         self.optimizers = self._optimizers(model, guide, settings)
         self.schedulers = tuple(LambdaLR(optimizer, settings.factor) for optimizer in self.optimizers)
 

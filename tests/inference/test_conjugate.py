@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import blob_pyro as bp
 from blob_pyro.guides import init_to_adapter
 from blob_pyro.inference.kl_schedule import constant
-from blob_pyro.likelihoods import Likelihood
+from blob_pyro.likelihoods import ClassLikelihood
 from blob_pyro.loading import BaseSource
 
 NOISE, SIGMA, SCALING = 0.5, 0.8, 2.0
@@ -45,7 +45,7 @@ class OneOutput(nn.Module):
         return outputs.gather(1, input_ids[:, :1])
 
 
-class Gaussian(Likelihood):
+class Gaussian(ClassLikelihood):
     """y ~ Normal(network output, NOISE^2); the "labels" are real numbers."""
 
     task_type: ClassVar[TaskType] = TaskType.FEATURE_EXTRACTION

@@ -1,0 +1,73 @@
+"""Texts to learn token by token: prompts with what follows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from blob_pyro.data.collate import Encoded, EncodedDataset
+from blob_pyro.data.examples import IGNORED, Example
+from blob_pyro.data.fitting import fit_prompts, warn_of_cuts
+from blob_pyro.data.label_tokens import continuation_ids
+from blob_pyro.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def encode_completions(
+    examples: Sequence[Example],
+    completions: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    over: Literal["answer", "text"] = "answer",
+) -> EncodedDataset:
+    """Tokenise prompts with the completion of each behind it and the end-of-text token behind that.
+
+    Prompt and completion are tokenised apart, as a model that generates sees them: no token straddles the two. A prompt
+    that leaves its completion no room loses text from the left of its passage, as in `encode`.
+
+    Args:
+        examples: the items; their labels are not used.
+        completions: what follows each prompt, the space between them included.
+        tokenizer: a fast tokenizer; one without an end-of-text token adds none.
+        max_length: most tokens of an item.
+        over: what is predicted: the "answer" (completion and end of text), or the whole "text" but its first token.
+
+    Returns:
+        Items with token labels, for `bp.CausalLM`.
+
+    Raises:
+        DataError: another number of completions than of examples, an empty one, or an item that does not fit.
+    """
+    if len(completions) != len(examples):
+        raise DataError(f"expected a completion for each of {len(examples)} items; got {len(completions)}")
+    end = [tokenizer.eos_token_id] if isinstance(tokenizer.eos_token_id, int) else []
+    tails = [_tail(example, text, tokenizer) + end for example, text in zip(examples, completions, strict=True)]
+    for example, tail in zip(examples, tails, strict=True):
+        if len(tail) >= max_length:
+            raise DataError(
+                f"{example.id}: expected at most {max_length} tokens with the prompt; got a completion of {len(tail)}: "
+                "raise max_length"
+            )
+    fitted = fit_prompts(examples, tokenizer, [max_length - len(tail) for tail in tails])
+    if fitted.truncated:
+        warn_of_cuts(fitted.truncated, len(examples), max_length)
+    items = []
+    for ids, tail in zip(fitted.ids, tails, strict=True):
+        given = (IGNORED,) * len(ids) if over == "answer" else ids
+        items.append(Encoded((*ids, *tail), None, (*given, *tail)))
+    return EncodedDataset(tuple(examples), tuple(items), fitted.truncated)
+
+
+def num_predicted(dataset: EncodedDataset) -> int:
+    """How many tokens of a data set are predicted, an item's first one never being: `CausalLM(num_tokens=...)`."""
+    return sum(label != IGNORED for item in dataset.items for label in (item.token_labels or ())[1:])
+
+
+def _tail(example: Example, text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    ids = continuation_ids(tokenizer, text)
+    if not ids:
+        raise DataError(f"{example.id}: expected a completion with text; got {text!r}, which has no token")
+    return ids
