@@ -16,9 +16,11 @@ from blob_pyro.errors import BlobPyroError
 from blob_pyro.evaluation import (
     Metrics,
     Temperature,
+    TokenMetrics,
     auroc_out_of_distribution,
     calibrated_ece,
     evaluate,
+    evaluate_tokens,
     fit_temperature,
     risk_coverage,
 )
@@ -33,6 +35,7 @@ from blob_pyro.loading import load_tokenizer
 from blob_pyro.model import BayesianLoRA
 from blob_pyro.predictions import Predictions
 from blob_pyro.predictive import PosteriorPredictive
+from blob_pyro.token_predictive import TokenPredictions, TokenPredictive
 
 __version__ = "0.1.0"
 
@@ -60,6 +63,9 @@ __all__ = [
     "SequenceClassification",
     "StepResult",
     "Temperature",
+    "TokenMetrics",
+    "TokenPredictions",
+    "TokenPredictive",
     "TrainConfig",
     "TuneConfig",
     "WholeAnswer",
@@ -71,6 +77,7 @@ __all__ = [
     "encode",
     "encode_completions",
     "evaluate",
+    "evaluate_tokens",
     "fit",
     "fit_ensemble",
     "fit_temperature",

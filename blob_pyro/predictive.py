@@ -82,9 +82,11 @@ class PosteriorPredictive:
 
         Raises:
             DataError: no item at all.
+            ConfigError: the likelihood has no classes; `TokenPredictive` is for those of tokens.
         """
+        self.model.class_likelihood("PosteriorPredictive")
         with torch.no_grad(), training_mode(self.model, False):
-            draws = _stack(self.sample_draws(data if isinstance(data, Batch) else None))
+            draws = stack(self.sample_draws(data if isinstance(data, Batch) else None))
 
             def probs(items: Batch, budget: int) -> Tensor:
                 return self._group_probs(items, draws, budget)
@@ -93,7 +95,7 @@ class PosteriorPredictive:
                 self.model,
                 data,
                 probs,
-                num_draws=1 if self._one_a_forward(draws) else max(1, self.num_samples),
+                num_draws=1 if self.one_a_forward(draws) else max(1, self.num_samples),
                 max_tokens=self.max_tokens,
                 progress=progress,
                 description=description,
@@ -114,15 +116,15 @@ class PosteriorPredictive:
             return list(self.guide.sample_draws(self.num_samples, batch))
         return list(traced_draws(self.guide, self.model.sites, self.num_samples, batch))
 
-    def _one_a_forward(self, draws: Draws | None) -> bool:
+    def one_a_forward(self, draws: Draws | None) -> bool:
         """Whether the draws hold more than sites: the network has one place for a head."""
         return draws is not None and bool(draws.keys() - self.model.sites.keys())
 
     def _group_probs(self, items: Batch, draws: Draws | None, budget: int) -> Tensor:
         """(S, b, K) probabilities of items that share their forwards, under each draw."""
         size = draws_per_forward(len(items), items.input_ids.shape[1], budget)
-        size = 1 if self._one_a_forward(draws) else size
-        logits = [self.model.logits(items, chunk) for chunk in _chunks(draws, size)]
+        size = 1 if self.one_a_forward(draws) else size
+        logits = [self.model.logits(items, chunk) for chunk in chunks(draws, size)]
         return torch.cat([part.reshape(-1, *part.shape[-2:]) for part in logits]).softmax(-1)
 
 
@@ -188,13 +190,13 @@ def _num_items(data: Batch | Iterable[Batch]) -> int | None:
     return sum(len(batch) for batch in data) if isinstance(data, Sequence) else None
 
 
-def _stack(draws: list[Draws | None]) -> Draws | None:
+def stack(draws: list[Draws | None]) -> Draws | None:
     """Site -> all draws of it, (S, r, n); None stands for the adapter's own weights."""
     held = [draw for draw in draws if draw is not None]
     return {site: torch.stack([draw[site] for draw in held]) for site in held[0]} if held else None
 
 
-def _chunks(draws: Draws | None, size: int) -> Iterator[Draws | None]:
+def chunks(draws: Draws | None, size: int) -> Iterator[Draws | None]:
     """The draws in pieces of at most `size`, site -> (s, r, n)."""
     if draws is None:
         yield None

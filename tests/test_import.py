@@ -34,6 +34,7 @@ ROOMS = (
     "inference",
     "predictive",
     "linearised",
+    "token_predictive",
     "evaluation",
     "report",
     "checkpoint",

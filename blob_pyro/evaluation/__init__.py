@@ -6,6 +6,7 @@ from blob_pyro.evaluation.scale_growth import scale_growth
 from blob_pyro.evaluation.selective import RiskCoverage, risk_coverage
 from blob_pyro.evaluation.shift import ShiftDetection, auroc_out_of_distribution
 from blob_pyro.evaluation.temperature import Temperature, fit_temperature
+from blob_pyro.evaluation.tokens import TokenMetrics, evaluate_tokens
 from blob_pyro.evaluation.uncertainty import mutual_information, predictive_entropy
 
 __all__ = [
@@ -14,9 +15,11 @@ __all__ = [
     "RiskCoverage",
     "ShiftDetection",
     "Temperature",
+    "TokenMetrics",
     "auroc_out_of_distribution",
     "calibrated_ece",
     "evaluate",
+    "evaluate_tokens",
     "fit_temperature",
     "mutual_information",
     "predictive_entropy",
