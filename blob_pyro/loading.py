@@ -13,6 +13,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
+from blob_pyro.adapters.targets import default_target_modules
 from blob_pyro.errors import ConfigError, ModelLoadError
 from blob_pyro.likelihoods import Likelihood
 from blob_pyro.packaged import ALIASES, packaged_model
@@ -160,6 +161,8 @@ def load_network(
     tokenizer = load_tokenizer(source.id)
     base = load_base(source, likelihood, device_map)
     fill_padding(base, tokenizer)
+    if adapter.get("target_modules") is None:
+        adapter = {**adapter, "target_modules": default_target_modules(base.config.model_type)}
     try:
         with warnings.catch_warnings():
             # PEFT sees GPT-2's Conv1D by itself, and says so to a user who has no say in it
@@ -175,7 +178,7 @@ def load_network(
 
 def fill_padding(network: Any, tokenizer: Any) -> None:
     """Tell a network without a padding token the tokenizer's: classification heads look for a row's end by it."""
-    if network.config.pad_token_id is None:
+    if getattr(network.config, "pad_token_id", None) is None:  # some configurations lack the field
         network.config.pad_token_id = tokenizer.pad_token_id
 
 

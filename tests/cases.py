@@ -212,13 +212,16 @@ def base_folder(model_class: str = "LlamaForCausalLM") -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     wide = {"GPT2LMHeadModel": GPT2, "LlamaForCausalLM": LLAMA | {"hidden_size": 64, "intermediate_size": 128}}
     causal_base(model_class, wide[model_class]).save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def word_tokenizer() -> tf.PreTrainedTokenizerFast:
+    """A token for each of the words w3, w4, ..."""
     words = {"<pad>": 0, "<s>": 1, "</s>": 2, **{f"w{i}": i for i in range(3, VOCAB)}}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="w3"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tf.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
-    ).save_pretrained(folder)
-    return folder
+    return tf.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
 
 
 def pretrained(**settings: Any) -> bp.BayesianLoRA:

@@ -24,7 +24,7 @@ from blob_pyro.adapters import row_weights as row_weights_file
 from blob_pyro.adapters.drawn_linear import Draw, grouped_linear
 from blob_pyro.adapters.flipped import FlipoutDraw, flip, random_signs
 from blob_pyro.adapters.row_weights import row_weights
-from blob_pyro.errors import ParamStoreError, UnsupportedPosteriorError
+from blob_pyro.errors import ParamStoreError, UnsupportedLayerError, UnsupportedPosteriorError
 from blob_pyro.guides.gaussian import FactorisedGaussianGuide
 from blob_pyro.inference.elbo import negative_log_likelihood
 
@@ -361,9 +361,11 @@ def test_sites_are_flipped_by_their_own_shape(num_draws: int | None) -> None:
 
 def test_rows_and_groups_must_fit() -> None:
     draw = FlipoutDraw(torch.zeros(4, R, N))
-    with pytest.raises(ValueError, match="expected 4 rows, one weight each; got 3"):
+    with pytest.raises(UnsupportedLayerError, match="expected 4 rows, one weight each, or as many each; got 3"):
         draw(torch.zeros(3, N))
-    with pytest.raises(ValueError, match="expected the rows of the batch in 2 equal groups, one a draw; got 3"):
+    with pytest.raises(
+        UnsupportedLayerError, match="expected the rows of the batch in 2 equal groups, one a draw; got 3"
+    ):
         grouped_linear(torch.zeros(3, N), torch.zeros(2, R, N))
 
 

@@ -15,6 +15,13 @@ from types import TracebackType
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blob_pyro.errors import UnsupportedLayerError
+
+SHARED_INPUT = (
+    "a layer that is applied to what all items share (DeBERTa's query_proj and key_proj, to relative positions) cannot "
+    "be random for each: leave it out of target_modules"
+)
+
 
 class Draw(ABC):
     """Abstract. One realisation of a random matrix, A (r, n) or B (m, r), ready to be applied to its input.
@@ -47,14 +54,16 @@ def grouped_linear(x: Tensor, weight: Tensor) -> Tensor:
         (rows, ..., r) in the dtype of x.
 
     Raises:
-        ValueError: the rows do not split into S equal groups.
+        UnsupportedLayerError: the rows do not split into S equal groups.
     """
     weight = weight.to(x.dtype)
     if weight.dim() == 2:
         return F.linear(x, weight)
     num_draws = weight.shape[0]
     if x.shape[0] % num_draws:
-        raise ValueError(f"expected the rows of the batch in {num_draws} equal groups, one a draw; got {x.shape[0]}")
+        raise UnsupportedLayerError(
+            f"expected the rows of the batch in {num_draws} equal groups, one a draw; got {x.shape[0]}; {SHARED_INPUT}"
+        )
     grouped = x.reshape(num_draws, -1, x.shape[-1])
     return (grouped @ weight.mT).reshape(*x.shape[:-1], weight.shape[-2])
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from blob_pyro.adapters.drawn_linear import Draw, grouped_linear
+from blob_pyro.adapters.drawn_linear import SHARED_INPUT, Draw, grouped_linear
 from blob_pyro.adapters.row_weights import row_weights
+from blob_pyro.errors import UnsupportedLayerError
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,9 @@ class FlipoutDraw(Draw):
 
     def __call__(self, x: Tensor) -> Tensor:
         if x.shape[0] % len(self.weights):
-            raise ValueError(f"expected {len(self.weights)} rows, one weight each, or as many each; got {x.shape[0]}")
+            raise UnsupportedLayerError(
+                f"expected {len(self.weights)} rows, one weight each, or as many each; got {x.shape[0]}; {SHARED_INPUT}"
+            )
         return grouped_linear(x, self.weights)
 
     def outputs(self, index: Tensor) -> FlipoutDraw:

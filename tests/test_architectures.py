@@ -1,0 +1,142 @@
+"""Tiny random models of every shape that people fine-tune: default layers, a fit, answers, save and load."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as tf
+from cases import BERT, GPT2, HEAD_DIM, LLAMA, OPT, SMALL, WITHOUT_GROUPS, causal_base, make_batch, word_tokenizer
+
+import blob_pyro as bp
+from blob_pyro.errors import ConfigError, UnsupportedLayerError
+from blob_pyro.likelihoods import Likelihood
+
+ENCODER = {key: value for key, value in BERT.items() if key != "num_labels"}
+DEBERTA = ENCODER | {
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "share_att_key": True,
+    "position_buckets": 16,
+    "norm_rel_ebd": "layer_norm",
+}
+TOKENS = ("bos_token_id", "eos_token_id")
+DISTILBERT = {"vocab_size": 96, "dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 4, "pad_token_id": 0}
+MODERNBERT = ENCODER | {"sep_token_id": 2, "cls_token_id": 1, "global_attn_every_n_layers": 1}
+
+Q_V = {"q_proj", "v_proj"}
+CAUSAL: dict[str, tuple[str, dict[str, Any], set[str]]] = {
+    "llama": ("LlamaForCausalLM", LLAMA, Q_V),
+    "mistral": ("MistralForCausalLM", LLAMA | HEAD_DIM, Q_V),
+    "qwen2": ("Qwen2ForCausalLM", LLAMA, Q_V),
+    "qwen3": ("Qwen3ForCausalLM", LLAMA | HEAD_DIM, Q_V),
+    "gemma": ("GemmaForCausalLM", LLAMA | HEAD_DIM, Q_V),
+    "gemma2": ("Gemma2ForCausalLM", LLAMA | HEAD_DIM, Q_V),
+    "phi": ("PhiForCausalLM", WITHOUT_GROUPS, Q_V | {"fc1", "fc2"}),
+    "phi3": ("Phi3ForCausalLM", LLAMA, {"qkv_proj"}),
+    "smollm3": ("SmolLM3ForCausalLM", LLAMA, Q_V),
+    "granite": ("GraniteForCausalLM", LLAMA, Q_V),
+    "cohere": ("CohereForCausalLM", LLAMA, Q_V),
+    "gpt2": ("GPT2LMHeadModel", GPT2, {"c_attn"}),
+    "gpt_neox": ("GPTNeoXForCausalLM", WITHOUT_GROUPS, {"query_key_value"}),
+    "opt": ("OPTForCausalLM", OPT, Q_V),
+}
+CLASSIFIERS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
+    "bert": ("BertForSequenceClassification", ENCODER, {"query", "value"}),
+    "roberta": ("RobertaForSequenceClassification", ENCODER, {"query", "value"}),
+    "deberta": ("DebertaForSequenceClassification", DEBERTA, {"in_proj"}),
+    "deberta-v2": ("DebertaV2ForSequenceClassification", DEBERTA, {"value_proj"}),
+    "distilbert": ("DistilBertForSequenceClassification", DISTILBERT, {"q_lin", "v_lin"}),
+    "modernbert": ("ModernBertForSequenceClassification", MODERNBERT, {"Wqkv"}),
+    "llama": ("LlamaForSequenceClassification", LLAMA, Q_V),
+    "mistral": ("MistralForSequenceClassification", LLAMA | HEAD_DIM, Q_V),
+    "gpt2": ("GPT2ForSequenceClassification", GPT2, {"c_attn"}),
+}
+
+
+@functools.cache
+def folder_of(model_class: str, settings: tuple[tuple[str, Any], ...]) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="blob_pyro_test_"))
+    causal_base(model_class, {k: list(v) if isinstance(v, tuple) else v for k, v in settings}).save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def saved(model_class: str, settings: dict[str, Any]) -> str:
+    frozen = tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in settings.items())
+    return str(folder_of(model_class, frozen))
+
+
+def check(path: str, likelihood: Likelihood, targets: set[str], run: Path) -> None:
+    """The layers that are adapted by default; two steps under flipout; three draws; the same after save and load."""
+    model = bp.BayesianLoRA.from_pretrained(path, likelihood, r=2, lora_alpha=4, num_data=8)
+    assert {site.removesuffix(".lora_A").rsplit(".", 1)[-1] for site in model.sites} == targets
+    guide, batch = bp.BLoBGuide(model, eps=0.5), make_batch()
+    before = {site: model.location(site).detach().clone() for site in model.sites}
+    history = bp.fit(model, guide, [batch], bp.TrainConfig(num_steps=3, batch_size=4, lr=0.05), progress=False)
+    assert len(history) == 3
+    assert all(not torch.equal(before[site], model.location(site)) for site in model.sites)
+    torch.manual_seed(0)
+    found = bp.PosteriorPredictive(model, guide, num_samples=3)(batch)
+    assert float((found.draws[0] - found.draws[1]).abs().max()) > 0
+    bp.save(run, model, guide)
+    again = bp.load(run)
+    torch.manual_seed(0)
+    assert torch.equal(bp.PosteriorPredictive(again.model, again.guide, num_samples=3)(batch).draws, found.draws)
+
+
+@pytest.mark.parametrize("name", list(CAUSAL))
+def test_causal_language_models(name: str, tmp_path: Path) -> None:
+    model_class, settings, targets = CAUSAL[name]
+    check(saved(model_class, settings), bp.MultipleChoice([5, 17, 40]), targets, tmp_path)
+
+
+@pytest.mark.filterwarnings("default:.*random there")
+@pytest.mark.parametrize("name", list(CLASSIFIERS))
+def test_classifiers(name: str, tmp_path: Path) -> None:
+    """Encoders and decoders; the head is trained and saved."""
+    model_class, settings, targets = CLASSIFIERS[name]
+    check(saved(model_class, settings | {"num_labels": 3}), bp.SequenceClassification(3), targets, tmp_path)
+
+
+@pytest.mark.parametrize("targets", [["query_proj"], ["query_proj", "value_proj"]])
+def test_a_layer_that_all_items_share_is_named_and_refused(targets: list[str]) -> None:
+    """DeBERTa-v2's query projection of the relative positions; one draw for all is no trouble."""
+    path = saved("DebertaV2ForSequenceClassification", DEBERTA | {"num_labels": 3})
+    model = bp.BayesianLoRA.from_pretrained(path, bp.SequenceClassification(3), r=2, target_modules=targets, num_data=8)
+    guide, batch = bp.BLoBGuide(model), make_batch()
+    bp.PosteriorPredictive(model, guide, num_samples=1)(batch)
+    for attempt in (
+        lambda: bp.PosteriorPredictive(model, guide, num_samples=3)(batch),
+        lambda: bp.fit(model, guide, [batch], bp.TrainConfig(num_steps=1, batch_size=4), progress=False),
+    ):
+        with pytest.raises(
+            UnsupportedLayerError, match=r"got 1; a layer that is applied .* leave it out of target_mod"
+        ):
+            attempt()
+
+
+def test_an_unknown_architecture_lists_its_linear_layers() -> None:
+    """Olmo is in neither table."""
+    with pytest.raises(
+        ConfigError, match="target_modules: .*Its linear layers are: down_proj, gate_proj, k_proj, lm_h"
+    ):
+        bp.BayesianLoRA.from_pretrained(saved("OlmoForCausalLM", LLAMA), bp.MultipleChoice([5, 17]))
+
+
+def test_a_configuration_without_a_padding_token_is_loaded() -> None:
+    """CodeGen's has no such field."""
+    settings = {"n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 64, "rotary_dim": 4, "n_ctx": 64}
+    path = saved("CodeGenForCausalLM", settings | {name: SMALL[name] for name in ("vocab_size", *TOKENS)})
+    bp.BayesianLoRA.from_pretrained(path, bp.MultipleChoice([5, 17]))
+
+
+def test_every_default_is_tested() -> None:
+    from blob_pyro.adapters.targets import DEFAULT_TARGET_MODULES
+
+    tested = {getattr(tf, kind).config_class.model_type for kind, *_ in (*CAUSAL.values(), *CLASSIFIERS.values())}
+    assert set(DEFAULT_TARGET_MODULES) <= tested
