@@ -112,4 +112,10 @@ def test_the_example_configurations_parse(path):
 
 
 def test_there_are_examples_for_a_task_and_for_own_data():
-    assert [path.name for path in EXAMPLES] == ["compare.yaml", "own_data.yaml", "tweets.yaml"]
+    assert [path.name for path in EXAMPLES] == [
+        "compare.yaml",
+        "own_data.yaml",
+        "task.yaml",
+        "task_encoder.yaml",
+        "tweets.yaml",
+    ]
