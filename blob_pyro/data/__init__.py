@@ -9,15 +9,16 @@ from blob_pyro.data.collate import (
     padding_id,
 )
 from blob_pyro.data.examples import Batch, Example
+from blob_pyro.data.files import read_rows
 from blob_pyro.data.labelled import examples_from_rows
 from blob_pyro.data.loaders import LengthGroupedBatchSampler, predict_loader, train_loader
 from blob_pyro.data.partition import partition
 from blob_pyro.data.prompts import PromptTemplate
 from blob_pyro.data.sources import Row, TweetCorpus, clean_tweets, read_jsonl, read_tweets
 from blob_pyro.data.task import Split, Task, TaskRows
+from blob_pyro.data.task_data import TaskData
 from blob_pyro.data.tasks import (
     TASKS,
-    TaskData,
     TaskItems,
     describe_tasks,
     examples_for,
@@ -55,6 +56,7 @@ __all__ = [
     "partition",
     "predict_loader",
     "read_jsonl",
+    "read_rows",
     "read_tweets",
     "train_loader",
 ]

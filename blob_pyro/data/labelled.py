@@ -12,7 +12,6 @@ from blob_pyro.data.sources import Row
 from blob_pyro.data.wording import bad_lines, name_lines, quoted, shown
 from blob_pyro.errors import ConfigError, DataError
 
-
 OFFICIAL = "rows with the fields of the official copy"
 
 
@@ -95,9 +94,7 @@ def label_text(value: Any) -> str | None:
     return None if value is None else str(value).strip() or None
 
 
-def _rendered(
-    rows: Sequence[Row], template: PromptTemplate, source: str
-) -> list[tuple[str, tuple[int, int] | None]]:
+def _rendered(rows: Sequence[Row], template: PromptTemplate, source: str) -> list[tuple[str, tuple[int, int] | None]]:
     """The prompt and passage of every row; the error tells the first reason and all bad rows."""
     prompts = []
     bad: dict[int, DataError] = {}
@@ -147,9 +144,14 @@ def _check_labels(
         )
     missing = [row for row, label in zip(rows, found, strict=True) if label is None]
     if missing and (required or len(missing) < len(rows)):
-        there = any(label_field in row.fields for row in missing)
-        has = "" if there else f", which {'has' if len(missing) == 1 else 'have'} {quoted(missing[0].fields)}"
-        raise DataError(
-            f"{source}: expected a label in the field {label_field!r} of every row; got none on "
-            f"{name_lines([row.line for row in missing])}{has}: add it, or set data.label_field"
-        )
+        raise no_label(missing, label_field, source)
+
+
+def no_label(missing: Sequence[Row], label_field: str, source: str) -> DataError:
+    """The error that names the rows without a label."""
+    there = any(label_field in row.fields for row in missing)
+    has = "" if there else f", which {'has' if len(missing) == 1 else 'have'} {quoted(missing[0].fields)}"
+    return DataError(
+        f"{source}: expected a label in the field {label_field!r} of every row; got none on "
+        f"{name_lines([row.line for row in missing])}{has}: add it, or set data.label_field"
+    )

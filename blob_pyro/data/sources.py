@@ -148,9 +148,7 @@ def _whole(text: str) -> int:
         raise ValueError("a number too large") from None
 
 
-_DECODER = json.JSONDecoder(
-    object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite, parse_int=_whole
-)
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite, parse_int=_whole)
 
 
 def read_tweets() -> TweetCorpus:

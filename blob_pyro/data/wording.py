@@ -48,6 +48,17 @@ def quoted(names: Iterable[Any]) -> str:
     return ", ".join(map(shown, every[:_SHOWN_NAMES])) + rest or "no field at all"
 
 
+def name_words(words: Sequence[str]) -> str:
+    """Answer words for a message: the first twenty, and how many there are where that is not all of them.
+
+    Example:
+        >>> name_words(["bad", "good"])
+        'bad, good'
+    """
+    rest = f", ... ({len(words)} in all)" if len(words) > _SHOWN_NAMES else ""
+    return ", ".join(word[:_SHOWN_CHARACTERS] for word in words[:_SHOWN_NAMES]) + rest
+
+
 def bad_lines(source: object, expected: str, bad: Mapping[int, str]) -> DataError:
     """The error that names every bad line of a file, and tells what is wrong with the first.
 
