@@ -210,9 +210,7 @@ def bad_choices(kind: str, rng: random.Random) -> Bad:
     return Bad(kind, "x.jsonl", joined(json_lines(damaged)), joined(json_lines(rows)), (place + 1,), settings)
 
 
-def _packed(
-    rng: random.Random, kind: str, ending: str, content: bytes, sound: bytes, lines: tuple[int, ...]
-) -> Bad:
+def _packed(rng: random.Random, kind: str, ending: str, content: bytes, sound: bytes, lines: tuple[int, ...]) -> Bad:
     """Some of the files are gzipped."""
     if rng.random() < 0.3:
         return Bad(kind, f"x{ending}.gz", gzip.compress(content), gzip.compress(sound), lines)
@@ -253,7 +251,9 @@ def whole_files(rng: random.Random) -> Iterator[Bad]:
     yield Bad("no text column", "x.csv", joined([words[0].replace(b"text", b"Text"), *words[1:]]), cells)
     yield Bad("no header", "x.csv", joined(words[1:]), cells)
     yield Bad("semicolons", "x.csv", b"text;label\ntea;good\nsoup;bad\n", cells)
-    yield Bad("a quote that is never closed", "x.csv", joined([*words, b'"text,good']), cells, (line_of(words, len(words)),))
+    yield Bad(
+        "a quote that is never closed", "x.csv", joined([*words, b'"text,good']), cells, (line_of(words, len(words)),)
+    )
     yield Bad("JSON called CSV", "x.csv", lines, cells)
     yield Bad("Parquet called CSV", "x.csv", table, cells)
     yield Bad("a folder", "x.csv", None, cells)

@@ -22,7 +22,9 @@ def config(path, bad: Bad, **settings) -> DataConfig:
 def options(path, bad: Bad) -> list[str]:
     """The command line of a run whose model is not there: whoever gets to the model says so."""
     settings = {"train_file": str(path), "prompt": PROMPT, "labels": LABELS, **bad.settings}
-    words = [word for name, value in settings.items() for word in (f"--data.{name}", "null" if value is None else str(value))]
+    words = [
+        word for name, value in settings.items() for word in (f"--data.{name}", "null" if value is None else str(value))
+    ]
     return ["fit", *words, "--model.id", "./no/such/model", "--output", str(path.parent / "run"), "--quiet"]
 
 
@@ -45,7 +47,9 @@ def test_a_malformed_file_is_one_line_and_no_model_is_loaded(tmp_path, capfd, ba
     assert err == f"blob-pyro: error: {' '.join(str(told.value).split())}\n" and out == ""
     assert str(path) in err and "Traceback" not in err and len(err) < 700
     assert not (tmp_path / "run").exists()
-    named = {int(number) for words in re.findall(r"lines? ((?:\d+(?:, )?)+)", err) for number in re.findall(r"\d+", words)}
+    named = {
+        int(number) for words in re.findall(r"lines? ((?:\d+(?:, )?)+)", err) for number in re.findall(r"\d+", words)
+    }
     assert set(bad.lines) <= named, err
 
 
