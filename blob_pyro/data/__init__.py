@@ -11,7 +11,7 @@ from blob_pyro.data.collate import (
 from blob_pyro.data.examples import Batch, Example
 from blob_pyro.data.files import read_rows
 from blob_pyro.data.labelled import examples_from_rows
-from blob_pyro.data.loaders import LengthGroupedBatchSampler, predict_loader, train_loader
+from blob_pyro.data.loaders import LengthGroupedBatchSampler, ordered_loader, predict_loader, train_loader
 from blob_pyro.data.partition import partition
 from blob_pyro.data.prompts import PromptTemplate
 from blob_pyro.data.sources import Row, TweetCorpus, clean_tweets, read_jsonl, read_tweets
@@ -52,6 +52,7 @@ __all__ = [
     "label_token_ids",
     "load_items",
     "load_task",
+    "ordered_loader",
     "padding_id",
     "partition",
     "predict_loader",

@@ -238,12 +238,22 @@ def _load_splits(task: Task, test_split: Split, config: DataConfig, seed: int) -
     test_items = _examples(test_rows, task, task.labels, source)
     source = f"{task.name} {task.train.name}"
     examples = _examples(train.rows, task, task.labels, source)
-    groups = grouped(examples, [row.fields.get("group", ("line", row.line)) for row in train.rows])
+    lines = [("line", row.line) for row in train.rows]
+    # Without held-out items nothing need be kept apart, and groups would bring their items forward.
+    together = [row.fields.get("group", line) for row, line in zip(train.rows, lines, strict=True)]
+    groups = grouped(examples, together if config.num_validation or config.compat is None else lines)
     held = hold_out(_ordered(groups, config, seed), config.num_train, config.num_validation, source)
     notes = [*train.notes, *test.notes]
     if held.left_out:
         notes.append(f"train: {len(held.left_out)} items left out: they belong together with validation items")
-    return task_data(held.train, test_items, held.validation, task.labels, task.template, tuple(notes))
+    trained = held.train if config.compat is None else _in_order(held.train, examples)
+    return task_data(trained, test_items, held.validation, task.labels, task.template, tuple(notes))
+
+
+def _in_order(some: Sequence[Example], examples: Sequence[Example]) -> list[Example]:
+    """Some of the examples, in the order of all."""
+    position = {example.id: place for place, example in enumerate(examples)}
+    return sorted(some, key=lambda example: position[example.id])
 
 
 def _ordered(items: Sequence[T], config: DataConfig, seed: int) -> list[T]:
