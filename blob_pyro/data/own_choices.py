@@ -74,6 +74,8 @@ def choices_of(fields: Mapping[str, Any], choices_field: Sequence[str] | str) ->
         BadRowError: they are not there.
     """
     if not isinstance(choices_field, str):
+        if SEVERAL in fields and SEVERAL not in choices_field:
+            raise BadRowError(f"a field {SEVERAL!r} beside the choices, which the prompt shows under that name")
         texts = [_text(fields, name) for name in choices_field]
         while texts and not texts[-1].strip():
             texts.pop()
@@ -84,10 +86,17 @@ def choices_of(fields: Mapping[str, Any], choices_field: Sequence[str] | str) ->
     if isinstance(found, Mapping):
         if not {"text", "label"} <= set(found):
             raise BadRowError(f"the field {choices_field!r} has no 'text' and 'label'")
-        return Choices(found["text"], found["label"], have_labels=True)
+        return Choices(_texts(found["text"]), found["label"], have_labels=True)
     if not isinstance(found, list):
         raise BadRowError(f"no list in the field {choices_field!r}, but {shown(found)}")
-    return Choices(found, list(range(len(found))))
+    return Choices(_texts(found), list(range(len(found))))
+
+
+def _texts(choices: Any) -> Any:
+    """Choices with numbers written as text; what is no list stays, to be refused."""
+    if not isinstance(choices, list):
+        return choices
+    return [str(choice) if isinstance(choice, int | float) else choice for choice in choices]
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str:

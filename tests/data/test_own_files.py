@@ -130,6 +130,16 @@ def test_choices_may_have_a_field_each(tmp_path):
     assert (new.prompt, new.label) == ("q3\nA) x\nB) y\n", None)
 
 
+def test_choices_may_be_numbers(tmp_path):
+    rows = [
+        {"text": "2 + 2", "choices": [3, 4.5, "4"], "label": 2},
+        {"text": "1 + 1", "choices": {"text": [2, 3], "label": ["x", "y"]}, "label": "x"},
+    ]
+    data = load_task(own(tmp_path, rows, prompt=PROMPT, choices_field="choices"), seed=0)
+    assert data.train[0].prompt == "2 + 2\nA) 3\nB) 4.5\nC) 4\nAnswer:"
+    assert [example.label for example in data.train] == [2, 0]
+
+
 def test_more_choices_than_answer_words_are_refused(tmp_path):
     two, three = ({"text": "q", "choices": list("xyz")[:count], "label": 0} for count in (2, 3))
     config = own(tmp_path, [two, two], [two, three], prompt=PROMPT, choices_field="choices")
@@ -145,7 +155,8 @@ def test_more_choices_than_answer_words_are_refused(tmp_path):
         ({"prompt": "{text}"}, "data.prompt: expected {choices}, which shows the choices of .*; got 'text'"),
         ({"labels": [" yes", " no"]}, "data.labels: expected the letters of the choices, A, B; got ' yes', ' no'"),
         ({"label_field": "gold"}, "expected a label in the field 'gold' of every row; got none on line 1: add it"),
-        ({"choices_field": ["x", "y"]}, "line 1: no field 'x'; there is 'text', 'choices', 'label'"),
+        ({"choices_field": ["choices", "y"]}, "line 1: no text in the field 'choices'"),
+        ({"choices_field": ["text", "y"]}, "line 1: a field 'choices' beside the choices, which the prompt shows"),
     ],
 )
 def test_settings_that_do_not_fit_choices_are_refused(tmp_path, settings, message):
