@@ -16,9 +16,12 @@ import pyro.distributions as dist
 from blob_pyro.checkpoint import load_adapter
 from blob_pyro.config import DataConfig, GuideConfig, ModelConfig, RunConfig
 from blob_pyro.data.collate import EncodedDataset, encode
+from blob_pyro.data.compat import whole_batches
 from blob_pyro.data.examples import Example
 from blob_pyro.data.label_tokens import answer_token_ids, label_token_ids, other_spelling
-from blob_pyro.data.tasks import find_task
+from blob_pyro.data.own_files import with_labels
+from blob_pyro.data.task_data import TaskData
+from blob_pyro.data.tasks import find_task, load_task
 from blob_pyro.errors import ConfigError, DataError
 from blob_pyro.guides import GUIDES, AdapterGuide
 from blob_pyro.likelihoods import Likelihood, MultipleChoice, SequenceClassification, WholeAnswer
@@ -155,22 +158,42 @@ def max_length(model: BayesianLoRA, config: DataConfig) -> int:
     return config.max_length if context is None else min(config.max_length, context - model.likelihood.extra_tokens)
 
 
+def load_data(config: RunConfig, seed: int | None = None) -> TaskData:
+    """The items of a run; under data.compat in whole batches, where the answers are tokens.
+
+    The paper's public code drops what fills no batch for causal language models alone.
+
+    Args:
+        config: the run.
+        seed: draws the items; None takes the run's own.
+    """
+    data = load_task(config.data, config.seed if seed is None else seed)
+    return whole_batches(data, config.train.batch_size) if in_authors_order(config) else data
+
+
+def in_authors_order(config: RunConfig) -> bool:
+    """Whether training goes through the items as they stand, as the paper's public code does."""
+    return config.data.compat is not None and config.model.likelihood == "multiple_choice"
+
+
 def labels_of(config: DataConfig) -> tuple[str, ...]:
-    """The answer words of a configuration, without reading any item."""
-    return find_task(config.task).labels if config.task is not None else tuple(config.labels or ())
+    """The answer words of a configuration; without reading any item, unless it leaves out those of own items."""
+    return find_task(config.task).labels if config.task is not None else tuple(with_labels(config)[0].labels or ())
 
 
 def encode_items(
     examples: Sequence[Example], model: BayesianLoRA, config: DataConfig, source: str | None
 ) -> EncodedDataset:
     """`encode` within the configured length; errors and warnings name the file."""
-    name = source or config.task
+    name = source or config.task or config.dataset
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
         try:
             encoded = encode(examples, model.tokenizer, max_length(model, config))
         except DataError as error:
-            raise DataError(f"{name}: {error}") from error
+            limit = max_length(model, config)
+            context = f" (the model takes no more than {limit})" if limit < config.max_length else ""
+            raise DataError(f"{name}: {error}{context}") from error
     for note in notes:
         warnings.warn(f"{name}: {note.message}", note.category, stacklevel=2)
     return encoded

@@ -16,6 +16,7 @@ from blob_pyro.methods import METHODS, Method, choose
 from blob_pyro.report.comparison import Outcome, comparison_csv, comparison_markdown
 from blob_pyro.run_directory import COST, METRICS, read_config, read_json
 from blob_pyro.workers import make_runs_at_once
+from blob_pyro.workflow import with_read_labels
 
 TABLE, SCORES, CHART = "comparison.md", "comparison.csv", "comparison"
 HELD_OUT_MARK = " †"
@@ -98,6 +99,7 @@ def run_methods(
         DataError: there are no items to test on.
     """
     chosen = choose(methods)
+    config = with_read_labels(config, say)
     _check(config, chosen, seeds, workers)
     refuse_other_runs(config, chosen, seeds)
     rows: Rows = {row: {} for method in chosen for row in _row_names(method, config)}

@@ -10,21 +10,11 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from blob_pyro.errors import ConfigError
+from blob_pyro.data_config import DataConfig
+from blob_pyro.setting_checks import check as _check
+from blob_pyro.setting_checks import check_positive as _check_positive
 
-
-def _check(condition: bool, name: str, expected: str, value: Any) -> None:
-    """Raise a one-line ConfigError unless `condition` holds."""
-    if not condition:
-        raise ConfigError(f"{name}: expected {expected}; got {value!r}")
-
-
-def _check_positive(name: str, value: float) -> None:
-    _check(0 < value < math.inf, name, "a number above 0", value)
-
-
-def _join(names: list[str]) -> str:
-    return ", ".join(names)
+__all__ = ["DataConfig", "GuideConfig", "ModelConfig", "PredictConfig", "RunConfig", "TrainConfig", "TuneConfig"]
 
 
 @dataclass(frozen=True)
@@ -91,68 +81,6 @@ class ModelConfig:
             _check_positive("model.prior_scale_spread", self.prior_scale_spread)
         _check(self.bayesian_layers != [], "model.bayesian_layers", "at least one block, or null", self.bayesian_layers)
         _check(self.target_modules != [], "model.target_modules", "at least one name, or null", self.target_modules)
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Where the items come from: a named task, or files of your own.
-
-    Attributes:
-        task: name of a built-in task (`blob-pyro tasks` lists them); leave it out to use files.
-        data_dir: folder with local copies of a built-in task's splits, TASK/SPLIT.jsonl or .jsonl.gz with the field
-            names of the hub's copies; None asks the hub.
-        train_file: JSON-lines file of your own to train on, one object a line.
-        test_file: such a file to evaluate on; without one there are no metrics.
-        prompt: template with field names in braces, e.g. "Tweet: {text}\\nSentiment:".
-        truncate_field: the field that may lose tokens from its left when a prompt is too long.
-        label_field: field that holds the label.
-        labels: the answer words, in the order of the classes, best of a single token of the model each, which
-            for most models begins with a space: [" negative", " positive"]. In the files that space is optional.
-            Where one has several tokens, whole answers are compared, which costs more.
-        num_train: how many items to train on, drawn by the seed; None takes all.
-        num_test: how many items to test on; None takes all of a file or of an official test split (1000 of tweets).
-            Of a built-in task they are the same for every seed.
-        num_validation: items that are neither trained nor tested on, drawn by the seed from what training leaves
-            (of a file of your own: taken out of the training file). For the temperature, and for guides that are
-            fitted with held-out items.
-        max_length: longest prompt in tokens; the model's own context is a limit as well.
-    """
-
-    task: str | None = None
-    data_dir: str | None = None
-    train_file: str | None = None
-    test_file: str | None = None
-    prompt: str | None = None
-    truncate_field: str | None = None
-    label_field: str = "label"
-    labels: list[str] | None = None
-    num_train: int | None = None
-    num_test: int | None = None
-    num_validation: int = 0
-    max_length: int = 300
-
-    def __post_init__(self) -> None:
-        own = {"train_file": self.train_file, "prompt": self.prompt, "labels": self.labels}
-        if self.task is None:
-            missing = [f"data.{name}" for name, value in own.items() if value is None]
-            if missing:
-                raise ConfigError(
-                    f"data: expected data.task, or files of your own; got neither: {_join(missing)} missing"
-                )
-        else:
-            own |= {"test_file": self.test_file, "truncate_field": self.truncate_field}
-            given = [f"data.{name}" for name, value in own.items() if value is not None]
-            if given:
-                raise ConfigError(f"data: expected either data.task or files of your own; got task and {_join(given)}")
-        _check(self.data_dir is None or self.task is not None, "data.data_dir", "none without data.task", self.data_dir)
-        if self.labels is not None:
-            _check(len(self.labels) >= 2, "data.labels", "at least two labels", self.labels)
-            _check(len(set(self.labels)) == len(self.labels), "data.labels", "distinct labels", self.labels)
-        for name in ("num_train", "num_test"):
-            value = getattr(self, name)
-            _check(value is None or value >= 1, f"data.{name}", "a count of at least 1, or null", value)
-        _check(self.num_validation >= 0, "data.num_validation", "a count of at least 0", self.num_validation)
-        _check(self.max_length >= 2, "data.max_length", "at least 2 tokens", self.max_length)
 
 
 GuideName = Literal[

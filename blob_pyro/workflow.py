@@ -19,15 +19,19 @@ from blob_pyro.building import (
     build_model,
     check_guide,
     encode_items,
+    in_authors_order,
     labels_of,
+    load_data,
     with_class_weights,
 )
 from blob_pyro.checkpoint import DESCRIPTION, Run, load, save
 from blob_pyro.config import RunConfig
 from blob_pyro.data.collate import EncodedDataset, padding_id
-from blob_pyro.data.loaders import predict_loader, train_loader
-from blob_pyro.data.sources import read_jsonl
-from blob_pyro.data.tasks import TaskData, examples_for, load_task
+from blob_pyro.data.files import read_rows
+from blob_pyro.data.loaders import ordered_loader, predict_loader, train_loader
+from blob_pyro.data.own_files import with_labels
+from blob_pyro.data.task_data import TaskData
+from blob_pyro.data.tasks import examples_for
 from blob_pyro.errors import ConfigError, DataError, NonFiniteLossError, RunDirectoryError
 from blob_pyro.evaluation import Metrics, Temperature, evaluate, fit_temperature
 from blob_pyro.guides import GUIDES, AdapterGuide, EnsembleGuide, LaplaceGuide, PostHocGuide
@@ -111,10 +115,11 @@ def fit_run(config: RunConfig, *, progress: bool = True, say: Say = print) -> Ru
     Raises:
         BlobPyroError: one of its kinds, with a one-line message, for whatever the user can mend.
     """
+    config = with_read_labels(config, say)
     if not is_unfinished_search(config):
         refuse_used_directory(config.output)
     _check(config)
-    data = load_task(config.data, config.seed)
+    data = load_data(config)
     for note in data.notes:
         say(note)
     tuning = tune(config, data, progress, say) if config.tune.search else None
@@ -132,6 +137,20 @@ def fit_run(config: RunConfig, *, progress: bool = True, say: Say = print) -> Ru
         return _evaluate(Run(path, model, guide), items, config, progress, say)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{path} holds the adapter and posterior, but no metrics yet") from None
+
+
+def with_read_labels(config: RunConfig, say: Say) -> RunConfig:
+    """The configuration with labels that it leaves out, as the training file has them; `say` is told of them.
+
+    A run keeps the labels it was made with, whatever becomes of the file.
+
+    Raises:
+        BlobPyroError: the file cannot be read, or its labels cannot serve.
+    """
+    data, notes = with_labels(config.data)
+    for note in notes:
+        say(note)
+    return dataclasses.replace(config, data=data)
 
 
 def evaluate_run(
@@ -152,7 +171,7 @@ def evaluate_run(
         DataError: the run has no test items.
     """
     config = _with_samples(read_config(run_dir), num_samples)
-    data = load_task(config.data, config.seed)
+    data = load_data(config)
     if not data.test:
         raise DataError(f"{run_dir}: expected a run with test items; it has none; use `blob-pyro predict` on a file")
     run = load_run(run_dir, data.labels)
@@ -162,11 +181,11 @@ def evaluate_run(
 def predict_run(
     run_dir: str | Path, file: str | Path, *, num_samples: int | None = None, progress: bool = True, say: Say = print
 ) -> list[dict[str, Any]]:
-    """Answer the items of a JSON-lines file with a saved run.
+    """Answer the items of a file with a saved run.
 
     Args:
         run_dir: a directory that `fit_run` wrote.
-        file: JSON lines with the fields of the run's prompt; labels are not needed.
+        file: .jsonl, .csv (both also .gz) or .parquet, with the fields of the run's prompt; labels are not needed.
         num_samples: posterior draws; None takes the run's own number.
         progress: show a progress bar.
         say: receives lines for the user.
@@ -181,14 +200,14 @@ def predict_run(
     """
     config = _with_samples(read_config(run_dir), num_samples)
     labels = labels_of(config.data)
-    rows = read_jsonl(file)
+    rows = read_rows(file)
     examples = examples_for(config.data, rows, with_labels=False, source=str(file))
     run = load_run(run_dir, labels)
     items = encode_items(examples, run.model, config.data, str(file))
     count = num_draws(run.guide, config)
     predictions = predict_items(run, items, config, count, progress)
     if config.predict.temperature:
-        data = load_task(config.data, config.seed)
+        data = load_data(config)
         validation = encode_items(data.validation, run.model, config.data, config.data.train_file)
         predictions = _temperature(run, validation, config, count, progress, say)(predictions)
     return [row.fields | answer for row, answer in zip(rows, answers_of(predictions, labels), strict=True)]
@@ -357,6 +376,8 @@ def encode_task(data: TaskData, model: BayesianLoRA, config: RunConfig) -> Items
 def _train_loader(items: Items, model: BayesianLoRA, config: RunConfig, seed: int) -> Any:
     train = config.train
     pad = padding_id(model.tokenizer)
+    if in_authors_order(config):
+        return ordered_loader(items.train, train.batch_size, pad)
     return train_loader(items.train, train.batch_size, pad, seed, group_by_length=train.group_by_length)
 
 

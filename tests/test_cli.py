@@ -130,7 +130,7 @@ BAD_YAML: dict[str, tuple[bytes, str]] = {
     ),
     "section is empty": (b"train:", "train: expected a mapping with keys like num_steps"),
     "no data": (b"seed: 1", "data: expected data.task, or files of your own; got neither"),
-    "no labels": (b"data: {train_file: a, prompt: b}", "got neither: data.labels missing"),
+    "no prompt": (b"data: {train_file: a, labels: [a, b]}", "got neither: data.prompt missing"),
     "unknown task": (b"data: {task: tweetz}", "got 'tweetz': did you mean tweets?"),
     "wrong type": (
         b"data: {task: tweets}\ntrain: {num_steps: many}",
@@ -657,7 +657,7 @@ def test_ctrl_c_before_training_says_that_nothing_was_saved(config, tmp_path, ca
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("blob_pyro.workflow.load_task", interrupted)
+    monkeypatch.setattr("blob_pyro.workflow.load_data", interrupted)
     assert main(["fit", str(config)]) == 130
     assert capfd.readouterr().err == "blob-pyro: stopped by Ctrl-C; nothing was saved\n"
     assert not (tmp_path / "run").exists()

@@ -36,7 +36,7 @@ OWN = {"train_file": "a.jsonl", "prompt": "{text}", "labels": [" a", " b"]}
         ),
         (bp.ModelConfig, {"prior_scale": math.inf}, "model.prior_scale: expected a number above 0; got inf"),
         (bp.ModelConfig, {"target_modules": []}, "model.target_modules: expected at least one name, or null; got []"),
-        (bp.DataConfig, {}, "got neither: data.train_file, data.prompt, data.labels missing"),
+        (bp.DataConfig, {}, "got neither: data.train_file, data.prompt missing"),
         (bp.DataConfig, {"task": "tweets"} | OWN, "got task and data.train_file, data.prompt, data.labels"),
         (bp.DataConfig, OWN | {"labels": [" a"]}, "data.labels: expected at least two labels; got [' a']"),
         (bp.DataConfig, OWN | {"num_train": 0}, "data.num_train: expected a count of at least 1, or null; got 0"),

@@ -16,6 +16,8 @@ import blob_pyro as bp
 PACKAGE = Path(bp.__file__).parent
 ROOMS = (
     "errors",
+    "setting_checks",
+    "data_config",
     "config",
     "config_file",
     "packaged",

@@ -213,7 +213,7 @@ def test_without_a_kl_there_is_no_rate_to_search():
 def test_a_trial_is_the_run_with_its_settings(finished, tmp_path):
     """Every trial's NLL: `fit_run` with those settings and without a search, on the held-out items as test items."""
     config, result, _ = finished
-    data = workflow.load_task(config.data, config.seed)
+    data = workflow.load_data(config)
     found = read_json(result.path / "tuning.json")
     assert len(found["trials"]) == config.tune.num_trials
     for position, trial in enumerate(found["trials"]):

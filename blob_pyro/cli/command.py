@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
@@ -55,7 +56,7 @@ def config_of(parser: ArgumentParser, words: Sequence[str]) -> tuple[RunConfig, 
     if not words:
         raise ConfigError(f"expected {parser.usage}; got no configuration; see {parser.prog} --help")
     positional = not words[0].startswith("-")
-    words = _tune_in_full(["--config", *words] if positional else list(words))
+    words = _in_full(["--config", *words] if positional else list(words))
     words = [part for word in words for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
     for option, path in pairwise(words):
         if option == "--config":
@@ -65,13 +66,15 @@ def config_of(parser: ArgumentParser, words: Sequence[str]) -> tuple[RunConfig, 
     return RunConfig(**fields), parsed
 
 
-def _tune_in_full(words: Sequence[str]) -> list[str]:
-    """`--tune` without a value is `--tune.search true`; with one it is the section's file, as of any section.
+def _in_full(words: Sequence[str]) -> list[str]:
+    """`--compat` is `--data.compat`. `--tune` without a value is `--tune.search true`; with one it is the section's
+    file, as of any section.
 
     Example:
-        >>> _tune_in_full(["--tune", "--seed", "1"])
-        ['--tune.search=true', '--seed', '1']
+        >>> _in_full(["--tune", "--compat", "authors"])
+        ['--tune.search=true', '--data.compat', 'authors']
     """
+    words = [re.sub("^--compat(?==|$)", "--data.compat", word) for word in words]
     after = [*words[1:], "--"]
     return [
         "--tune.search=true" if word == "--tune" and following.startswith("-") else word

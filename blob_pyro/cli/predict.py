@@ -20,14 +20,14 @@ def _predict_parser() -> ArgumentParser:
         "predict",
         "blob-pyro predict RUN FILE [--output OUT.jsonl] [--num_samples N]",
         """
-        Answer the items of a JSON-lines file; each line comes back with "prediction", "probabilities",
-        "entropy" and "mutual_information" (nats) added.
+        Answer the items of a file (.jsonl, .csv, both also .gz, or .parquet); each comes back as a line of JSON with
+        "prediction", "probabilities", "entropy" and "mutual_information" (nats) added.
 
         example: blob-pyro predict runs/short new.jsonl --output answers.jsonl
         """,
     )
     add_run_arguments(parser)
-    parser.add_argument("file", type=str, help="JSON lines with the fields of the run's prompt")
+    parser.add_argument("file", type=str, help="a file with the fields of the run's prompt")
     parser.add_argument("--output", type=str | None, default=None, help="where to write; standard output by default")
     return parser
 
@@ -67,4 +67,4 @@ def _json_line(answer: Mapping[str, Any], encoding: str) -> str:
     return line + "\n"
 
 
-COMMAND = Command("answer the items of a JSON-lines file", _predict_parser, _predict)
+COMMAND = Command("answer the items of a file", _predict_parser, _predict)

@@ -9,16 +9,17 @@ from blob_pyro.data.collate import (
 )
 from blob_pyro.data.completions import encode_completions, num_predicted
 from blob_pyro.data.examples import Batch, Example
+from blob_pyro.data.files import read_rows
 from blob_pyro.data.label_tokens import answer_token_ids, label_token_ids
 from blob_pyro.data.labelled import examples_from_rows
-from blob_pyro.data.loaders import LengthGroupedBatchSampler, predict_loader, train_loader
+from blob_pyro.data.loaders import LengthGroupedBatchSampler, ordered_loader, predict_loader, train_loader
 from blob_pyro.data.partition import partition
 from blob_pyro.data.prompts import PromptTemplate
 from blob_pyro.data.sources import Row, TweetCorpus, clean_tweets, read_jsonl, read_tweets
 from blob_pyro.data.task import Split, Task, TaskRows
+from blob_pyro.data.task_data import TaskData
 from blob_pyro.data.tasks import (
     TASKS,
-    TaskData,
     TaskItems,
     describe_tasks,
     examples_for,
@@ -55,10 +56,12 @@ __all__ = [
     "load_items",
     "load_task",
     "num_predicted",
+    "ordered_loader",
     "padding_id",
     "partition",
     "predict_loader",
     "read_jsonl",
+    "read_rows",
     "read_tweets",
     "train_loader",
 ]

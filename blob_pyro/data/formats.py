@@ -5,12 +5,18 @@ an answer word (None where the row has none, as in unlabelled test splits), and 
 
 - "options": the answer words that this item offers, where items of a task differ in their number;
 - "group": what items share that must not be split between training and validation.
+
+In CSV every cell is text: there a number or a truth value is matched by how it is written (1, True), and a list or
+struct of choices is its JSON.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
+
+from blob_pyro.data.wording import shown
 
 LETTERS = "ABCDE"
 PASSAGE_CHARACTERS = 1024
@@ -55,7 +61,7 @@ def question_stem_choices(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def mmlu(fields: Mapping[str, Any]) -> dict[str, Any]:
     """question, choices (a list of texts), answer their index from 0."""
-    texts = fields.get("choices")
+    texts = from_cell(fields.get("choices"))
     keys = list(range(len(texts))) if isinstance(texts, list) else []
     return _choice_item(_text(fields, "question"), texts, keys, fields, "answer")
 
@@ -92,7 +98,7 @@ def cola(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _labelled_choices(fields: Mapping[str, Any], question: str) -> dict[str, Any]:
     """An item whose choices carry labels of their own."""
-    choices = fields.get("choices")
+    choices = from_cell(fields.get("choices"))
     if not isinstance(choices, Mapping) or not {"text", "label"} <= set(choices):
         raise BadRowError("the field 'choices' has no 'text' and 'label'")
     return _choice_item(_text(fields, question), choices["text"], choices["label"], fields, "answerKey")
@@ -100,26 +106,60 @@ def _labelled_choices(fields: Mapping[str, Any], question: str) -> dict[str, Any
 
 def _choice_item(question: str, texts: Any, keys: Any, fields: Mapping[str, Any], answer: str) -> dict[str, Any]:
     """Question, lettered lines of choices, and the letter of the answer; `keys` name the choices in `answer`."""
-    distinct = isinstance(keys, list) and len(set(map(str, keys))) == len(keys)
-    if not isinstance(texts, list) or not 2 <= len(texts) <= len(LETTERS) or not distinct or len(texts) != len(keys):
-        raise BadRowError(f"not 2 to {len(LETTERS)} choices with a label of its own each")
-    if not all(isinstance(text, str) and text.strip() for text in texts):
-        raise BadRowError("an empty choice")
-    letters = tuple(LETTERS[: len(texts)])
-    lines = "\n".join(f"{letter}) {text}" for letter, text in zip(letters, texts, strict=True))
+    letters, lines = lettered(texts, keys, LETTERS)
     known = {key: letter for key, letter in zip(keys, letters, strict=True) if isinstance(key, str | int)}
     return {"question": question, "choices": lines, "options": letters, answer: _answer(fields, answer, known)}
+
+
+def lettered(texts: Any, keys: Any, alphabet: str) -> tuple[tuple[str, ...], str]:
+    """The letters of choices, and the lines that show them.
+
+    Args:
+        texts: the choices.
+        keys: a name of its own for each, which the answer may use.
+        alphabet: the letters that there are.
+
+    Raises:
+        BadRowError: the choices are too few, too many or empty, or their keys are not distinct.
+
+    Example:
+        >>> lettered(["cup", "jar"], ["1", "2"], LETTERS)
+        (('A', 'B'), 'A) cup\\nB) jar')
+    """
+    distinct = isinstance(keys, list) and len(set(map(str, keys))) == len(keys)
+    if not isinstance(texts, list) or not 2 <= len(texts) <= len(alphabet) or not distinct or len(texts) != len(keys):
+        raise BadRowError(f"not 2 to {len(alphabet)} choices with a label of its own each")
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        raise BadRowError("an empty choice")
+    letters = tuple(alphabet[: len(texts)])
+    return letters, "\n".join(f"{letter}) {text}" for letter, text in zip(letters, texts, strict=True))
+
+
+def from_cell(value: Any) -> Any:
+    """The list or object whose JSON a text is, as in a cell of CSV; any other value itself.
+
+    Example:
+        >>> from_cell('["a", "b"]'), from_cell("ab"), from_cell([1])
+        (['a', 'b'], 'ab', [1])
+    """
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
 
 
 def _answer(fields: Mapping[str, Any], name: str, words: Mapping[Any, str]) -> str | None:
     """The answer word of the official label; "", -1 and null are the ways in which test splits have none."""
     value = fields.get(name)
-    if value is None or value == "" or value == -1:
+    if value is None or value in ("", -1, "-1"):
         return None
-    # bool is checked by type as well: True == 1 is no official label of rte, nor 1 of boolq
-    if not any(value == word and type(value) is type(word) for word in words):
-        raise BadRowError(f"the field {name!r} is {value!r}, none of {', '.join(map(repr, words))}")
-    return words[value]
+    for label, word in words.items():
+        # bool is checked by type as well: True == 1 is no official label of rte, nor 1 of boolq
+        if type(value) in (type(label), str) and str(value) == str(label):
+            return word
+    raise BadRowError(f"the field {name!r} is {shown(value)}, none of {', '.join(map(repr, words))}")
 
 
 def _texts(fields: Mapping[str, Any], *names: str) -> dict[str, str]:

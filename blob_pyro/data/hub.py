@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from blob_pyro.data.sources import Row, read_jsonl
+from blob_pyro.data.files import SUFFIXES, read_rows
+from blob_pyro.data.sources import Row
+from blob_pyro.data.values import json_value
 from blob_pyro.errors import DataError
 
 HUB_TIMEOUT = 10.0  # seconds
-_SUFFIXES = (".jsonl", ".jsonl.gz")
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def read_split(source: HubSource, split: str, data_dir: str | None, task: str) -
         DataError: there is no such file, it cannot be read, or the hub cannot be.
     """
     if data_dir is not None:
-        return read_jsonl(local_file(source, split, data_dir, task))
+        return read_rows(local_file(source, split, data_dir, task))
     return _read_hub(source, split, task)
 
 
@@ -66,27 +68,83 @@ def local_file(source: HubSource, split: str, data_dir: str, task: str) -> Path:
     """
     if not Path(data_dir).is_dir():
         raise DataError(f"{task}: expected a folder in data.data_dir; got {data_dir!r}, which is none: check the path")
-    found = [path for suffix in _SUFFIXES if (path := Path(data_dir, source.file(split) + suffix)).exists()]
+    found = [path for suffix in SUFFIXES if (path := Path(data_dir, source.file(split) + suffix)).exists()]
     if not found:
         raise DataError(
-            f"{task}: expected {source.file(split)}.jsonl or .jsonl.gz in data.data_dir; {data_dir} has neither: "
-            "put it there, or leave data.data_dir out to ask the hub"
+            f"{task}: expected {source.file(split)}.jsonl, .csv (or .gz of these) or .parquet in data.data_dir; "
+            f"{data_dir} has none: put it there, or leave data.data_dir out to ask the hub"
         )
     return found[0]
 
 
 def _read_hub(source: HubSource, split: str, task: str) -> list[Row]:
+    def rows_of(found: Any) -> list[Row]:
+        return [Row(number, dict(fields)) for number, fields in enumerate(found, start=1)]
+
+    try:
+        return _load(source.path, source.config, split, rows_of)
+    except _NoDataError as error:
+        raise DataError(
+            f"{task}: expected the split {split!r} of {source} on the hub; {error}: set data.data_dir to a "
+            f"folder that holds {source.file(split)}.jsonl"
+        ) from error
+
+
+def read_dataset(path: str, config: str | None, split: str) -> list[Row]:
+    """The rows of a data set of one's own choice, numbered from 1.
+
+    A label that the data set stores as a number with a name (`datasets.ClassLabel`) comes as its name; other values
+    come as JSON has them.
+
+    Args:
+        path: its name on the hub, or a local folder.
+        config: its configuration, or None.
+        split: the split's name; "train[:100]" works as in `datasets`.
+
+    Raises:
+        DataError: it cannot be read; the message says how to use a local copy.
+    """
+    named = path if config is None else f"{path} ({config})"
+    try:
+        rows = _load(path, config, split, _named_rows)
+    except _NoDataError as error:
+        raise DataError(
+            f"data.dataset: expected the split {split!r} of {named}; {error}: where the hub cannot be asked, name the "
+            "data set's local folder, or save it as a file (to_json, to_csv, to_parquet) for data.train_file"
+        ) from error
+    if not rows:
+        raise DataError(f"data.dataset: expected at least one row in the split {split!r} of {named}; got none")
+    return rows
+
+
+def _named_rows(found: Any) -> list[Row]:
+    """Rows with the names of labels that are numbers; those below 0 are no label."""
+    names: dict[str, list[str]] = {name: kind.names for name, kind in found.features.items() if hasattr(kind, "names")}
+    rows = []
+    for number, raw in enumerate(found, start=1):
+        fields = {name: json_value(value) for name, value in raw.items()}
+        for name, words in names.items():
+            label = fields[name]
+            fields[name] = None if label is None or label < 0 else words[label]
+        rows.append(Row(number, fields))
+    return rows
+
+
+class _NoDataError(Exception):
+    """A data set cannot be read; the message is a few words that say why."""
+
+
+def _load(path: str, config: str | None, split: str, rows_of: Callable[[Any], list[Row]]) -> list[Row]:
     """The split as `datasets` loads it: from the hub, or from its own cache where the hub does not answer."""
     import datasets
 
-    why = _unreachable(source.path)
-    if why and not _is_cached(source.path):
-        raise _no_data(source, split, task, f"the hub cannot be asked ({why})")
+    why = _unreachable(path)
+    if why and not _is_cached(path):
+        raise _NoDataError(f"the hub cannot be asked ({why})")
     try:
-        rows = datasets.load_dataset(source.path, source.config, split=split)
-        return [Row(number, dict(fields)) for number, fields in enumerate(rows, start=1)]
+        return rows_of(datasets.load_dataset(path, config, split=split))
     except Exception as error:  # whatever the HTTP library, the file formats and the cache raise
-        raise _no_data(source, split, task, f"it cannot be read ({_one_line(error)})") from error
+        raise _NoDataError(f"it cannot be read ({_one_line(error)})") from error
 
 
 def _unreachable(path: str) -> str:
@@ -112,13 +170,6 @@ def _is_cached(path: str) -> bool:
     return Path(datasets.config.HF_DATASETS_CACHE, path.replace("/", "___")).is_dir()
 
 
-def _no_data(source: HubSource, split: str, task: str, why: str) -> DataError:
-    return DataError(
-        f"{task}: expected the split {split!r} of {source} on the hub; {why}: set data.data_dir to a folder that holds "
-        f"{source.file(split)}.jsonl"
-    )
-
-
-def _one_line(error: Exception, limit: int = 160) -> str:
+def _one_line(error: Exception, limit: int = 200) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -8,17 +8,26 @@ from typing import Any
 from blob_pyro.data.examples import Example
 from blob_pyro.data.formats import BadRowError
 from blob_pyro.data.prompts import PromptTemplate
-from blob_pyro.data.sources import Row, name_lines
+from blob_pyro.data.sources import Row
+from blob_pyro.data.wording import bad_lines, name_lines, quoted, shown
 from blob_pyro.errors import ConfigError, DataError
 
+OFFICIAL = "rows with the fields of the official copy"
 
-def prepare_rows(rows: Sequence[Row], prepare: Callable[[Mapping[str, Any]], dict[str, Any]], source: str) -> list[Row]:
+
+def prepare_rows(
+    rows: Sequence[Row],
+    prepare: Callable[[Mapping[str, Any]], dict[str, Any]],
+    source: str,
+    expected: str = OFFICIAL,
+) -> list[Row]:
     """Bring rows of a data set's own format into the fields of a prompt.
 
     Args:
         rows: raw items.
-        prepare: makes the new fields of one item; one of `blob_pyro.data.formats`.
+        prepare: makes the new fields of one item, or raises `BadRowError`; one of `blob_pyro.data.formats`.
         source: name of the file, for messages.
+        expected: what its rows should be, for messages.
 
     Raises:
         DataError: rows are not of that format; every such line is counted.
@@ -31,11 +40,7 @@ def prepare_rows(rows: Sequence[Row], prepare: Callable[[Mapping[str, Any]], dic
         except BadRowError as error:
             bad[row.line] = str(error)
     if bad:
-        lines = sorted(bad)
-        raise DataError(
-            f"{source}: expected rows with the fields of the official copy; got something else on {name_lines(lines)} "
-            f"(line {lines[0]}: {bad[lines[0]]}): mend or delete them"
-        )
+        raise bad_lines(source, expected, bad)
     return ready
 
 
@@ -50,7 +55,7 @@ def examples_from_rows(
     """Render rows and look up their labels.
 
     A label is compared as text, without the white space around it, so that "negative" in a file is the answer word
-    " negative", and true is "True".
+    " negative", true is "True", and 1 is "1". Null and empty text are no label.
 
     Args:
         rows: raw items.
@@ -62,7 +67,8 @@ def examples_from_rows(
 
     Raises:
         ConfigError: two labels differ in white space alone, or one is nothing else.
-        DataError: a row lacks a field of the prompt; labels are missing or unknown (every such line is counted).
+        DataError: rows lack a field of the prompt or have no text in any; labels are missing or unknown. Every such
+            line is counted.
 
     Example:
         >>> rows = [Row(1, {"text": "Lovely", "label": "good"})]
@@ -70,14 +76,45 @@ def examples_from_rows(
         [Example(prompt='Lovely is', label=1, id='line 1', passage=None)]
     """
     classes = _class_of_text(labels)
-    found = [row.fields.get(label_field) for row in rows]
+    found = [label_text(row.fields.get(label_field)) for row in rows]
     _check_labels(rows, found, classes, label_field, require_label, source)
-    examples = []
-    for row, label in zip(rows, found, strict=True):
-        prompt, passage = template.render(row.fields, where=f"{source} line {row.line}")
-        known = None if label is None else classes[str(label).strip()]
-        examples.append(Example(prompt, known, f"line {row.line}", passage))
-    return examples
+    return [
+        Example(prompt, None if label is None else classes[label], f"line {row.line}", passage)
+        for row, label, (prompt, passage) in zip(rows, found, _rendered(rows, template, source), strict=True)
+    ]
+
+
+def label_text(value: Any) -> str | None:
+    """A label as the text that is compared, or None for no label.
+
+    Example:
+        >>> label_text(" good "), label_text(1), label_text(True), label_text("")
+        ('good', '1', 'True', None)
+    """
+    return None if value is None else str(value).strip() or None
+
+
+def _rendered(rows: Sequence[Row], template: PromptTemplate, source: str) -> list[tuple[str, tuple[int, int] | None]]:
+    """The prompt and passage of every row; the error tells the first reason and all bad rows."""
+    prompts = []
+    bad: dict[int, DataError] = {}
+    for row in rows:
+        try:
+            prompts.append(_render(row, template, f"{source} line {row.line}"))
+        except DataError as error:
+            bad[row.line] = error
+    if bad:
+        lines = sorted(bad)
+        every = f" (in all, bad rows on {name_lines(lines)})" if len(lines) > 1 else ""
+        raise DataError(f"{bad[lines[0]]}{every}: mend them, or data.prompt")
+    return prompts
+
+
+def _render(row: Row, template: PromptTemplate, where: str) -> tuple[str, tuple[int, int] | None]:
+    rendered = template.render(row.fields, where)
+    if not any(str(row.fields[name]).strip() for name in template.fields):
+        raise DataError(f"{where}: expected text in a field of the prompt; got none in {quoted(template.fields)}")
+    return rendered
 
 
 def _class_of_text(labels: Sequence[str]) -> dict[str, int]:
@@ -89,20 +126,32 @@ def _class_of_text(labels: Sequence[str]) -> dict[str, int]:
 
 
 def _check_labels(
-    rows: Sequence[Row], found: list[Any], classes: dict[str, int], label_field: str, required: bool, source: str
+    rows: Sequence[Row],
+    found: Sequence[str | None],
+    classes: dict[str, int],
+    label_field: str,
+    required: bool,
+    source: str,
 ) -> None:
     """Refuse unknown labels, and missing ones unless none is required and all are missing."""
-    pairs = list(zip(rows, found, strict=True))
-    unknown = [row.line for row, label in pairs if label is not None and str(label).strip() not in classes]
+    unknown = [row for row, label in zip(rows, found, strict=True) if label is not None and label not in classes]
     if unknown:
-        first = next(label for row, label in pairs if row.line == unknown[0])
+        first = unknown[0]
         raise DataError(
-            f"{source}: expected in the field {label_field!r} one of {list(classes)}; got something else on "
-            f"{name_lines(unknown)} (line {unknown[0]}: {first!r}): mend the rows or data.labels"
+            f"{source}: expected in the field {label_field!r} one of [{quoted(classes)}]; got something else on "
+            f"{name_lines([row.line for row in unknown])} (line {first.line}: {shown(first.fields[label_field])}): "
+            "mend the rows or data.labels"
         )
-    missing = [row.line for row, label in pairs if label is None]
+    missing = [row for row, label in zip(rows, found, strict=True) if label is None]
     if missing and (required or len(missing) < len(rows)):
-        raise DataError(
-            f"{source}: expected a label in the field {label_field!r} of every row; got none on {name_lines(missing)}: "
-            "add it, or set data.label_field"
-        )
+        raise no_label(missing, label_field, source)
+
+
+def no_label(missing: Sequence[Row], label_field: str, source: str) -> DataError:
+    """The error that names the rows without a label."""
+    there = any(label_field in row.fields for row in missing)
+    has = "" if there else f", which {'has' if len(missing) == 1 else 'have'} {quoted(missing[0].fields)}"
+    return DataError(
+        f"{source}: expected a label in the field {label_field!r} of every row; got none on "
+        f"{name_lines([row.line for row in missing])}{has}: add it, or set data.label_field"
+    )

@@ -90,6 +90,12 @@ def train_loader(
     return DataLoader(dataset, batch_sampler=batches, generator=generator, collate_fn=padded)
 
 
+def ordered_loader(dataset: EncodedDataset, batch_size: int, pad_token_id: int) -> DataLoader[tuple[int, Encoded]]:
+    """Batches for training in the order of the items, the same at each epoch, as the paper's public code has them."""
+    padded = partial(collate, pad_token_id=pad_token_id)
+    return DataLoader(dataset, batch_size=batch_size, collate_fn=padded)
+
+
 def predict_loader(dataset: EncodedDataset, batch_size: int, pad_token_id: int) -> DataLoader[tuple[int, Encoded]]:
     """Batches for prediction: each item once, items of similar length together, the longest first.
 

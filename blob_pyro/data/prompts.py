@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from string import Formatter
 from typing import Any
 
+from blob_pyro.data.wording import quoted
 from blob_pyro.errors import ConfigError, DataError
 
 _WRITABLE = (str, int, float, bool)
@@ -43,7 +45,7 @@ class PromptTemplate:
             )
         if self.truncate_field is not None and names.count(self.truncate_field) != 1:
             raise ConfigError(
-                f"data.truncate_field: expected a field that the prompt has exactly once, of {_quoted(names)}; "
+                f"data.truncate_field: expected a field that the prompt has exactly once, of {quoted(names)}; "
                 f"got {self.truncate_field!r}"
             )
 
@@ -99,10 +101,10 @@ def _parse(template: str) -> list[tuple[str, str | None]]:
 def _value(row: Mapping[str, Any], name: str, where: str) -> str:
     """The text of one field."""
     if name not in row:
-        raise DataError(f"{where}: expected the field {name!r}, which the prompt names; got {_quoted(row)}")
+        raise DataError(f"{where}: expected the field {name!r}, which the prompt names; got {quoted(row)}")
     value = row[name]
-    if not isinstance(value, _WRITABLE):
-        got = "null" if value is None else f"a {type(value).__name__}"
+    if not isinstance(value, _WRITABLE) or (isinstance(value, float) and not math.isfinite(value)):
+        got = "null" if value is None else str(value) if isinstance(value, float) else f"a {type(value).__name__}"
         raise DataError(f"{where}: expected text, a number, true or false in the field {name!r}; got {got}")
     text = str(value)
     try:
@@ -111,8 +113,3 @@ def _value(row: Mapping[str, Any], name: str, where: str) -> str:
         # JSON can spell half of a surrogate pair, "\\ud800", which no tokenizer takes
         raise DataError(f"{where}: expected text in the field {name!r}; got half of a surrogate pair") from None
     return text
-
-
-def _quoted(names: Iterable[str]) -> str:
-    """Names for a message."""
-    return ", ".join(repr(name) for name in names) or "no field at all"

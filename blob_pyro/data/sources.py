@@ -6,14 +6,16 @@ import csv
 import gzip
 import html
 import json
+import math
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from blob_pyro.data.wording import bad_lines, shown
 from blob_pyro.errors import DataError
 from blob_pyro.packaged import packaged_file
 
@@ -54,18 +56,27 @@ class TweetCorpus:
     dropped: dict[str, int]
 
 
-def name_lines(lines: Sequence[int]) -> str:
-    """Line numbers for a message: the first ten, and how many there are where that is not all of them.
+def read_bytes(path: Path, kind: str) -> bytes:
+    """The bytes of a file; those of a name that ends in .gz are unpacked.
 
-    Example:
-        >>> name_lines([3]), name_lines([3, 7])
-        ('line 3', 'lines 3, 7')
-        >>> name_lines(range(1, 13))
-        'lines 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, ... (12 in all)'
+    Args:
+        path: the file.
+        kind: what it should be, for messages ("CSV").
+
+    Raises:
+        DataError: the file is missing, a folder, unreadable, or a packed file that is damaged.
     """
-    shown = ", ".join(str(line) for line in lines[:10])
-    rest = f", ... ({len(lines)} in all)" if len(lines) > 10 else ""
-    return f"line{'s' if len(lines) > 1 else ''} {shown}{rest}"
+    if path.is_dir():
+        raise DataError(f"{path}: expected a {kind} file; got a folder: name a file in it")
+    if not path.exists():
+        raise DataError(f"{path}: expected a {kind} file; there is none: check the path")
+    try:
+        with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as handle:
+            return handle.read()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"{path}: expected a readable file; got {error}: check its rights and that it is whole"
+        ) from error
 
 
 def read_jsonl(path: str | Path) -> list[Row]:
@@ -76,56 +87,68 @@ def read_jsonl(path: str | Path) -> list[Row]:
             UTF-8; then every bad line is counted and nothing is returned.
     """
     path = Path(path)
-    if path.is_dir():
-        raise DataError(f"{path}: expected a JSON-lines file; got a folder: name a file in it")
-    if not path.exists():
-        raise DataError(f"{path}: expected a JSON-lines file; there is none: check the path")
     rows: list[Row] = []
     bad: dict[int, str] = {}
-    for line, raw in _numbered_lines(path):
+    # Bytes, not text: a line that is not UTF-8 can then be named, and U+2028 inside a string splits nothing.
+    for line, raw in enumerate(read_bytes(path, "JSON-lines").split(b"\n"), start=1):
+        if not raw.strip():
+            continue
         try:
             rows.append(Row(line, _parse_object(raw)))
         except ValueError as error:
             bad[line] = str(error)
     if bad:
-        lines = sorted(bad)
-        raise DataError(
-            f"{path}: expected one JSON object a line, in UTF-8; got something else on {name_lines(lines)} "
-            f"(line {lines[0]}: {bad[lines[0]]}): mend or delete them"
-        )
+        raise bad_lines(path, "one JSON object a line, in UTF-8", bad)
     if not rows:
         raise DataError(f"{path}: expected at least one row; got an empty file: put one JSON object on each line")
     return rows
-
-
-def _numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines that are not blank, with their numbers.
-
-    Bytes, not text: a line that is not UTF-8 can then be named, and U+2028 inside a string splits nothing.
-    """
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as handle:
-            for line, raw in enumerate(handle, start=1):
-                if raw.strip():
-                    yield line, raw
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(
-            f"{path}: expected a readable file; got {error}: check its rights and that it is whole"
-        ) from error
 
 
 def _parse_object(raw: bytes) -> dict[str, Any]:
     """The JSON object on a line; a ValueError says in a few words why there is none."""
     try:
         # Editors on Windows put a byte-order mark in front of the first line.
-        value = json.loads(raw.decode("utf-8").lstrip("\ufeff"))
+        value = _DECODER.decode(raw.decode("utf-8").lstrip("\ufeff"))
     except UnicodeDecodeError as error:
         raise ValueError("not UTF-8") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{error.msg} at column {error.colno}") from error
+    except RecursionError:
+        raise ValueError("brackets nested too deep") from None
     if not isinstance(value, dict):
         raise ValueError(f"a {type(value).__name__}, not an object")
     return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, none of whose keys may come twice: json would keep the last of them without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {shown(twice)} twice")
+    return found
+
+
+def _no_number(word: str) -> float:
+    """NaN and Infinity, which Python writes and JSON does not have."""
+    raise ValueError(f"{word}, which is no JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError("a number too large")
+    return value
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:  # beyond some thousand digits, where Python refuses
+        raise ValueError("a number too large") from None
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite, parse_int=_whole)
 
 
 def read_tweets() -> TweetCorpus:

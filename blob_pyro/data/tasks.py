@@ -4,43 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from blob_pyro.config import DataConfig
 from blob_pyro.data.benchmarks import BENCHMARKS
+from blob_pyro.data.compat import as_authors
 from blob_pyro.data.examples import Example
 from blob_pyro.data.labelled import examples_from_rows, prepare_rows
+from blob_pyro.data.own_files import load_own, own_examples
 from blob_pyro.data.prompts import PromptTemplate
-from blob_pyro.data.sources import Row, read_jsonl, read_tweets
+from blob_pyro.data.sources import Row, read_tweets
 from blob_pyro.data.splitting import grouped, hold_out, shuffled, take
 from blob_pyro.data.task import Split, Task, TaskRows
+from blob_pyro.data.task_data import TaskData, count_note, task_data
 from blob_pyro.errors import ConfigError
+
+T = TypeVar("T")
 
 # The test items of a built-in task are the same in every run, whatever its seed: runs stay comparable.
 _TEST_SEED = 2406_11675
-
-
-@dataclass(frozen=True)
-class TaskData:
-    """Items ready to be tokenised.
-
-    Attributes:
-        train: training items, in an order that depends on the seed where the task is built in or num_train is given.
-        test: test items; empty where there is no test file.
-        validation: held-out items that are neither; empty unless the configuration asks for some.
-        labels: answer words in class order.
-        template: the prompt they were made with.
-        notes: readable lines: what was left out, class counts, test and validation items that also occur in training.
-    """
-
-    train: list[Example]
-    test: list[Example]
-    validation: list[Example]
-    labels: tuple[str, ...]
-    template: PromptTemplate
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -101,6 +85,19 @@ def find_task(name: str) -> Task:
     raise ConfigError(f"data.task: expected one of {names}; got {name!r}{advice}")
 
 
+def task_of(config: DataConfig) -> Task:
+    """The built-in task of a configuration, read as `config.compat` says.
+
+    Raises:
+        ConfigError: there is no such task.
+    """
+    return _as_wanted(find_task(str(config.task)), config)
+
+
+def _as_wanted(task: Task, config: DataConfig) -> Task:
+    return task if config.compat is None else as_authors(task)
+
+
 def describe_tasks() -> list[Task]:
     """The built-in tasks, with one entry "mmlu/SUBJECT" for all subjects of mmlu.
 
@@ -126,8 +123,8 @@ def load_task(config: DataConfig, seed: int) -> TaskData:
     number). The training items are drawn by `seed` from the training split, or from what the cut leaves. Of files of
     your own the test items are the first `num_test` in file order, the training items all in file order, or
     `num_train` drawn by `seed`. `num_validation` items are held out of what may be trained on; where `num_train` is
-    given, their number does not change which the training items are. Items of a group (the twins of winogrande) are
-    never on both sides of that cut.
+    given, their number does not change which the training items are. Items of a group (the twins of winogrande, or
+    those of one value of `group_field`) are never on both sides of that cut.
 
     Args:
         config: the task, or the files, prompt and labels.
@@ -140,8 +137,8 @@ def load_task(config: DataConfig, seed: int) -> TaskData:
         MissingPackageError: the package that holds the task's items is not installed.
     """
     if config.task is None:
-        return _load_files(config, seed)
-    task = find_task(config.task)
+        return load_own(config, seed)
+    task = task_of(config)
     return _load_whole(task, config, seed) if task.test is None else _load_splits(task, task.test, config, seed)
 
 
@@ -170,7 +167,7 @@ def load_items(
         ConfigError: the task is unknown, or none of its items can be answered with these words.
         DataError: the split cannot be read, has no labels, or holds fewer items.
     """
-    found = find_task(task)
+    found = _as_wanted(find_task(task), config)
     if found.test is None:
         raise ConfigError(f"task {task}: expected a task with an official test split; it has none: use load_task")
     name = found.test.name if split is None else split
@@ -188,7 +185,7 @@ def load_items(
     told = f"{task} {name}: {left_out} of {len(loaded.rows)} items left out: they offer more answers than "
     notes = (told + ", ".join(word.strip() for word in words),) if left_out else ()
     examples = _examples(rows, found, words, f"{task} {name}")
-    return TaskItems(examples, words, (*loaded.notes, *notes, _count_note(f"{task} {name}", examples, words)))
+    return TaskItems(examples, words, (*loaded.notes, *notes, count_note(f"{task} {name}", examples, words)))
 
 
 def examples_for(config: DataConfig, rows: Sequence[Row], *, with_labels: bool, source: str) -> list[Example]:
@@ -204,17 +201,14 @@ def examples_for(config: DataConfig, rows: Sequence[Row], *, with_labels: bool, 
         ConfigError: the task is unknown, or prompt or labels cannot work.
         DataError: rows lack fields, or have unknown labels.
     """
-    task = None if config.task is None else find_task(config.task)
+    task = None if config.task is None else task_of(config)
     label_field = config.label_field if task is None else task.label_field
     if not with_labels:
         rows = [_without(row, label_field) for row in rows]
     if task is not None:
         rows = prepare_rows(rows, task.prepare, source)
         return examples_from_rows(rows, task.template, task.labels, label_field, with_labels, source)
-    if config.prompt is None or config.labels is None:
-        raise ConfigError("data: expected data.prompt and data.labels; got a configuration without")
-    template = PromptTemplate(config.prompt, config.truncate_field)
-    return examples_from_rows(rows, template, config.labels, label_field, with_labels, source)
+    return own_examples(config, rows, with_labels, source)
 
 
 def _without(row: Row, field: str) -> Row:
@@ -229,11 +223,11 @@ def _load_whole(task: Task, config: DataConfig, seed: int) -> TaskData:
     test_order = shuffled(range(len(examples)), _TEST_SEED)
     in_test = set(take(test_order, num_test, "data.num_test", task.name))
     # The seed orders all items and the test items are then skipped: another num_test changes few training items.
-    rest = [[examples[i]] for i in shuffled(range(len(examples)), seed) if i not in in_test]
+    rest = [[examples[i]] for i in _ordered(range(len(examples)), config, seed) if i not in in_test]
     source = f"{task.name} without its {num_test} test items"
     held = hold_out(rest, config.num_train, config.num_validation, source)
     test = [examples[i] for i in test_order if i in in_test]
-    return _task_data(held.train, test, held.validation, task.labels, task.template, loaded.notes)
+    return task_data(held.train, test, held.validation, task.labels, task.template, loaded.notes)
 
 
 def _load_splits(task: Task, test_split: Split, config: DataConfig, seed: int) -> TaskData:
@@ -244,30 +238,27 @@ def _load_splits(task: Task, test_split: Split, config: DataConfig, seed: int) -
     test_items = _examples(test_rows, task, task.labels, source)
     source = f"{task.name} {task.train.name}"
     examples = _examples(train.rows, task, task.labels, source)
-    groups = grouped(examples, [row.fields.get("group", ("line", row.line)) for row in train.rows])
-    held = hold_out(shuffled(groups, seed), config.num_train, config.num_validation, source)
+    lines = [("line", row.line) for row in train.rows]
+    # Without held-out items nothing need be kept apart, and groups would bring their items forward.
+    together = [row.fields.get("group", line) for row, line in zip(train.rows, lines, strict=True)]
+    groups = grouped(examples, together if config.num_validation or config.compat is None else lines)
+    held = hold_out(_ordered(groups, config, seed), config.num_train, config.num_validation, source)
     notes = [*train.notes, *test.notes]
     if held.left_out:
         notes.append(f"train: {len(held.left_out)} items left out: they belong together with validation items")
-    return _task_data(held.train, test_items, held.validation, task.labels, task.template, tuple(notes))
+    trained = held.train if config.compat is None else _in_order(held.train, examples)
+    return task_data(trained, test_items, held.validation, task.labels, task.template, tuple(notes))
 
 
-def _load_files(config: DataConfig, seed: int) -> TaskData:
-    if config.prompt is None or config.labels is None or config.train_file is None:
-        raise ConfigError("data: expected data.train_file, data.prompt and data.labels; got a configuration without")
-    template = PromptTemplate(config.prompt, config.truncate_field)
+def _in_order(some: Sequence[Example], examples: Sequence[Example]) -> list[Example]:
+    """Some of the examples, in the order of all."""
+    position = {example.id: place for place, example in enumerate(examples)}
+    return sorted(some, key=lambda example: position[example.id])
 
-    def read(path: str) -> list[Example]:
-        return examples_for(config, read_jsonl(path), with_labels=True, source=path)
 
-    train = read(config.train_file)
-    if config.num_train is not None or config.num_validation:
-        train = shuffled(train, seed)
-    held = hold_out([[item] for item in train], config.num_train, config.num_validation, config.train_file)
-    test = [] if config.test_file is None else read(config.test_file)
-    if config.test_file is not None:
-        test = take(test, config.num_test, "data.num_test", config.test_file)
-    return _task_data(held.train, test, held.validation, tuple(config.labels), template, notes=())
+def _ordered(items: Sequence[T], config: DataConfig, seed: int) -> list[T]:
+    """The items in the seed's order, or in their own where the paper's code has it so."""
+    return shuffled(items, seed) if config.compat is None else list(items)
 
 
 def _examples(rows: Sequence[Row], task: Task, labels: Sequence[str], source: str) -> list[Example]:
@@ -283,31 +274,3 @@ def _fixed_choice(rows: list[Row], count: int | None, name: str, source: str) ->
     """`count` rows in their own order, the same ones for every seed; more rows are a superset of fewer."""
     chosen = take(shuffled(range(len(rows)), _TEST_SEED), count, name, source)
     return [rows[i] for i in sorted(chosen)]
-
-
-def _task_data(
-    train: list[Example],
-    test: list[Example],
-    validation: list[Example],
-    labels: tuple[str, ...],
-    template: PromptTemplate,
-    notes: tuple[str, ...],
-) -> TaskData:
-    """The record, with notes on class counts and on held-out prompts that training has seen."""
-    parts = {"train": train, "validation": validation, "test": test}
-    counts = tuple(_count_note(name, examples, labels) for name, examples in parts.items() if examples)
-    seen = {example.prompt for example in train}
-    shared = {name: sum(example.prompt in seen for example in parts[name]) for name in ("validation", "test")}
-    overlaps = tuple(
-        f"{name}: {count} of {len(parts[name])} prompts also occur in training"
-        for name, count in shared.items()
-        if count
-    )
-    return TaskData(train, test, validation, labels, template, notes + counts + overlaps)
-
-
-def _count_note(name: str, examples: list[Example], labels: Sequence[str]) -> str:
-    """One line with the class counts, "train: 3 items (negative 1, positive 2)"."""
-    counts = Counter(example.label for example in examples)
-    classes = ", ".join(f"{label.strip()} {counts[index]}" for index, label in enumerate(labels))
-    return f"{name}: {len(examples)} items ({classes})"

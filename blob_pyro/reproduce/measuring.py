@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pyro
 
-from blob_pyro.building import build_guide, build_model, with_class_weights
+from blob_pyro.building import build_guide, build_model, load_data, with_class_weights
 from blob_pyro.checkpoint import Run
 from blob_pyro.config import RunConfig
 from blob_pyro.contenders.memory import memory_meter
-from blob_pyro.data.tasks import load_task
 from blob_pyro.errors import BlobPyroError
 from blob_pyro.guides import GUIDES, PostHocGuide
 from blob_pyro.report.terminal import quiet_libraries
@@ -57,7 +56,7 @@ def measure(config: RunConfig) -> Cost:
     Raises:
         BlobPyroError: as `fit_run`.
     """
-    data = load_task(config.data, config.seed)
+    data = load_data(config)
     pyro.set_rng_seed(config.seed)
     model = build_model(with_class_weights(config, data.train, data.labels), data.labels, num_data=len(data.train))
     guide = build_guide(model, config.guide)

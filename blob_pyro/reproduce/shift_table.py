@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blob_pyro.building import encode_items
+from blob_pyro.building import encode_items, load_data
 from blob_pyro.checkpoint import Run
 from blob_pyro.compare import Rows
 from blob_pyro.config import RunConfig
 from blob_pyro.data.examples import Example
-from blob_pyro.data.tasks import TaskItems, find_task, load_items, load_task
+from blob_pyro.data.tasks import TaskItems, find_task, load_items
 from blob_pyro.errors import BlobPyroError, ConfigError
 from blob_pyro.evaluation import Metrics, auroc_out_of_distribution, evaluate, risk_coverage
 from blob_pyro.method_runs import run_path
@@ -195,7 +195,7 @@ def _inside(run: Run, config: RunConfig, draws: Draws, progress: bool) -> dict[s
     found = {row: stored if count is None else stored.first_draws(count) for row, count in draws.items() if count != 0}
     means = {row: count for row, count in draws.items() if count == 0}
     if means:
-        examples = load_task(config.data, config.seed).test
+        examples = load_data(config).test
         found |= _answers(run, examples, config, means, str(config.data.task), progress)
     return found
 

@@ -9,10 +9,11 @@ from statistics import fmean
 
 import torch
 
-from blob_pyro.building import build_likelihood, with_class_weights
+from blob_pyro.building import build_likelihood, load_data, with_class_weights
 from blob_pyro.compare import HELD_OUT_MARK, Comparison, Rows, run_methods
 from blob_pyro.config import RunConfig
-from blob_pyro.data.tasks import TaskData, find_task, load_task
+from blob_pyro.data.task_data import TaskData
+from blob_pyro.data.tasks import find_task
 from blob_pyro.errors import BlobPyroError, ConfigError, RunDirectoryError
 from blob_pyro.evaluation import calibrated_ece, evaluate
 from blob_pyro.loading import load_tokenizer
@@ -85,7 +86,7 @@ def run_systems(order: Order, config: RunConfig) -> Section:
     """
     task = str(config.data.task)
     try:
-        data = load_task(config.data, order.seeds[0])  # one answer for all runs where there are no items
+        data = load_data(config, order.seeds[0])  # one answer for all runs where there are no items
         build_likelihood(with_class_weights(config, data.train, data.labels).model, data.labels)
         found = run_methods(
             config,
@@ -107,7 +108,7 @@ def run_systems(order: Order, config: RunConfig) -> Section:
 
 def _without_network(order: Order, config: RunConfig) -> str:
     """What the label frequencies of the training items would score: whoever does worse has learnt nothing of use."""
-    scores = [evaluate(label_frequencies(load_task(config.data, seed))) for seed in order.seeds]
+    scores = [evaluate(label_frequencies(load_data(config, seed))) for seed in order.seeds]
     accuracy, nll = fmean(score.accuracy for score in scores), fmean(score.nll for score in scores)
     return f"The training items' label frequencies alone: accuracy {100 * accuracy:.1f} %, NLL {nll:.3f}."
 

@@ -12,13 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from blob_pyro.building import encode_items
+from blob_pyro.building import encode_items, load_data
 from blob_pyro.checkpoint import Run
 from blob_pyro.compare import run_methods
 from blob_pyro.config import RunConfig
 from blob_pyro.data.collate import Encoded, padding_id
 from blob_pyro.data.loaders import predict_loader
-from blob_pyro.data.tasks import load_task
 from blob_pyro.method_runs import is_finished, run_path
 from blob_pyro.methods import METHODS
 from blob_pyro.reproduce.order import Order, Reproduction
@@ -101,7 +100,7 @@ def load_with_items(path: Path, num_items: int | None = None) -> LoadedRun:
         num_items: how many; None takes all.
     """
     config = read_config(path)
-    data = load_task(config.data, config.seed)
+    data = load_data(config)
     run = load_run(path, data.labels)
     items = encode_items(data.test[:num_items], run.model, config.data, config.data.test_file)
     loader = predict_loader(items, config.predict.batch_size, padding_id(run.model.tokenizer))

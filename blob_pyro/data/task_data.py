@@ -1,0 +1,89 @@
+"""`TaskData`: the items of a run, with notes on what is odd about them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from blob_pyro.data.examples import Example
+from blob_pyro.data.prompts import PromptTemplate
+from blob_pyro.data.wording import name_words
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Items ready to be tokenised.
+
+    Attributes:
+        train: training items, in an order that depends on the seed where the task is built in or num_train is given.
+        test: test items; empty where there is no test file.
+        validation: held-out items that are neither; empty unless the configuration asks for some.
+        labels: answer words in class order.
+        template: the prompt they were made with.
+        notes: readable lines: what was left out, class counts, prompts that occur in two parts, or in training under
+            two labels, and labels that training does not have.
+        own_notes: those of them that do not follow from the items.
+    """
+
+    train: list[Example]
+    test: list[Example]
+    validation: list[Example]
+    labels: tuple[str, ...]
+    template: PromptTemplate
+    notes: tuple[str, ...]
+    own_notes: tuple[str, ...] = ()
+
+
+def task_data(
+    train: list[Example],
+    test: list[Example],
+    validation: list[Example],
+    labels: tuple[str, ...],
+    template: PromptTemplate,
+    notes: tuple[str, ...],
+) -> TaskData:
+    """The record, with notes on class counts, overlaps, contradictions and labels that are not trained on."""
+    parts = {"train": train, "validation": validation, "test": test}
+    counts = tuple(count_note(name, examples, labels) for name, examples in parts.items() if examples)
+    found = (*_overlaps(train, validation, test), *_contradictions(train), *_unseen(parts, labels))
+    return TaskData(train, test, validation, labels, template, notes + counts + found, notes)
+
+
+def count_note(name: str, examples: Sequence[Example], labels: Sequence[str]) -> str:
+    """One line with the class counts, "train: 3 items (negative 1, positive 2)"."""
+    counts = Counter(example.label for example in examples)
+    classes = ", ".join(f"{label.strip()} {counts[index]}" for index, label in enumerate(labels))
+    return f"{name}: {len(examples)} items ({classes})"
+
+
+def _overlaps(train: list[Example], validation: list[Example], test: list[Example]) -> list[str]:
+    """Prompts of one part that another has as well."""
+    pairs = (("validation", validation, "training", train), ("test", test, "training", train))
+    notes = []
+    for name, examples, other, seen in (*pairs, ("test", test, "validation", validation)):
+        prompts = {example.prompt for example in seen}
+        if shared := sum(example.prompt in prompts for example in examples):
+            notes.append(f"{name}: {shared} of {len(examples)} prompts also occur in {other}")
+    return notes
+
+
+def _contradictions(train: list[Example]) -> list[str]:
+    """Training items whose prompt another one has under another label."""
+    labels: dict[str, set[int | None]] = {}
+    for example in train:
+        labels.setdefault(example.prompt, set()).add(example.label)
+    count = sum(len(labels[example.prompt]) > 1 for example in train)
+    return [f"train: {count} items share their prompt with an item of another label"] if count else []
+
+
+def _unseen(parts: dict[str, list[Example]], labels: Sequence[str]) -> list[str]:
+    """Labels of held-out items that no training item has."""
+    known = {example.label for example in parts["train"]}
+    notes = []
+    for name in ("validation", "test"):
+        unseen = Counter(example.label for example in parts[name] if example.label not in known)
+        if unseen:
+            words = name_words([labels[index].strip() for index in sorted(i for i in unseen if i is not None)])
+            notes.append(f"{name}: {unseen.total()} items have a label that no training item has ({words})")
+    return notes
