@@ -24,11 +24,13 @@ class Encoded:
     Attributes:
         input_ids: (T,) ids of the whole prompt, special tokens included.
         label: index of the right answer, or None.
+        shares: (K,) of the annotators for each class, or None.
         token_labels: (T,) the ids that are predicted, -100 where one is given; None for items of classes.
     """
 
     input_ids: tuple[int, ...]
     label: int | None
+    shares: tuple[float, ...] | None = None
     token_labels: tuple[int, ...] | None = None
 
 
@@ -86,7 +88,7 @@ def encode(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_
     fitted = fit_prompts(examples, tokenizer, [max_length] * len(examples))
     if fitted.truncated:
         warn_of_cuts(fitted.truncated, len(examples), max_length)
-    items = (Encoded(ids, example.label) for ids, example in zip(fitted.ids, examples, strict=True))
+    items = (Encoded(ids, example.label, example.shares) for ids, example in zip(fitted.ids, examples, strict=True))
     return EncodedDataset(tuple(examples), tuple(items), fitted.truncated)
 
 
@@ -123,12 +125,13 @@ def _padded(values: Sequence[int], width: int, filler: int) -> list[int]:
 
 
 def _labels(items: Sequence[Encoded], width: int) -> torch.Tensor | None:
-    """(B,) classes, or (B, T) token labels; None where no item has any."""
-    of_tokens = [item.token_labels for item in items if item.token_labels is not None]
-    of_items = [item.label for item in items if item.label is not None]
-    found = len(of_tokens) or len(of_items)
-    if found and found < len(items):
-        raise DataError(f"expected a label for every item of a batch, or for none; got {found} of {len(items)}")
-    if of_tokens:
-        return torch.tensor([_padded(labels, width, IGNORED) for labels in of_tokens])
-    return torch.tensor(of_items) if of_items else None
+    """(B, T) token labels, (B, K) shares, or (B,) classes; None where no item has any."""
+    kinds = {
+        "tokens": [_padded(item.token_labels, width, IGNORED) for item in items if item.token_labels is not None],
+        "shares": [item.shares for item in items if item.shares is not None],
+        "classes": [item.label for item in items if item.label is not None],
+    }
+    found = next((labels for labels in kinds.values() if labels), [])
+    if found and len(found) < len(items):
+        raise DataError(f"expected a label for every item of a batch, or for none; got {len(found)} of {len(items)}")
+    return torch.tensor(found) if found else None

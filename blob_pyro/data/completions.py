@@ -57,7 +57,7 @@ def encode_completions(
     items = []
     for ids, tail in zip(fitted.ids, tails, strict=True):
         given = (IGNORED,) * len(ids) if over == "answer" else ids
-        items.append(Encoded((*ids, *tail), None, (*given, *tail)))
+        items.append(Encoded((*ids, *tail), None, token_labels=(*given, *tail)))
     return EncodedDataset(tuple(examples), tuple(items), fitted.truncated)
 
 

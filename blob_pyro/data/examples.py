@@ -23,12 +23,15 @@ class Example:
         id: how messages and output files name the item ("line 3", a data set's own id).
         passage: (start, end) character span of `prompt` that may lose tokens from its left when the
             prompt is longer than the context; None where no part may.
+        shares: of the annotators for each class (a soft label), summing to 1; `label` is then the class with the
+            largest, the first of equals. None where one class is known.
     """
 
     prompt: str
     label: int | None
     id: str
     passage: tuple[int, int] | None = None
+    shares: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)

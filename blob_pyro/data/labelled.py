@@ -8,6 +8,7 @@ from typing import Any
 from blob_pyro.data.examples import Example
 from blob_pyro.data.formats import BadRowError
 from blob_pyro.data.prompts import PromptTemplate
+from blob_pyro.data.soft_labels import shares_of
 from blob_pyro.data.sources import Row
 from blob_pyro.data.wording import bad_lines, name_lines, quoted, shown
 from blob_pyro.errors import ConfigError, DataError
@@ -55,7 +56,9 @@ def examples_from_rows(
     """Render rows and look up their labels.
 
     A label is compared as text, without the white space around it, so that "negative" in a file is the answer word
-    " negative", true is "True", and 1 is "1". Null and empty text are no label.
+    " negative", true is "True", and 1 is "1". Null and empty text are no label. An object of labels with numbers,
+    {"negative": 3, "positive": 1}, is a soft label: how many annotators, or which share of them, chose each. Where one
+    row has such a label, the labels of all of them are shares.
 
     Args:
         rows: raw items.
@@ -73,15 +76,47 @@ def examples_from_rows(
     Example:
         >>> rows = [Row(1, {"text": "Lovely", "label": "good"})]
         >>> examples_from_rows(rows, PromptTemplate("{text} is"), [" bad", " good"], "label", require_label=True)
-        [Example(prompt='Lovely is', label=1, id='line 1', passage=None)]
+        [Example(prompt='Lovely is', label=1, id='line 1', passage=None, shares=None)]
     """
     classes = _class_of_text(labels)
-    found = [label_text(row.fields.get(label_field)) for row in rows]
-    _check_labels(rows, found, classes, label_field, require_label, source)
-    return [
-        Example(prompt, None if label is None else classes[label], f"line {row.line}", passage)
-        for row, label, (prompt, passage) in zip(rows, found, _rendered(rows, template, source), strict=True)
+    soft = _soft_labels(rows, classes, label_field, source)
+    found = [
+        _largest(soft[row.line], labels) if row.line in soft else label_text(row.fields.get(label_field))
+        for row in rows
     ]
+    _check_labels(rows, found, classes, label_field, require_label, source)
+    known = [None if label is None else classes[label] for label in found]
+    return [
+        Example(prompt, label, f"line {row.line}", passage, _shares(soft, row, label, len(labels)))
+        for row, label, (prompt, passage) in zip(rows, known, _rendered(rows, template, source), strict=True)
+    ]
+
+
+def _soft_labels(
+    rows: Sequence[Row], classes: Mapping[str, int], label_field: str, source: str
+) -> dict[int, tuple[float, ...]]:
+    """Shares by the line of each row that has them."""
+    with_shares = [row for row in rows if isinstance(row.fields.get(label_field), Mapping)]
+    ready = prepare_rows(
+        with_shares,
+        lambda fields: {"shares": shares_of(fields[label_field], classes)},
+        source,
+        expected=f"numbers by label in the field {label_field!r}",
+    )
+    return {row.line: row.fields["shares"] for row in ready}
+
+
+def _largest(shares: Sequence[float], labels: Sequence[str]) -> str:
+    return labels[max(range(len(shares)), key=shares.__getitem__)].strip()
+
+
+def _shares(
+    soft: Mapping[int, tuple[float, ...]], row: Row, label: int | None, num_classes: int
+) -> tuple[float, ...] | None:
+    """A row's shares: all of one class where other rows have shares and it has a label."""
+    if not soft or label is None:
+        return None
+    return soft.get(row.line) or tuple(float(k == label) for k in range(num_classes))
 
 
 def label_text(value: Any) -> str | None:

@@ -46,7 +46,8 @@ def task_data(
     """The record, with notes on class counts, overlaps, contradictions and labels that are not trained on."""
     parts = {"train": train, "validation": validation, "test": test}
     counts = tuple(count_note(name, examples, labels) for name, examples in parts.items() if examples)
-    found = (*_overlaps(train, validation, test), *_contradictions(train), *_unseen(parts, labels))
+    shares = tuple(note for name, examples in parts.items() for note in _soft_note(name, examples))
+    found = (*shares, *_overlaps(train, validation, test), *_contradictions(train), *_unseen(parts, labels))
     return TaskData(train, test, validation, labels, template, notes + counts + found, notes)
 
 
@@ -55,6 +56,16 @@ def count_note(name: str, examples: Sequence[Example], labels: Sequence[str]) ->
     counts = Counter(example.label for example in examples)
     classes = ", ".join(f"{label.strip()} {counts[index]}" for index, label in enumerate(labels))
     return f"{name}: {len(examples)} items ({classes})"
+
+
+def _soft_note(name: str, examples: Sequence[Example]) -> list[str]:
+    """How many labels are shares, and of how many two classes share the largest."""
+    soft = [example.shares for example in examples if example.shares is not None and max(example.shares) < 1]
+    if not soft:
+        return []
+    ties = sum(shares.count(max(shares)) > 1 for shares in soft)
+    tied = f", of {ties} the first of equals" if ties else ""
+    return [f"{name}: the annotators of {len(soft)} items disagree; counted and scored by the largest share{tied}"]
 
 
 def _overlaps(train: list[Example], validation: list[Example], test: list[Example]) -> list[str]:
@@ -79,7 +90,8 @@ def _contradictions(train: list[Example]) -> list[str]:
 
 def _unseen(parts: dict[str, list[Example]], labels: Sequence[str]) -> list[str]:
     """Labels of held-out items that no training item has."""
-    known = {example.label for example in parts["train"]}
+    known: set[int | None] = {example.label for example in parts["train"]}
+    known |= {k for example in parts["train"] for k, share in enumerate(example.shares or ()) if share}
     notes = []
     for name in ("validation", "test"):
         unseen = Counter(example.label for example in parts[name] if example.label not in known)
