@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from blob_pyro.errors import ConfigError, DataError
-from blob_pyro.evaluation.checks import checked
+from blob_pyro.errors import DataError
+from blob_pyro.evaluation.checks import check_share, checked
 from blob_pyro.evaluation.scores import uncertainty
 from blob_pyro.predictions import Predictions
 
@@ -99,15 +99,11 @@ def guaranteed_selection(
         >>> print(selection)
         answers 62 % of 200 held-out items, 3.23 % wrongly; of new items at most 10 % wrongly, with 95 % certainty
     """
-    _check_share("target_risk", target_risk)
-    _check_share("delta", delta)
+    check_share("target_risk", target_risk)
+    check_share("delta", delta)
     order = _Order.of(held_out, score)
     n = len(order.values)
-    if n < (fewest := fewest_items(target_risk, delta, n)):
-        raise DataError(
-            f"held-out items: expected at least {fewest} for a risk of at most {target_risk:g} with delta {delta:g}; "
-            f"got {n}: hold out more, or allow a higher risk"
-        )
+    check_enough(n, target_risk, delta)
     level = delta / _num_starts(n)
     first, found = _fewest_below(target_risk, level), 0
     for start in torch.linspace(first, n, _num_starts(n)).round().long().tolist():
@@ -141,10 +137,23 @@ def empirical_selection(held_out: Predictions, target_risk: float, *, score: str
         >>> selection(held_out).tolist(), round(selection.risk, 3)
         ([True, True, True, False], 0.333)
     """
-    _check_share("target_risk", target_risk)
+    check_share("target_risk", target_risk)
     order = _Order.of(held_out, score)
     met = [place for place in range(len(order.values) + 1) if order.risk(place) <= target_risk]
     return order.selection(max(met, default=0), score, target_risk, None)
+
+
+def check_enough(n: int, target_risk: float, delta: float) -> None:
+    """Raise unless `guaranteed_selection` can answer something by n held-out items.
+
+    Raises:
+        DataError: it cannot, even if all of them are answered rightly.
+    """
+    if n < (fewest := fewest_items(target_risk, delta, max(n, 1))):
+        raise DataError(
+            f"held-out items: expected at least {fewest} for a risk of at most {target_risk:g} with delta {delta:g}; "
+            f"got {n}: hold out more, or allow a higher risk"
+        )
 
 
 def fewest_items(target_risk: float, delta: float, at_least: int = 1) -> int:
@@ -208,11 +217,6 @@ def _tail(count: int, errors: int, risk: float) -> float:
     """P(Binomial(count, risk) <= errors)."""
     law = torch.distributions.Binomial(count, probs=torch.tensor(risk, dtype=torch.float64))
     return float(law.log_prob(torch.arange(errors + 1, dtype=torch.float64)).logsumexp(0).exp())
-
-
-def _check_share(name: str, value: float) -> None:
-    if not 0 < value < 1:
-        raise ConfigError(f"{name}: expected a number between 0 and 1; got {value}")
 
 
 def _percent(share: float) -> str:

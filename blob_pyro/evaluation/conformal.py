@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from blob_pyro.errors import ConfigError
-from blob_pyro.evaluation.checks import check_probabilities, checked
+from blob_pyro.evaluation.checks import check_probabilities, check_share, checked
 from blob_pyro.predictions import Predictions
 
 
@@ -102,15 +102,23 @@ def fit_conformal(held_out: Predictions, coverage: float = 0.9, *, score: str = 
         >>> fit_conformal(held_out, coverage=0.9).is_trivial
         True
     """
-    if not 0 < coverage < 1:
-        raise ConfigError(f"coverage: expected a number between 0 and 1; got {coverage}")
-    if score not in SET_SCORES:
-        raise ConfigError(f"set score: expected one of {', '.join(SET_SCORES)}; got {score!r}")
+    check_share("coverage", coverage)
+    check_set_score(score)
     probs, labels = checked(held_out)
     scores = SET_SCORES[score](probs).gather(1, labels[:, None])[:, 0].sort().values
     rank = _rank(len(labels), coverage)
     quantile = math.inf if rank > len(labels) else float(scores[rank - 1])
     return ConformalSets(coverage, score, quantile, len(labels))
+
+
+def check_set_score(score: str) -> None:
+    """Raise unless there is such a score.
+
+    Raises:
+        ConfigError: names those there are.
+    """
+    if score not in SET_SCORES:
+        raise ConfigError(f"set score: expected one of {', '.join(SET_SCORES)}; got {score!r}")
 
 
 def _rank(n: int, coverage: float) -> int:
