@@ -182,7 +182,7 @@ def _sets(
     empty = f", {int((sizes == 0).sum())} empty" if (sizes == 0).any() else ""
     say(f"coverage: {conformal}")
     say(f"coverage: {float(sizes.double().mean()):.3g} labels in a set on average{empty}")
-    ranked = predictions.probs.sort(-1, descending=True, stable=True).indices.tolist()
+    ranked = predictions.probs.sort(dim=-1, descending=True, stable=True).indices.tolist()
     items = zip(ranked, inside.tolist(), strict=True)
     return [[labels[k].strip() for k in order if chosen[k]] for order, chosen in items]
 

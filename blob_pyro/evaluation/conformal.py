@@ -91,7 +91,7 @@ def fit_conformal(held_out: Predictions, coverage: float = 0.9, *, score: str = 
 
     Source: Vovk, Gammerman and Shafer 2005, Algorithmic learning in a random world; Sadinle, Lei and Wasserman,
     arXiv 1609.00451 (LAC); Romano, Sesia and Candès, arXiv 2006.02544 (APS); Angelopoulos and Bates, A gentle
-    introduction, arXiv 2107.07511, section 1 and appendix C (the law of the coverage).
+    introduction, arXiv 2107.07511 (the law of the coverage, and a proof).
 
     Example:
         >>> probs = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.4, 0.6]])

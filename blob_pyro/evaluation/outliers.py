@@ -32,7 +32,7 @@ def ood_p_values(held_out: Predictions, predictions: Predictions, score: str = "
         DataError: one of the two has no items, or a row of probabilities is not one, as in `evaluate`.
 
     Source: conformal p-values, Bates, Candès, Lei, Romano and Sesia, Testing for outliers with conformal p-values,
-    arXiv 2104.08279, equation 2.
+    arXiv 2104.08279.
 
     Example:
         >>> sure, unsure = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]]), torch.tensor([[0.5, 0.5], [0.7, 0.3]])
