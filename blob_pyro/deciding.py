@@ -140,7 +140,7 @@ def _held_out(answerer: Answerer, decisions: Decisions, examples: Sequence[Examp
     config = answerer.config
     if examples is not None:
         return answerer(encode_items(examples, answerer.run.model, config.data, decisions.held_out))
-    if used := _choices_by_validation(config):
+    if used := choices_by_validation(config):
         answerer.say(
             f"note: the held-out items chose {' and '.join(used)} too, so that what is promised holds only roughly; "
             "--held_out FILE takes others"
@@ -148,12 +148,12 @@ def _held_out(answerer: Answerer, decisions: Decisions, examples: Sequence[Examp
     return answerer.held_out()
 
 
-def _choices_by_validation(config: RunConfig) -> list[str]:
+def choices_by_validation(config: RunConfig) -> list[str]:
     """What the run's own validation items have been used for."""
     uses = {
         "the temperature": config.predict.temperature,
         "the settings (--tune)": config.tune.search,
-        f"the guide's {config.guide.name} scale": "held_out" in config.guide.settings.values(),
+        f"the scale of the guide {config.guide.name!r}": "held_out" in config.guide.settings.values(),
     }
     return [what for what, used in uses.items() if used]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -17,9 +19,9 @@ import blob_pyro as bp
 from blob_pyro.acquiring import acquire_run
 from blob_pyro.answering import Answerer
 from blob_pyro.building import encode_items
-from blob_pyro.cli import main
+from blob_pyro.cli import COMMANDS, main
 from blob_pyro.data.tasks import load_task
-from blob_pyro.deciding import Decisions
+from blob_pyro.deciding import Decisions, choices_by_validation
 from blob_pyro.errors import ConfigError, DataError
 from blob_pyro.workflow import fit_run, predict_run
 
@@ -182,7 +184,31 @@ def test_held_out_items_that_chose_something_already_are_told_of(finished, scale
     ]
 
 
+@pytest.mark.parametrize(
+    ("sections", "used"),
+    [
+        ({}, []),
+        ({"guide": {"name": "tfb", "anchor": "held_out"}}, ["the scale of the guide 'tfb'"]),
+        ({"guide": {"name": "laplace", "prior_precision": "held_out"}}, ["the scale of the guide 'laplace'"]),
+        ({"guide": {"name": "laplace"}, "predict": {"temperature": True}}, ["the temperature"]),
+        ({"tune": bp.TuneConfig(search=True)}, ["the settings (--tune)"]),
+    ],
+)
+def test_what_held_out_items_have_chosen_is_known(tmp_path, sections, used):
+    config = make_config(tmp_path, data={"num_validation": 4}, **sections)
+    assert choices_by_validation(config) == used
+
+
 # --- the command line ---
+
+
+def test_the_commands_of_the_page_parse():
+    page = (Path(__file__).parent.parent / "docs" / "decisions.md").read_text(encoding="utf-8")
+    lines = [shlex.split(line) for line in re.findall(r"^blob-pyro (.*)$", page, re.M)]
+    assert {command for command, *_ in lines} == {"fit", "predict", "acquire"}
+    for command, *words in lines:
+        if command != "fit":
+            COMMANDS[command].parser().parse_args(words)
 
 
 @pytest.fixture

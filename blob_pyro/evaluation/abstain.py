@@ -99,7 +99,7 @@ def guaranteed_selection(
         >>> labels = (torch.arange(200) >= 120).long()  # right on the 120 surest
         >>> selection = guaranteed_selection(Predictions(probs, probs[None], labels), target_risk=0.1)
         >>> print(selection)
-        answers 62 % of 200 held-out items, 3.23 % wrongly; of new items at most 10 % wrongly, with 95 % certainty
+        answers 62.5 % of 200 held-out items, 4 % wrongly; of new items at most 10 % wrongly, with 95 % certainty
     """
     check_share("target_risk", target_risk)
     check_share("delta", delta)
@@ -209,7 +209,7 @@ class _Order:
 
 def _tail(count: int, errors: int, risk: float) -> float:
     """P(Binomial(count, risk) <= errors)."""
-    law = torch.distributions.Binomial(count, probs=torch.tensor(risk, dtype=torch.float64))
+    law = torch.distributions.Binomial(count, probs=torch.tensor(risk, dtype=torch.float64), validate_args=False)
     return float(law.log_prob(torch.arange(errors + 1, dtype=torch.float64)).logsumexp(0).exp())
 
 

@@ -122,7 +122,7 @@ def check_set_score(score: str) -> None:
 
 
 def _rank(n: int, coverage: float) -> int:
-    """ceil((n + 1) coverage) of the decimal number that was written: in binary 0.55 * 20 is above 11."""
+    """ceil((n + 1) coverage) of the decimal number that was written: in binary 0.55 * 100 is above 55."""
     return math.ceil((n + 1) * _exact(coverage))
 
 

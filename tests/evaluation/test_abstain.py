@@ -116,11 +116,11 @@ def data_sets(n: int, cells: int) -> list[tuple[int, ...]]:
 
 
 def test_the_target_is_missed_at_most_as_often_as_said_whatever_the_law() -> None:
-    """Exactly: every data set of 9 items on 3 confidences, under laws whose risk may rise or fall with coverage.
+    """Exactly: every data set of 8 items on 3 confidences, under laws whose risk may rise or fall with coverage.
 
     All probabilities are sums over all data sets, so that nothing is left to chance.
     """
-    n, target, delta, levels = 9, 0.4, 0.2, (0.9, 0.8, 0.7)
+    n, target, delta, levels = 8, 0.45, 0.2, (0.9, 0.8, 0.7)
     sets = data_sets(n, 6)  # of each confidence the right and the wrong ones
     chosen = []
     for counts in sets:
@@ -132,8 +132,8 @@ def test_the_target_is_missed_at_most_as_often_as_said_whatever_the_law() -> Non
     orders = torch.tensor([math.factorial(n) / math.prod(map(math.factorial, counts)) for counts in sets]).double()
     table, answers = torch.tensor(sets).double(), torch.tensor(chosen).double()
     missed_most = 0.0
-    for masses in ((0.4, 0.3, 0.3), (0.7, 0.2, 0.1), (0.85, 0.1, 0.05), (0.2, 0.2, 0.6)):
-        for risks in itertools.product((0.02, 0.35, 0.41, 0.6, 0.9), repeat=3):
+    for masses in ((0.4, 0.3, 0.3), (0.7, 0.2, 0.1), (0.85, 0.1, 0.05), (0.5, 0.49, 0.01)):
+        for risks in itertools.product((0.0, 0.35, 0.46, 0.6, 1.0), repeat=3):
             mass, risk = torch.tensor(masses).double(), torch.tensor(risks).double()
             cells = torch.stack((mass * (1 - risk), mass * risk), -1).flatten()
             probability = orders * (cells**table).prod(-1)
@@ -143,7 +143,7 @@ def test_the_target_is_missed_at_most_as_often_as_said_whatever_the_law() -> Non
             missed = float(probability[too_risky].sum())
             missed_most = max(missed_most, missed)
             assert missed <= delta
-    assert missed_most > 0.01, "no law came near the target, so that nothing was tested"
+    assert missed_most > delta / 4, "no law came near the target, so that nothing was tested"
 
 
 def missed(build: Any, target: float, num_sets: int, n: int) -> int:

@@ -64,7 +64,7 @@ def test_sets_are_those_of_a_loop_over_items_and_classes(score: str, coverage: s
 @pytest.mark.parametrize(("score", "levels"), [("lac", None), ("lac", 5), ("aps", None), ("aps", 5)])
 def test_leaving_each_item_out_covers_exactly_the_share_of_the_rank(score: str, levels: int, coverage: str) -> None:
     """Exchangeable items are each the new one equally often, so this share is the finite-sample coverage itself."""
-    n = 40
+    n = 41
     everyone = random_answers(n, 3, levels=levels)
     assert everyone.labels is not None
     covered = 0
@@ -116,11 +116,11 @@ def test_too_few_items_give_every_class_and_say_so(coverage: float, fewest: int)
 
 
 def test_the_rank_is_that_of_the_decimal_number() -> None:
-    """0.55 * 20 is 11.000000000000002 in floating point: the 11th of 19 scores is meant."""
-    confidence = torch.linspace(0.95, 0.05, 19)
+    """0.55 * 100 is 55.00000000000001 in floating point: the 55th of 99 scores is meant."""
+    confidence = torch.linspace(0.95, 0.05, 99)
     probs = torch.stack((confidence, 1 - confidence), -1)
-    held_out = Predictions(probs, probs[None], torch.zeros(19, dtype=torch.long))
-    assert fit_conformal(held_out, 0.55).quantile == 1 - float(confidence.double()[10])
+    held_out = Predictions(probs, probs[None], torch.zeros(99, dtype=torch.long))
+    assert fit_conformal(held_out, 0.55).quantile == 1 - float(confidence.double()[54])
 
 
 def test_the_most_probable_class_is_in_every_set_of_aps_and_a_set_of_lac_may_be_empty() -> None:
