@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,17 @@ from typing import Any
 import pyro
 
 from blob_pyro.adapters.blocks import block_list
+from blob_pyro.answering import (
+    Answerer,
+    Say,
+    found_temperature,
+    load_run,
+    num_draws,
+    predict_items,
+    with_fields,
+    with_samples,
+)
 from blob_pyro.building import (
-    answers_likelihood,
     build_guide,
     build_model,
     check_guide,
@@ -24,7 +32,7 @@ from blob_pyro.building import (
     load_data,
     with_class_weights,
 )
-from blob_pyro.checkpoint import DESCRIPTION, Run, load, save
+from blob_pyro.checkpoint import Run, save
 from blob_pyro.config import RunConfig
 from blob_pyro.data.collate import EncodedDataset, padding_id
 from blob_pyro.data.files import read_rows
@@ -32,17 +40,15 @@ from blob_pyro.data.loaders import ordered_loader, predict_loader, train_loader
 from blob_pyro.data.own_files import with_labels
 from blob_pyro.data.task_data import TaskData
 from blob_pyro.data.tasks import examples_for
-from blob_pyro.errors import ConfigError, DataError, NonFiniteLossError, RunDirectoryError
-from blob_pyro.evaluation import Metrics, Temperature, evaluate, fit_temperature
+from blob_pyro.deciding import Decisions, decide, prepare
+from blob_pyro.errors import ConfigError, DataError, NonFiniteLossError
+from blob_pyro.evaluation import Metrics, evaluate
 from blob_pyro.guides import GUIDES, AdapterGuide, EnsembleGuide, LaplaceGuide, PostHocGuide
 from blob_pyro.inference.ensemble import fit_ensemble
 from blob_pyro.inference.svi import StepResult
 from blob_pyro.inference.trainer import fit
-from blob_pyro.likelihoods import MultipleChoice, WholeAnswer
-from blob_pyro.linearised import LinearisedPredictive
 from blob_pyro.model import BayesianLoRA
 from blob_pyro.predictions import Predictions
-from blob_pyro.predictive import PosteriorPredictive
 from blob_pyro.report.answers import answers_of, write_predictions
 from blob_pyro.run_directory import (
     CONFIG,
@@ -69,8 +75,6 @@ from blob_pyro.tuning import (
     search,
     with_kl_rate,
 )
-
-Say = Callable[[str], None]
 
 POST_HOC_BATCH_SIZE = 16  # what comes out does not depend on it
 
@@ -170,7 +174,7 @@ def evaluate_run(
         RunDirectoryError: the directory is not a whole run.
         DataError: the run has no test items.
     """
-    config = _with_samples(read_config(run_dir), num_samples)
+    config = with_samples(read_config(run_dir), num_samples)
     data = load_data(config)
     if not data.test:
         raise DataError(f"{run_dir}: expected a run with test items; it has none; use `blob-pyro predict` on a file")
@@ -179,7 +183,13 @@ def evaluate_run(
 
 
 def predict_run(
-    run_dir: str | Path, file: str | Path, *, num_samples: int | None = None, progress: bool = True, say: Say = print
+    run_dir: str | Path,
+    file: str | Path,
+    *,
+    num_samples: int | None = None,
+    decisions: Decisions | None = None,
+    progress: bool = True,
+    say: Say = print,
 ) -> list[dict[str, Any]]:
     """Answer the items of a file with a saved run.
 
@@ -187,50 +197,31 @@ def predict_run(
         run_dir: a directory that `fit_run` wrote.
         file: .jsonl, .csv (both also .gz) or .parquet, with the fields of the run's prompt; labels are not needed.
         num_samples: posterior draws; None takes the run's own number.
+        decisions: what else to decide on each item, by held-out items under the same draws and temperature.
         progress: show a progress bar.
         say: receives lines for the user.
 
     Returns:
-        The rows in file order, each with "prediction", "probabilities" (label -> probability), "entropy"
-        and "mutual_information" (nats) added.
+        The rows in file order, each with "prediction", "probabilities" (label -> probability), "confidence", "margin",
+        "entropy" and "mutual_information" (nats) added, and what `decisions` ask for (see `Decisions`). Where a row
+        has a field of such a name, the answer's takes its place, and `say` is told.
 
     Raises:
         RunDirectoryError: the directory is not a whole run.
         DataError: the file cannot be read, or a row lacks a field of the prompt.
+        ConfigError: a decision cannot be made, as `prepare` has it.
     """
-    config = _with_samples(read_config(run_dir), num_samples)
+    config, decisions = with_samples(read_config(run_dir), num_samples), decisions or Decisions()
     labels = labels_of(config.data)
     rows = read_rows(file)
     examples = examples_for(config.data, rows, with_labels=False, source=str(file))
+    held_out = prepare(decisions, config, run_dir)
     run = load_run(run_dir, labels)
-    items = encode_items(examples, run.model, config.data, str(file))
-    count = num_draws(run.guide, config)
-    predictions = predict_items(run, items, config, count, progress)
-    if config.predict.temperature:
-        data = load_data(config)
-        validation = encode_items(data.validation, run.model, config.data, config.data.train_file)
-        predictions = _temperature(run, validation, config, count, progress, say)(predictions)
-    return [row.fields | answer for row, answer in zip(rows, answers_of(predictions, labels), strict=True)]
-
-
-def load_run(run_dir: str | Path, labels: Sequence[str]) -> Run:
-    """`load`, and a check that the posterior was learnt for these labels.
-
-    Raises:
-        RunDirectoryError: the directory is not a whole run, or its labels were altered.
-    """
-    run = load(run_dir)
-    likelihood = run.model.class_likelihood(str(run_dir))
-    same = likelihood.num_classes == len(labels)
-    if same and isinstance(likelihood, MultipleChoice | WholeAnswer):
-        expected = answers_likelihood(run.model.tokenizer, labels).settings()
-        same = expected["token_ids"] == likelihood.settings()["token_ids"]
-    if not same:
-        raise RunDirectoryError(
-            f"{run_dir}: expected the labels that the posterior was learnt for; got {list(labels)}; "
-            f"{CONFIG} and {DESCRIPTION} come from different runs, or one was altered"
-        )
-    return run
+    answerer = Answerer(run, config, progress=progress, say=say)
+    predictions = answerer(encode_items(examples, run.model, config.data, str(file)))
+    decided = decide(predictions, answerer, decisions, held_out, labels)
+    answers = zip(answers_of(predictions, labels), decided, strict=True)
+    return with_fields(rows, [answer | more for answer, more in answers], say)
 
 
 def tune(config: RunConfig, data: TaskData, progress: bool = True, say: Say = print) -> Tuning:
@@ -395,7 +386,10 @@ def _evaluate(run: Run, items: Items, config: RunConfig, progress: bool, say: Sa
     predictions = {f"N={count}": predict_items(run, items.test, config, count, progress) for count in counts}
     cost = {"predict_seconds": time.perf_counter() - start}
     if config.predict.temperature:
-        scaled = {count: _temperature(run, items.validation, config, count, progress, say) for count in counts}
+        scaled = {
+            count: found_temperature(predict_items(run, items.validation, config, count, progress), count, say)
+            for count in counts
+        }
         predictions = {f"N={count}": scaled[count](predictions[f"N={count}"]) for count in counts}
         cost |= {f"temperature_N={count}": found.value for count, found in scaled.items()}
     metrics = {name: evaluate(found) for name, found in predictions.items()}
@@ -405,42 +399,6 @@ def _evaluate(run: Run, items: Items, config: RunConfig, progress: bool, say: Sa
     write_json(run.path / COST, read_json(run.path / COST) | cost)
     write_json(run.path / METRICS, {name: found.to_dict() for name, found in metrics.items()})
     return RunResult(run.path, metrics, predictions)
-
-
-def num_draws(guide: AdapterGuide, config: RunConfig) -> int:
-    """Draws worth making: none from a point, each member of an ensemble once."""
-    if isinstance(guide, EnsembleGuide) and config.predict.num_samples:
-        return guide.num_members
-    return config.predict.num_samples if guide.is_random else 0
-
-
-def predict_items(run: Run, items: EncodedDataset, config: RunConfig, num_samples: int, progress: bool) -> Predictions:
-    """Answers under the draws that the run's seed gives, whatever was drawn before."""
-    loader = predict_loader(items, config.predict.batch_size, padding_id(run.model.tokenizer))
-    pyro.set_rng_seed(config.seed)
-    description = f"predict N={num_samples}"
-    if num_samples and isinstance(run.guide, LaplaceGuide) and config.predict.sampling != "weights":
-        return LinearisedPredictive(run.model, run.guide, num_samples)(
-            loader, progress=progress, description=description
-        )
-    predictive = PosteriorPredictive(run.model, run.guide, num_samples, max_tokens=config.predict.max_tokens)
-    return predictive(loader, progress=progress, description=description)
-
-
-def _temperature(
-    run: Run, validation: EncodedDataset, config: RunConfig, num_samples: int, progress: bool, say: Say
-) -> Temperature:
-    """The temperature of the held-out items; `say` is told of one at the end of its range."""
-    found = fit_temperature(predict_items(run, validation, config, num_samples, progress))
-    if found.at_bound:
-        say(f"temperature of N={num_samples}: {found}")
-    return found
-
-
-def _with_samples(config: RunConfig, num_samples: int | None) -> RunConfig:
-    if num_samples is None:
-        return config
-    return dataclasses.replace(config, predict=dataclasses.replace(config.predict, num_samples=num_samples))
 
 
 def _write_diagram(path: Path, predictions: Predictions) -> None:

@@ -14,6 +14,7 @@ import torch
 import transformers as tf
 
 from blob_pyro import reproduce
+from blob_pyro.answering import load_run
 from blob_pyro.building import encode_items
 from blob_pyro.cli import main
 from blob_pyro.data.collate import padding_id
@@ -35,7 +36,6 @@ from blob_pyro.reproduce.shift_table import AREA, ENTROPY, INFORMATION, SHIFT, t
 from blob_pyro.reproduce.systems import SYSTEMS, draws_of_rows, methods_of
 from blob_pyro.reproduce.task_tables import SMALL_DECODER_TASKS, SMALL_ENCODER_TASKS, ablations, roberta, table1
 from blob_pyro.run_directory import new_run_directory, read_config, write_json
-from blob_pyro.workflow import load_run
 
 REAL = Path(__file__).parents[1] / ".." / "shared" / "data"
 needs_data = pytest.mark.skipif(not REAL.is_dir(), reason="the benchmark data of ../shared/data is not here")

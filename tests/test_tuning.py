@@ -14,6 +14,7 @@ import tiny
 from test_workflow import adapter_bytes, make_config
 
 from blob_pyro import workflow
+from blob_pyro.answering import predict_items
 from blob_pyro.checkpoint import load
 from blob_pyro.cli import main
 from blob_pyro.config import DataConfig, ModelConfig, RunConfig, TrainConfig, TuneConfig
@@ -221,7 +222,7 @@ def test_a_trial_is_the_run_with_its_settings(finished, tmp_path):
         alone = run(with_settings(plain, trial["settings"]))
         loaded = load(alone.path)
         items = workflow.encode_task(data, loaded.model, config).validation
-        metrics = evaluate(workflow.predict_items(loaded, items, config, config.predict.num_samples, False))
+        metrics = evaluate(predict_items(loaded, items, config, config.predict.num_samples, False))
         assert (trial["nll"], trial["nll_se"]) == pytest.approx((metrics.nll, metrics.nll_se))
         if trial["settings"] == found["chosen"]:  # the tuned run is that run
             assert adapter_bytes(alone.path) == adapter_bytes(result.path)

@@ -168,7 +168,7 @@ def test_predict_keeps_order_and_fields_and_answers_as_the_predictive(finished, 
     config, result = finished
     rows = [{**row, "note": {"deep": [1, None]}} for row in reversed(tiny.items(5, seed=4))]
     answers = predict_run(result.path, tiny.write_jsonl(tmp_path / "new.jsonl", rows), progress=False)
-    added = {"prediction", "probabilities", "entropy", "mutual_information"}
+    added = {"prediction", "probabilities", "confidence", "margin", "entropy", "mutual_information"}
     for row, answer in zip(rows, answers, strict=True):
         assert {name: answer[name] for name in row} == row
         assert set(answer) == set(row) | added
@@ -448,7 +448,7 @@ def test_an_interrupt_after_training_says_what_there_is(tmp_path, monkeypatch):
     def interrupted(*args, **named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("blob_pyro.workflow.PosteriorPredictive", interrupted)
+    monkeypatch.setattr("blob_pyro.answering.PosteriorPredictive", interrupted)
     with pytest.raises(KeyboardInterrupt, match="run holds the adapter and posterior, but no metrics yet"):
         run(make_config(tmp_path))
     monkeypatch.undo()

@@ -2,69 +2,82 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from blob_pyro.cli.command import Command, add_run_arguments, command_parser
-from blob_pyro.errors import DataError
+from blob_pyro.cli.lines import check_lines_output, say_aside, write_lines
+from blob_pyro.deciding import Decisions
+from blob_pyro.errors import ConfigError
+from blob_pyro.evaluation import SCORES
 from blob_pyro.workflow import predict_run
 
 
 def _predict_parser() -> ArgumentParser:
     parser = command_parser(
         "predict",
-        "blob-pyro predict RUN FILE [--output OUT.jsonl] [--num_samples N]",
-        """
+        "blob-pyro predict RUN FILE [--output OUT.jsonl] [--target_risk R] [--coverage C] [--ood SCORE]",
+        f"""
         Answer the items of a file (.jsonl, .csv, both also .gz, or .parquet); each comes back as a line of JSON with
-        "prediction", "probabilities", "entropy" and "mutual_information" (nats) added.
+        "prediction", "probabilities", "confidence", "margin", "entropy" and "mutual_information" (nats) added.
+
+        --target_risk, --coverage and --ood decide by held-out items: the run's own (data.num_validation)
+        or those of --held_out. SCORE is one of {", ".join(SCORES)} (docs/decisions.md).
 
         example: blob-pyro predict runs/short new.jsonl --output answers.jsonl
+        example: blob-pyro predict runs/short new.jsonl --target_risk 0.1 --coverage 0.9
         """,
     )
     add_run_arguments(parser)
     parser.add_argument("file", type=str, help="a file with the fields of the run's prompt")
     parser.add_argument("--output", type=str | None, default=None, help="where to write; standard output by default")
+    for name, (kind, text) in _DECISIONS.items():
+        parser.add_argument(f"--{name}", type=kind | None, default=None, help=text)
     return parser
+
+
+_DECISIONS: dict[str, tuple[Any, str]] = {
+    "target_risk": (float, 'add "answered": of the answers given, no larger share than this is wrong'),
+    "delta": (float, "how often, at most, the target risk may be missed; 0.05 by default"),
+    "rule": (str, "guaranteed (the default), or empirical, which promises nothing"),
+    "score": (str, "SCORE that decides what is answered; confidence by default"),
+    "coverage": (float, 'add "set": labels with the true one among them at least this often'),
+    "set_score": (str, "lac (smallest sets; the default) or aps (more even over items)"),
+    "ood": (str, 'add "ood_p_value" by this SCORE: small where an item is unusually unsure'),
+    "held_out": (str, "a file with labels to decide by, none of which the run was trained on"),
+}
+_BELONG_TO = {"delta": "target_risk", "rule": "target_risk", "score": "target_risk", "set_score": "coverage"}
+
+
+def _decisions(parsed: Any) -> Decisions:
+    """The decisions that options ask for; one without what it belongs to would do nothing, and is refused."""
+    given = {name: parsed[name] for name in _DECISIONS if parsed[name] is not None}
+    for name, other in _BELONG_TO.items():
+        if name in given and other not in given:
+            raise ConfigError(f"--{name}: expected --{other} beside it; got none")
+    if given.get("rule") == "empirical" and "delta" in given:
+        raise ConfigError("--delta: expected the rule 'guaranteed'; got 'empirical', which promises nothing")
+    decisions = Decisions(**given)
+    if decisions.held_out is not None and not decisions.need_held_out:
+        raise ConfigError("--held_out: expected --target_risk, --coverage or --ood beside it; got none")
+    return decisions
 
 
 def _predict(parser: ArgumentParser, words: Sequence[str]) -> None:
     parsed = parser.parse_args(words)
-    if parsed.output is not None and Path(parsed.output).resolve() == Path(parsed.file).resolve():
-        raise DataError(f"--output: expected another file than the input; got {parsed.output} for both")
-    if parsed.output is not None and not Path(parsed.output).resolve().parent.is_dir():
-        raise DataError(f"--output: expected a file in a folder that exists; got {parsed.output}")
+    decisions = _decisions(parsed)
+    check_lines_output(parsed.output, parsed.file, parsed.held_out)
     answers = predict_run(
-        parsed.run, parsed.file, num_samples=parsed.num_samples, progress=not parsed.quiet, say=_say_aside
+        parsed.run,
+        parsed.file,
+        num_samples=parsed.num_samples,
+        decisions=decisions,
+        progress=not parsed.quiet,
+        say=say_aside,
     )
-    encoding = sys.stdout.encoding if parsed.output is None else "utf-8"
-    lines = "".join(_json_line(answer, encoding) for answer in answers)
-    if parsed.output is None:
-        sys.stdout.write(lines)
-        return
-    try:
-        Path(parsed.output).write_text(lines, encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"--output: expected a file to write to; got {parsed.output}: {error.strerror}") from error
-
-
-def _say_aside(line: str) -> None:
-    """To standard error, since standard output holds the answers."""
-    print(line, file=sys.stderr)
-
-
-def _json_line(answer: Mapping[str, Any], encoding: str) -> str:
-    """One line of JSON, with escapes only where the characters cannot be written as they are."""
-    line = json.dumps(answer, ensure_ascii=False)
-    try:
-        line.encode(encoding)
-    except UnicodeEncodeError:
-        line = json.dumps(answer)
-    return line + "\n"
+    write_lines(answers, parsed.output)
 
 
 COMMAND = Command("answer the items of a file", _predict_parser, _predict)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import Dataset
@@ -126,7 +126,7 @@ def _padded(values: Sequence[int], width: int, filler: int) -> list[int]:
 
 def _labels(items: Sequence[Encoded], width: int) -> torch.Tensor | None:
     """(B, T) token labels, (B, K) shares, or (B,) classes; None where no item has any."""
-    kinds = {
+    kinds: dict[str, list[Any]] = {
         "tokens": [_padded(item.token_labels, width, IGNORED) for item in items if item.token_labels is not None],
         "shares": [item.shares for item in items if item.shares is not None],
         "classes": [item.label for item in items if item.label is not None],

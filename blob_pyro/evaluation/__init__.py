@@ -1,8 +1,13 @@
 """How good, and how honest, predictions are."""
 
+from blob_pyro.evaluation.abstain import Selection, empirical_selection, guaranteed_selection
+from blob_pyro.evaluation.acquisition import Acquired, acquire
 from blob_pyro.evaluation.calibrated_ece import calibrated_ece
+from blob_pyro.evaluation.conformal import SET_SCORES, ConformalSets, fit_conformal
 from blob_pyro.evaluation.metrics import Metrics, ReliabilityBins, evaluate, reliability_bins
+from blob_pyro.evaluation.outliers import ood_p_values
 from blob_pyro.evaluation.scale_growth import scale_growth
+from blob_pyro.evaluation.scores import NEED_DRAWS, SCORES, uncertainty
 from blob_pyro.evaluation.selective import RiskCoverage, risk_coverage
 from blob_pyro.evaluation.shift import ShiftDetection, auroc_out_of_distribution
 from blob_pyro.evaluation.temperature import Temperature, fit_temperature
@@ -10,20 +15,32 @@ from blob_pyro.evaluation.tokens import TokenMetrics, evaluate_tokens
 from blob_pyro.evaluation.uncertainty import mutual_information, predictive_entropy
 
 __all__ = [
+    "NEED_DRAWS",
+    "SCORES",
+    "SET_SCORES",
+    "Acquired",
+    "ConformalSets",
     "Metrics",
     "ReliabilityBins",
     "RiskCoverage",
+    "Selection",
     "ShiftDetection",
     "Temperature",
     "TokenMetrics",
+    "acquire",
     "auroc_out_of_distribution",
     "calibrated_ece",
+    "empirical_selection",
     "evaluate",
     "evaluate_tokens",
+    "fit_conformal",
     "fit_temperature",
+    "guaranteed_selection",
     "mutual_information",
+    "ood_p_values",
     "predictive_entropy",
     "reliability_bins",
     "risk_coverage",
     "scale_growth",
+    "uncertainty",
 ]

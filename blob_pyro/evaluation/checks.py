@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from blob_pyro.errors import DataError
+from blob_pyro.errors import ConfigError, DataError
 from blob_pyro.predictions import Predictions
 
 # Probabilities come as float32: below this, their logarithm would be that of a rounded number, or of zero.
@@ -34,6 +34,16 @@ def check_probabilities(predictions: Predictions) -> None:
         raise DataError("expected at least one item; got empty predictions; predict on a data set with items")
     _check_rows("probs", predictions.probs)
     _check_rows("draws", predictions.draws)
+
+
+def check_share(name: str, value: float) -> None:
+    """Raise unless a setting lies between 0 and 1, both excluded.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    if not 0 < value < 1:
+        raise ConfigError(f"{name}: expected a number between 0 and 1; got {value}")
 
 
 def _check_rows(name: str, probs: Tensor) -> None:

@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from blob_pyro.evaluation.checks import check_probabilities
-from blob_pyro.evaluation.uncertainty import mutual_information, predictive_entropy
+from blob_pyro.evaluation.scores import information
+from blob_pyro.evaluation.uncertainty import predictive_entropy
 from blob_pyro.predictions import Predictions
-
-# Draws that agree have a mutual information of 0, and of up to 1e-15 by rounding, which must not order them.
-SMALLEST_INFORMATION = 1e-12
 
 
 @dataclass(frozen=True)
@@ -57,19 +55,13 @@ def auroc_out_of_distribution(inside: Predictions, outside: Predictions) -> Shif
         check_probabilities(predictions)
     limit = math.log(max(inside.probs.shape[1], outside.probs.shape[1]))
     entropies = [predictive_entropy(part.probs.detach().cpu()) for part in (inside, outside)]
-    information = [_information(part.draws.detach().cpu()) for part in (inside, outside)]
+    informations = [information(part.draws) for part in (inside, outside)]
     return ShiftDetection(
         entropy=_auroc(entropies[0], entropies[1], limit),
-        mutual_information=_auroc(information[0], information[1], limit),
+        mutual_information=_auroc(informations[0], informations[1], limit),
         num_inside=len(inside),
         num_outside=len(outside),
     )
-
-
-def _information(draws: Tensor) -> Tensor:
-    """(n,) mutual informations, exactly 0 where the draws agree."""
-    information = mutual_information(draws)
-    return information.where(information > SMALLEST_INFORMATION, torch.zeros_like(information))
 
 
 def _auroc(inside: Tensor, outside: Tensor, limit: float) -> float:

@@ -15,7 +15,10 @@ from blob_pyro.predictions import Predictions
 
 
 def answers_of(predictions: Predictions, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """One JSON-ready answer an item.
+    """One JSON-ready answer an item: the most probable class, all probabilities, and how sure they are.
+
+    "confidence" is the highest probability, "margin" its distance to the second highest, "entropy" and
+    "mutual_information" (of label and weights) are in nats.
 
     Args:
         predictions: n items.
@@ -31,15 +34,19 @@ def answers_of(predictions: Predictions, labels: Sequence[str]) -> list[dict[str
     names = [label.strip() for label in labels]
     entropy = predictive_entropy(predictions.probs).tolist()
     information = mutual_information(predictions.draws).tolist()
-    columns = zip(predictions.probs.tolist(), entropy, information, strict=True)
+    highest = predictions.probs.topk(2).values
+    margin = (highest[:, 0] - highest[:, 1]).tolist()
+    columns = zip(predictions.probs.tolist(), margin, entropy, information, strict=True)
     return [
         {
             "prediction": names[max(range(len(names)), key=probs.__getitem__)],
             "probabilities": dict(zip(names, probs, strict=True)),
+            "confidence": max(probs),
+            "margin": item_margin,
             "entropy": item_entropy,
             "mutual_information": item_information,
         }
-        for probs, item_entropy, item_information in columns
+        for probs, item_margin, item_entropy, item_information in columns
     ]
 
 

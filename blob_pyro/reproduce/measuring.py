@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pyro
 
+from blob_pyro.answering import num_draws, predict_items
 from blob_pyro.building import build_guide, build_model, load_data, with_class_weights
 from blob_pyro.checkpoint import Run
 from blob_pyro.config import RunConfig
@@ -21,7 +22,7 @@ from blob_pyro.errors import BlobPyroError
 from blob_pyro.guides import GUIDES, PostHocGuide
 from blob_pyro.report.terminal import quiet_libraries
 from blob_pyro.run_directory import read_config, read_json, write_json
-from blob_pyro.workflow import encode_task, learn, num_draws, parameter_counts, predict_items
+from blob_pyro.workflow import encode_task, learn, parameter_counts
 
 MEASURED = "measured.json"
 WARM_UP, STEPS = 3, 20

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from blob_pyro.answering import load_run, num_draws, predict_items
 from blob_pyro.building import encode_items, load_data
 from blob_pyro.checkpoint import Run
 from blob_pyro.compare import Rows
@@ -33,7 +34,6 @@ from blob_pyro.reproduce.systems import (
 )
 from blob_pyro.reproduce.writing import Section, told, write_table
 from blob_pyro.run_directory import PREDICTIONS, read_config, read_json, write_json
-from blob_pyro.workflow import load_run, num_draws, predict_items
 
 TASKS = ("openbookqa", "arc_challenge", "arc_easy", "mmlu/college_chemistry", "mmlu/college_physics")
 ENTROPY, INFORMATION, AREA = "AUROC entropy", "AUROC MI", "AURC"

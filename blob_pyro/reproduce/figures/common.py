@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from blob_pyro.answering import load_run
 from blob_pyro.building import encode_items, load_data
 from blob_pyro.checkpoint import Run
 from blob_pyro.compare import run_methods
@@ -23,7 +24,6 @@ from blob_pyro.methods import METHODS
 from blob_pyro.reproduce.order import Order, Reproduction
 from blob_pyro.reproduce.settings import config_for
 from blob_pyro.run_directory import read_config
-from blob_pyro.workflow import load_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

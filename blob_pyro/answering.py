@@ -1,0 +1,154 @@
+"""A saved run answers: the same draws for all items, and the run's temperature where it has one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyro
+
+from blob_pyro.building import answers_likelihood, encode_items, load_data
+from blob_pyro.checkpoint import DESCRIPTION, Run, load
+from blob_pyro.config import RunConfig
+from blob_pyro.data.collate import EncodedDataset, padding_id
+from blob_pyro.data.loaders import predict_loader
+from blob_pyro.data.sources import Row
+from blob_pyro.errors import ConfigError, RunDirectoryError
+from blob_pyro.evaluation import NEED_DRAWS, Temperature, fit_temperature
+from blob_pyro.guides import GUIDES, AdapterGuide, EnsembleGuide, LaplaceGuide
+from blob_pyro.likelihoods import MultipleChoice, WholeAnswer
+from blob_pyro.linearised import LinearisedPredictive
+from blob_pyro.predictions import Predictions
+from blob_pyro.predictive import PosteriorPredictive
+from blob_pyro.run_directory import CONFIG
+
+Say = Callable[[str], None]
+Fields = dict[str, Any]
+
+
+class Answerer:
+    """Answers items with a saved run, as often as wanted.
+
+    Args:
+        run: the run's model and guide.
+        config: the run's configuration.
+        progress: show progress bars.
+        say: is told of a temperature at the end of its range.
+    """
+
+    def __init__(self, run: Run, config: RunConfig, *, progress: bool, say: Say) -> None:
+        self.run, self.config, self.progress, self.say = run, config, progress, say
+
+    def __call__(self, items: EncodedDataset) -> Predictions:
+        """Predictions in the order of the items; the draws are the same at every call."""
+        predictions = self._at_temperature_1(items)
+        return self._temperature(predictions) if self.config.predict.temperature else predictions
+
+    def held_out(self) -> Predictions:
+        """Those of the run's own validation items, predicted once."""
+        return self._temperature(self._validation) if self.config.predict.temperature else self._validation
+
+    @cached_property
+    def _validation(self) -> Predictions:
+        config = self.config
+        examples = load_data(config).validation
+        return self._at_temperature_1(encode_items(examples, self.run.model, config.data, config.data.train_file))
+
+    @cached_property
+    def _temperature(self) -> Temperature:
+        return found_temperature(self._validation, self._num_draws, self.say)
+
+    @property
+    def _num_draws(self) -> int:
+        return num_draws(self.run.guide, self.config)
+
+    def _at_temperature_1(self, items: EncodedDataset) -> Predictions:
+        return predict_items(self.run, items, self.config, self._num_draws, self.progress)
+
+
+def load_run(run_dir: str | Path, labels: Sequence[str]) -> Run:
+    """`load`, and a check that the posterior was learnt for these labels.
+
+    Raises:
+        RunDirectoryError: the directory is not a whole run, or its labels were altered.
+    """
+    run = load(run_dir)
+    likelihood = run.model.class_likelihood(str(run_dir))
+    same = likelihood.num_classes == len(labels)
+    if same and isinstance(likelihood, MultipleChoice | WholeAnswer):
+        expected = answers_likelihood(run.model.tokenizer, labels).settings()
+        same = expected["token_ids"] == likelihood.settings()["token_ids"]
+    if not same:
+        raise RunDirectoryError(
+            f"{run_dir}: expected the labels that the posterior was learnt for; got {list(labels)}; "
+            f"{CONFIG} and {DESCRIPTION} come from different runs, or one was altered"
+        )
+    return run
+
+
+def num_draws(guide: AdapterGuide, config: RunConfig) -> int:
+    """Draws worth making: none from a point, each member of an ensemble once."""
+    if isinstance(guide, EnsembleGuide) and config.predict.num_samples:
+        return guide.num_members
+    return config.predict.num_samples if guide.is_random else 0
+
+
+def predict_items(run: Run, items: EncodedDataset, config: RunConfig, num_samples: int, progress: bool) -> Predictions:
+    """Answers under the draws that the run's seed gives, whatever was drawn before."""
+    loader = predict_loader(items, config.predict.batch_size, padding_id(run.model.tokenizer))
+    pyro.set_rng_seed(config.seed)
+    description = f"predict N={num_samples}"
+    if num_samples and isinstance(run.guide, LaplaceGuide) and config.predict.sampling != "weights":
+        return LinearisedPredictive(run.model, run.guide, num_samples)(
+            loader, progress=progress, description=description
+        )
+    predictive = PosteriorPredictive(run.model, run.guide, num_samples, max_tokens=config.predict.max_tokens)
+    return predictive(loader, progress=progress, description=description)
+
+
+def found_temperature(validation: Predictions, num_samples: int, say: Say) -> Temperature:
+    """The temperature of the held-out items; `say` is told of one at the end of its range."""
+    found = fit_temperature(validation)
+    if found.at_bound:
+        say(f"temperature of N={num_samples}: {found}")
+    return found
+
+
+def with_fields(rows: Sequence[Row], added: Sequence[Mapping[str, Any]], say: Say) -> list[Fields]:
+    """Each row's own fields and those added; `say` is told which of its own are replaced."""
+    replaced = Counter(name for row, more in zip(rows, added, strict=True) for name in row.fields.keys() & more.keys())
+    if replaced:
+        names = ", ".join(f"{name!r} (in {count} rows)" for name, count in sorted(replaced.items()))
+        say(f"note: fields of the input are replaced: {names}")
+    return [{**row.fields, **more} for row, more in zip(rows, added, strict=True)]
+
+
+def check_draws(score: str, config: RunConfig) -> None:
+    """Refuse a score that asks for draws which can disagree where the run makes none.
+
+    Raises:
+        ConfigError: the guide is a point, or makes fewer than two draws.
+    """
+    if score not in NEED_DRAWS:
+        return
+    advice = "take another score (entropy, margin, confidence)"
+    if not GUIDES[config.guide.name].is_random:
+        raise ConfigError(
+            f"score {score!r}: expected a guide whose draws can disagree; got {config.guide.name!r}, a point: {advice}"
+        )
+    if config.predict.num_samples < 2:
+        raise ConfigError(
+            f"score {score!r}: expected at least 2 posterior draws, which can disagree; got num_samples "
+            f"{config.predict.num_samples}: raise it, or {advice}"
+        )
+
+
+def with_samples(config: RunConfig, num_samples: int | None) -> RunConfig:
+    """The configuration with another number of draws; as it is for None."""
+    if num_samples is None:
+        return config
+    return dataclasses.replace(config, predict=dataclasses.replace(config.predict, num_samples=num_samples))

@@ -1,0 +1,53 @@
+"""`blob-pyro acquire`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jsonargparse import ArgumentParser
+
+from blob_pyro.acquiring import acquire_run
+from blob_pyro.cli.command import Command, add_run_arguments, command_parser
+from blob_pyro.cli.lines import check_lines_output, say_aside, write_lines
+from blob_pyro.evaluation import SCORES
+
+
+def _acquire_parser() -> ArgumentParser:
+    parser = command_parser(
+        "acquire",
+        "blob-pyro acquire RUN FILE --k K [--score NAME] [--output OUT.jsonl] [--num_samples N]",
+        """
+        Choose the K items of a file (.jsonl, .csv, .parquet) to have labelled next: those a saved run is least sure of.
+        The chosen lines come back, the least sure first, with "line" (where it stands in FILE) and
+        "score" added.
+
+        bald finds where posterior draws disagree, and needs a guide that has draws; the other scores
+        also find items that are ambiguous whatever the weights (docs/decisions.md).
+
+        example: blob-pyro acquire runs/short unlabelled.jsonl --k 50 --output to_label.jsonl
+        """,
+    )
+    add_run_arguments(parser)
+    parser.add_argument("file", type=str, help="a file with the fields of the run's prompt")
+    parser.add_argument("--k", type=int, required=True, help="how many items to choose")
+    parser.add_argument("--score", type=str, default="bald", help=f"one of {', '.join(SCORES)}")
+    parser.add_argument("--output", type=str | None, default=None, help="where to write; standard output by default")
+    return parser
+
+
+def _acquire(parser: ArgumentParser, words: Sequence[str]) -> None:
+    parsed = parser.parse_args(words)
+    check_lines_output(parsed.output, parsed.file)
+    chosen = acquire_run(
+        parsed.run,
+        parsed.file,
+        parsed.k,
+        score=parsed.score,
+        num_samples=parsed.num_samples,
+        progress=not parsed.quiet,
+        say=say_aside,
+    )
+    write_lines(chosen, parsed.output)
+
+
+COMMAND = Command("choose the items of a file to have labelled next", _acquire_parser, _acquire)
