@@ -20,6 +20,7 @@ from blob_pyro.evaluation import (
     fit_temperature,
     risk_coverage,
 )
+from blob_pyro.generation import Generations, generate
 from blob_pyro.guides import BLoBGuide, MAPGuide, MLEGuide
 from blob_pyro.handlers import flipout
 from blob_pyro.inference.ensemble import fit_ensemble
@@ -42,6 +43,7 @@ __all__ = [
     "BlobPyroError",
     "DataConfig",
     "Example",
+    "Generations",
     "GuideConfig",
     "LinearisedPredictive",
     "MAPGuide",
@@ -69,6 +71,7 @@ __all__ = [
     "fit_ensemble",
     "fit_temperature",
     "flipout",
+    "generate",
     "guides",
     "label_token_ids",
     "load",

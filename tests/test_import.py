@@ -33,6 +33,7 @@ ROOMS = (
     "guides",
     "inference",
     "predictive",
+    "generation",
     "linearised",
     "evaluation",
     "report",

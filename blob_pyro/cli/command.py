@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
@@ -105,6 +106,16 @@ def check_output(path: str) -> None:
         raise DataError(f"--output: expected a file in a folder that exists; got {path}")
     if Path(path).is_dir():
         raise DataError(f"--output: expected a file to write to; got the folder {path}")
+
+
+def json_line(row: Mapping[str, Any], encoding: str) -> str:
+    """One line of JSON, with escapes only where the characters cannot be written as they are."""
+    line = json.dumps(row, ensure_ascii=False)
+    try:
+        line.encode(encoding)
+    except UnicodeEncodeError:
+        line = json.dumps(row)
+    return line + "\n"
 
 
 def print_metrics(metrics: Mapping[str, Metrics]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentError
 
-from blob_pyro.cli import bench, compare, evaluate, fit, predict, reproduce, tasks
+from blob_pyro.cli import bench, compare, evaluate, fit, generate, predict, reproduce, tasks
 from blob_pyro.cli.mistakes import in_our_words
 from blob_pyro.errors import BlobPyroError, ConfigError
 from blob_pyro.report.terminal import quiet_libraries
@@ -20,6 +20,7 @@ COMMANDS = {
     "reproduce": reproduce.COMMAND,
     "evaluate": evaluate.COMMAND,
     "predict": predict.COMMAND,
+    "generate": generate.COMMAND,
     "tasks": tasks.COMMAND,
     "bench": bench.COMMAND,
 }

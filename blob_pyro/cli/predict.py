@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from blob_pyro.cli.command import Command, add_run_arguments, command_parser
+from blob_pyro.cli.command import Command, add_run_arguments, command_parser, json_line
 from blob_pyro.errors import DataError
 from blob_pyro.workflow import predict_run
 
@@ -42,7 +40,7 @@ def _predict(parser: ArgumentParser, words: Sequence[str]) -> None:
         parsed.run, parsed.file, num_samples=parsed.num_samples, progress=not parsed.quiet, say=_say_aside
     )
     encoding = sys.stdout.encoding if parsed.output is None else "utf-8"
-    lines = "".join(_json_line(answer, encoding) for answer in answers)
+    lines = "".join(json_line(answer, encoding) for answer in answers)
     if parsed.output is None:
         sys.stdout.write(lines)
         return
@@ -55,16 +53,6 @@ def _predict(parser: ArgumentParser, words: Sequence[str]) -> None:
 def _say_aside(line: str) -> None:
     """To standard error, since standard output holds the answers."""
     print(line, file=sys.stderr)
-
-
-def _json_line(answer: Mapping[str, Any], encoding: str) -> str:
-    """One line of JSON, with escapes only where the characters cannot be written as they are."""
-    line = json.dumps(answer, ensure_ascii=False)
-    try:
-        line.encode(encoding)
-    except UnicodeEncodeError:
-        line = json.dumps(answer)
-    return line + "\n"
 
 
 COMMAND = Command("answer the items of a JSON-lines file", _predict_parser, _predict)
