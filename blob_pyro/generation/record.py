@@ -67,7 +67,8 @@ class Generations:
             if (found := getattr(self, name).shape) != shape:
                 raise ValueError(f"expected {name} of shape {tuple(shape)}; got {tuple(found)}")
         if self.log_probs.dim() != 4 or self.log_probs.shape[1:] != shape:
-            raise ValueError(f"expected log_probs of shape (S, *{tuple(shape)}); got {tuple(self.log_probs.shape)}")
+            wanted = ", ".join(map(str, ("S", *shape)))
+            raise ValueError(f"expected log_probs of shape ({wanted}); got {tuple(self.log_probs.shape)}")
 
     @property
     def num_draws(self) -> int:
