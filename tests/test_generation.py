@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -414,6 +417,22 @@ def test_penalties_of_the_generation_config_are_not_used() -> None:
     expected = generated(model, guide, batch)
     model.network.generation_config.update(repetition_penalty=5.0, do_sample=True, temperature=3.0)
     assert torch.equal(generated(model, guide, batch).tokens, expected.tokens)
+
+
+# --- the measurement in docs/generation.md ---
+
+
+def test_the_script_that_measures_finds_the_same_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Path(__file__).parent.parent / "examples" / "generation_speed.py"
+    spec = importlib.util.spec_from_file_location("generation_speed", script)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "generation_speed", module)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "PROMPTS", ("Tweet: ä", "b"))
+    found = module.measure(*module.make(str(tiny.llama()), None), num_draws=3, length=4)
+    assert (found.equal, found.texts) == (6, 6) and found.distinct > 2
+    assert "6 of 6 texts equal token for token" in str(found)
 
 
 # --- the record ---

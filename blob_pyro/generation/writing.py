@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blob_pyro.adapters.drawn_linear import WeightDraw, hold
-from blob_pyro.adapters.inject import drawn_linear
 from blob_pyro.data.examples import Batch
 from blob_pyro.errors import ConfigError
 from blob_pyro.generation.choice import Choice
 from blob_pyro.generation.decoding import Ending, Start, decode
+from blob_pyro.generation.held import hold_draws
 from blob_pyro.generation.measures import TokenMeasures, token_measures
 from blob_pyro.generation.prompts import Prompts, ending_of, padding_of, read_prompts, token_rows
 from blob_pyro.generation.record import Generations
@@ -87,7 +86,7 @@ def generate(
     ending = Ending(ending_of(network), padding_of(network, model.tokenizer), max_new_tokens)
     with torch.no_grad(), training_mode(model, False):
         draws = _stack(PosteriorPredictive(model, guide, num_draws).sample_draws(batch))
-        with _held(model, draws):
+        with hold_draws(model, draws):
             start = Start.reading(network, batch, max(1, num_draws))
             tokens, measures = (_per_draw if mode == "per_draw" else _average)(start, choice, ending)
     return _record(model, batch, ending, tokens.cpu(), measures.map(Tensor.cpu))
@@ -136,18 +135,3 @@ def _stack(draws: list[Draws | None]) -> Draws:
     """Site -> all draws of it, (S, r, n); empty for the adapter's own weights."""
     held = [draw for draw in draws if draw is not None]
     return {site: torch.stack([draw[site] for draw in held]) for site in held[0]} if held else {}
-
-
-def _held(model: BayesianLoRA, draws: Draws) -> hold:
-    """The context in which the network applies the draws, group s of the rows draw s.
-
-    Raises:
-        ConfigError: the draws hold values of point parameters.
-    """
-    if points := sorted(draws.keys() - model.sites.keys()):
-        raise ConfigError(
-            f"generate: expected draws of the sites alone, which share a forward; got values of {points[0]} too, a "
-            "point parameter, of which the network holds one at a time; take a guide whose draws share their heads"
-        )
-    layers = {site: drawn_linear(layer, site, model.adapter) for site, layer in model.sites.items()}
-    return hold({layers[site]: WeightDraw(value) for site, value in draws.items()})
