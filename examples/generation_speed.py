@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -30,6 +31,8 @@ PROMPTS = (
     "To make a good cup of tea, you first",
     "The three largest cities of France are",
 )
+
+Writer = Callable[[bp.BayesianLoRA, bp.guides.AdapterGuide, str, int, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def measure(
     model: bp.BayesianLoRA, guide: bp.guides.AdapterGuide, num_draws: int = 8, length: int = 32, rounds: int = 1
 ) -> Speed:
     """Write behind every prompt by the loop and at once, in turn, `rounds` times over."""
-    writers = {"loop": loop, "per_draw": partial(at_once, "per_draw"), "average": partial(at_once, "average")}
+    writers: dict[str, Writer] = {"loop": loop, **{mode: partial(at_once, mode) for mode in ("per_draw", "average")}}
     seconds: dict[str, list[float]] = {name: [] for name in writers}
     counts = torch.zeros(3, dtype=torch.long)
     model.network.generation_config.eos_token_id = None  # the same number of tokens everywhere
@@ -107,10 +110,11 @@ def measure(
             start = time.perf_counter()
             found[name] = write(model, guide, prompt, num_draws, length)
             seconds[name].append(time.perf_counter() - start)
-        equal = (found["loop"] == found["per_draw"]).all(-1).sum()
-        counts += torch.tensor([equal, num_draws, len(found["loop"].unique(dim=0))])
-    medians = (statistics.median(values) for values in seconds.values())
-    return Speed(*medians, *counts.tolist())
+        same = (found["loop"] == found["per_draw"]).all(-1).sum()
+        counts += torch.tensor([same, num_draws, len(found["loop"].unique(dim=0))])
+    one_by_one, per_draw, average = (statistics.median(values) for values in seconds.values())
+    equal, texts, distinct = counts.tolist()
+    return Speed(one_by_one, per_draw, average, equal, texts, distinct)
 
 
 def main() -> None:

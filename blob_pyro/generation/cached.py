@@ -20,13 +20,13 @@ class CachedRows:
 
     Args:
         network: a causal language model with a KV cache.
-        mask: (rows, T) of the tokens that are read first, 1 at real tokens; a row's padding is on its left.
+        num_rows: how many rows.
 
     Raises:
         ConfigError: the network takes no KV cache.
     """
 
-    def __init__(self, network: Any, mask: Tensor) -> None:
+    def __init__(self, network: Any, num_rows: int) -> None:
         from transformers import DynamicCache
 
         self._network = network
@@ -37,26 +37,26 @@ class CachedRows:
                 "whose forward takes none"
             )
         self._cache = DynamicCache(config=network.config.get_text_config(decoder=True))
-        self._mask = mask[:, :0]
-        self._unread = mask
+        self._mask = torch.ones(num_rows, 0, dtype=torch.long, device=network.device)
 
-    def read(self, tokens: Tensor, *, last: bool = True) -> Tensor:
+    def read(self, tokens: Tensor, mask: Tensor | None = None, *, last: bool = True) -> Tensor:
         """The next-token logits after these tokens, in the network's dtype.
 
         Args:
-            tokens: (rows, k) ids, real ones but for those of the first reading.
+            tokens: (rows, k) ids.
+            mask: (rows, k), 1 at real tokens and 0 at padding, which may stand to the left of a row's first real token
+                and nowhere else. None: all are real.
             last: after the last of them alone.
 
         Returns:
             (rows, V); (rows, k, V) where `last` is False.
         """
-        fresh = self._unread if self._unread is not None else self._mask.new_ones(tokens.shape)
-        self._mask, self._unread = torch.cat([self._mask, fresh], 1), None
-        inputs = {"input_ids": tokens, "attention_mask": self._padding(), "past_key_values": self._cache}
-        optional = {"position_ids": self._positions(tokens.shape[1])} | ({"logits_to_keep": 1} if last else {})
-        inputs |= {name: value for name, value in optional.items() if name in self._parameters}
-        logits: Tensor = self._network(**inputs, use_cache=True).logits
-        return logits[:, -1] if last else logits
+        self._mask = torch.cat([self._mask, torch.ones_like(tokens) if mask is None else mask], 1)
+        inputs: dict[str, Any] = {"attention_mask": self._padding(), "position_ids": self._positions(tokens.shape[1])}
+        inputs |= {"logits_to_keep": 1} if last else {}
+        known = {name: value for name, value in inputs.items() if name in self._parameters}
+        found = self._network(input_ids=tokens, past_key_values=self._cache, use_cache=True, **known)
+        return found.logits[:, -1] if last else found.logits
 
     def select(self, rows: Tensor) -> CachedRows:
         """Some of the rows, in any order and number, as they stand; reading on here leaves `self` as it is.

@@ -87,7 +87,7 @@ class Choice:
         """transformers' own, in the order in which its `generate` applies them."""
         from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-        settings = (
+        settings: tuple[tuple[Any, float | None], ...] = (
             (TemperatureLogitsWarper, self.temperature),
             (TopKLogitsWarper, self.top_k),
             (TopPLogitsWarper, self.top_p),

@@ -60,8 +60,9 @@ class Start:
             ConfigError: the network takes no KV cache.
         """
         repeated = prompts.repeat(num_draws)
-        rows = CachedRows(network, repeated.attention_mask)
-        return cls(rows, rows.read(repeated.input_ids).unflatten(0, (num_draws, len(prompts))))
+        rows = CachedRows(network, len(repeated))
+        logits = rows.read(repeated.input_ids, repeated.attention_mask)
+        return cls(rows, logits.unflatten(0, (num_draws, len(prompts))))
 
 
 def decode(start: Start, pick: Pick, ending: Ending) -> Iterator[tuple[Tensor, Tensor]]:
