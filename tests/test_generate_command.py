@@ -117,7 +117,7 @@ def test_a_terminal_shows_colours_and_nothing_steers_it(run: Path, on_a_terminal
     assert text.startswith("\x1b[2m") and PROMPT in without_escapes(text)
     assert told.startswith("entropy of the next token, nats:") and told.count("\x1b[38;5;16;48;5;") == 4
     assert "\x1b" not in without_escapes(out)
-    assert "mutual information of the next token, nats: " in on_a_terminal(
+    assert "mutual information of the next token, nats:\n" in on_a_terminal(
         run, PROMPT, *SHORT, "--uncertainty", "mutual_information"
     )
     each = on_a_terminal(run, PROMPT, *SHORT, "--mode", "per_draw")

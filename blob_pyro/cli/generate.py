@@ -81,7 +81,8 @@ def _show(found: Generations, tokenizer: Any, parsed: Namespace) -> None:
         return
     tell = _in_colour if wants_colour(sys.stdout.isatty(), os.environ) else _in_tables
     print(tell(found, tokenizer, names, parsed))
-    print("\nwhole texts, in nats; entropy and mutual information are means over their tokens:\n")
+    print("\nwhole texts, nats; entropy and mutual information are means over the tokens;")
+    print("log-probability, and the lowest and the highest under one draw:\n")
     print(texts_table(found, names))
 
 
@@ -91,7 +92,7 @@ def _in_colour(found: Generations, tokenizer: Any, names: Sequence[str], parsed:
     for position in range(len(names)):
         rows = token_rows(found, tokenizer, position)
         texts.append(painted([row["token"] for row in rows], [row[parsed.uncertainty] for row in rows], edges))
-    told = f"{parsed.uncertainty.replace('_', ' ')} of the next token, nats: {legend(edges)}"
+    told = f"{parsed.uncertainty.replace('_', ' ')} of the next token, nats:\n{legend(edges)}"
     if len(texts) == 1:
         return f"{dim(parsed.prompt)}{texts[0]}\n\n{told}"
     listed = "\n".join(f"{dim(name + ':')}{text}" for name, text in zip(names, texts, strict=True))

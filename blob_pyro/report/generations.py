@@ -26,7 +26,7 @@ def texts_table(found: Generations, names: Sequence[str]) -> str:
         found: generations.
         names: what the C texts are called.
     """
-    header = ["text", "tokens", "entropy", "mutual information", "log-probability", "lowest draw", "highest draw"]
+    header = ["text", "tokens", "entropy", "mutual inf.", "log-prob.", "lowest", "highest"]
     return markdown_table(header, [[name, *_figures(found, text)] for text, name in enumerate(names)])
 
 
