@@ -32,6 +32,7 @@ from blob_pyro.evaluation import (
     risk_coverage,
     uncertainty,
 )
+from blob_pyro.generation import Generations, generate
 from blob_pyro.guides import BLoBGuide, MAPGuide, MLEGuide
 from blob_pyro.handlers import flipout
 from blob_pyro.inference.ensemble import fit_ensemble
@@ -57,6 +58,7 @@ __all__ = [
     "ConformalSets",
     "DataConfig",
     "Example",
+    "Generations",
     "GuideConfig",
     "LinearisedPredictive",
     "MAPGuide",
@@ -95,6 +97,7 @@ __all__ = [
     "fit_ensemble",
     "fit_temperature",
     "flipout",
+    "generate",
     "guaranteed_selection",
     "guides",
     "label_token_ids",

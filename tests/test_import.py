@@ -35,6 +35,7 @@ ROOMS = (
     "guides",
     "inference",
     "predictive",
+    "generation",
     "linearised",
     "token_predictive",
     "evaluation",

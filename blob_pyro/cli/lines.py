@@ -24,7 +24,7 @@ def check_lines_output(output: str | None, *inputs: str | None) -> None:
 def write_lines(rows: Iterable[Mapping[str, Any]], output: str | None) -> None:
     """One JSON object a line, to standard output for None."""
     encoding = sys.stdout.encoding if output is None else "utf-8"
-    lines = "".join(_json_line(row, encoding) for row in rows)
+    lines = "".join(json_line(row, encoding) for row in rows)
     if output is None:
         sys.stdout.write(lines)
         return
@@ -39,7 +39,7 @@ def say_aside(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _json_line(row: Mapping[str, Any], encoding: str) -> str:
+def json_line(row: Mapping[str, Any], encoding: str) -> str:
     """One line of JSON, with escapes only where the characters cannot be written as they are."""
     line = json.dumps(row, ensure_ascii=False)
     try:

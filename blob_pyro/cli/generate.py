@@ -1,0 +1,112 @@
+"""`blob-pyro generate`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import pyro
+from jsonargparse import ArgumentParser, Namespace
+
+from blob_pyro.checkpoint import load
+from blob_pyro.cli.command import Command, command_parser
+from blob_pyro.cli.lines import json_line
+from blob_pyro.errors import ConfigError
+from blob_pyro.generation import Generations, generate
+from blob_pyro.report.colours import dim, legend, painted, printable, wants_colour
+from blob_pyro.report.generations import json_rows, texts_table, token_rows, tokens_table
+
+# Where the next colour begins, nats, by the figure that the colours tell.
+EDGES = {"entropy": (0.5, 1.0, 2.0, 3.0), "mutual_information": (0.01, 0.03, 0.1, 0.3)}
+
+
+def _generate_parser() -> ArgumentParser:
+    parser = command_parser(
+        "generate",
+        'blob-pyro generate RUN "PROMPT" [--num_draws S] [--mode average | per_draw] [--option value ...]',
+        """
+        Go on from a prompt under draws of a run's posterior, each held for the whole text. The colour of a token
+        tells how uncertain it was; where there are no colours (a file, a pipe, NO_COLOR) a table tells it.
+
+        --mode average   one text: each token is picked by the average of the draws' probabilities
+        --mode per_draw  a text from each draw
+
+        example: blob-pyro generate runs/short "Tweet: what a day" --num_draws 8 --max_new_tokens 32
+        """,
+    )
+    parser.add_argument("run", type=str, help="a run directory")
+    parser.add_argument("prompt", type=str, help="the text to go on from, as it is")
+    parser.add_argument("--num_draws", type=int, default=8, help="posterior draws; 0 is the posterior mean")
+    parser.add_argument("--mode", type=str, default="average", help="average or per_draw")
+    parser.add_argument("--max_new_tokens", type=int, default=32, help="most tokens of a text")
+    parser.add_argument("--do_sample", action="store_true", help="draw tokens; else the most probable one is taken")
+    parser.add_argument("--temperature", type=float | None, default=None, help="of the drawn tokens")
+    parser.add_argument("--top_k", type=int | None, default=None, help="draw among so many tokens")
+    parser.add_argument("--top_p", type=float | None, default=None, help="draw among the likeliest tokens, of this sum")
+    parser.add_argument("--seed", type=int, default=0, help="of the posterior draws, and of the drawn tokens")
+    parser.add_argument("--uncertainty", type=str, default="entropy", help=f"what colours tell: {' or '.join(EDGES)}")
+    parser.add_argument("--json", action="store_true", help="a JSON line for each text instead, with every figure")
+    return parser
+
+
+def _generate(parser: ArgumentParser, words: Sequence[str]) -> None:
+    parsed = parser.parse_args(words)
+    if parsed.uncertainty not in EDGES:
+        raise ConfigError(f"--uncertainty: expected one of {', '.join(EDGES)}; got {parsed.uncertainty!r}")
+    run = load(parsed.run)
+    pyro.set_rng_seed(parsed.seed)
+    found = generate(
+        run.model,
+        run.guide,
+        parsed.prompt,
+        num_draws=parsed.num_draws,
+        mode=parsed.mode,
+        max_new_tokens=parsed.max_new_tokens,
+        do_sample=parsed.do_sample,
+        temperature=parsed.temperature,
+        top_k=parsed.top_k,
+        top_p=parsed.top_p,
+    )
+    _show(found, run.model.tokenizer, parsed)
+
+
+def _show(found: Generations, tokenizer: Any, parsed: Namespace) -> None:
+    names = [f"draw {s + 1}" for s in range(found.num_draws)] if parsed.mode == "per_draw" else ["average"]
+    if parsed.num_draws == 0:
+        names = ["posterior mean"]
+    if parsed.json:
+        for row in json_rows(found, tokenizer, names):
+            print(json_line({"prompt": parsed.prompt} | row, sys.stdout.encoding), end="")
+        return
+    tell = _in_colour if wants_colour(sys.stdout.isatty(), os.environ) else _in_tables
+    print(tell(found, tokenizer, names, parsed))
+    print("\nwhole texts, nats; entropy and mutual information are means over the tokens;")
+    print("log-probability, and the lowest and the highest under one draw:\n")
+    print(texts_table(found, names))
+
+
+def _in_colour(found: Generations, tokenizer: Any, names: Sequence[str], parsed: Namespace) -> str:
+    edges = EDGES[parsed.uncertainty]
+    texts = []
+    for position in range(len(names)):
+        rows = token_rows(found, tokenizer, position)
+        texts.append(painted([row["token"] for row in rows], [row[parsed.uncertainty] for row in rows], edges))
+    told = f"{parsed.uncertainty.replace('_', ' ')} of the next token, nats:\n{legend(edges)}"
+    if len(texts) == 1:
+        return f"{dim(parsed.prompt)}{texts[0]}\n\n{told}"
+    listed = "\n".join(f"{dim(name + ':')}{text}" for name, text in zip(names, texts, strict=True))
+    return f"{dim(parsed.prompt)}\n\n{listed}\n\n{told}"
+
+
+def _in_tables(found: Generations, tokenizer: Any, names: Sequence[str], parsed: Namespace) -> str:
+    texts = found.texts[0] if found.texts else ()
+    told = [
+        f"{name}: {printable(parsed.prompt + text)}\n\n{tokens_table(found, tokenizer, position)}"
+        for position, (name, text) in enumerate(zip(names, texts, strict=True))
+    ]
+    return "\n\n".join(told)
+
+
+COMMAND = Command("go on from a prompt, tokens coloured by uncertainty", _generate_parser, _generate)
