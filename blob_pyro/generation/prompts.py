@@ -91,7 +91,8 @@ def _left_padded(batch: Batch) -> Batch:
     """Each row's real tokens moved to the right, in order, without columns that no row needs."""
     mask = batch.attention_mask.to(torch.long)
     order = mask.argsort(dim=1, stable=True)[:, -int(mask.sum(1).max()) :]
-    return dataclasses.replace(batch, input_ids=batch.input_ids.gather(1, order), attention_mask=mask.gather(1, order))
+    ids = batch.input_ids.gather(1, order)
+    return dataclasses.replace(batch, input_ids=ids, attention_mask=mask.gather(1, order), labels=None)
 
 
 def token_rows(batch: Batch) -> tuple[tuple[int, ...], ...]:
