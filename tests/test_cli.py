@@ -93,7 +93,10 @@ def test_tasks_names_labels_and_source(capsys):
     ("words", "message"),
     [
         ([], "expected a command (fit, compare, reproduce, evaluate, predict, generate, tasks, bench); got none"),
-        (["fti", "x"], "expected a command (fit, compare, reproduce, evaluate, predict, generate, tasks, bench); got 'fti'"),
+        (
+            ["fti", "x"],
+            "expected a command (fit, compare, reproduce, evaluate, predict, generate, tasks, bench); got 'fti'",
+        ),
         (["fit"], "expected blob-pyro fit CONFIG.yaml [--key value ...]; got no configuration"),
         (["fit", "--config"], "argument --config: expected one argument"),
         (["evaluate"], "the following arguments are required: run"),
