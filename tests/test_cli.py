@@ -92,10 +92,10 @@ def test_tasks_names_labels_and_source(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "expected a command (fit, compare, reproduce, evaluate, predict, acquire, tasks, bench); got none"),
+        ([], f"expected a command ({', '.join(COMMANDS)}); got none"),
         (
             ["fti", "x"],
-            "expected a command (fit, compare, reproduce, evaluate, predict, acquire, tasks, bench); got 'fti'",
+            f"expected a command ({', '.join(COMMANDS)}); got 'fti'",
         ),
         (["fit"], "expected blob-pyro fit CONFIG.yaml [--key value ...]; got no configuration"),
         (["fit", "--config"], "argument --config: expected one argument"),
