@@ -7,6 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
+
+import blob_pyro as bp
+from blob_pyro.report.answers import write_predictions
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -16,6 +20,15 @@ def blocks(page: Path) -> list[str]:
 
 
 PAGES = [page for page in sorted(DOCS.glob("*.md")) if blocks(page)]
+
+
+def save_some_predictions(path: Path) -> None:
+    """400 items of three classes, right about as often as they are sure, as a run leaves them."""
+    path.mkdir(parents=True)
+    draws = (3 * torch.randn(400, 3) + torch.randn(10, 400, 3)).softmax(-1)
+    labels = draws.mean(0).multinomial(1)[:, 0]
+    examples = [bp.Example(f"item {i}", int(label), str(i)) for i, label in enumerate(labels)]
+    write_predictions(path / "predictions.parquet", bp.Predictions(draws.mean(0), draws), examples, ["a", "b", "c"])
 
 
 def test_there_is_something_to_test() -> None:
@@ -28,6 +41,8 @@ def test_the_python_blocks_run_in_order(page: Path, tmp_path: Path, monkeypatch:
         if find_spec(package) is None:
             pytest.skip(f"the package {package} is not installed")
     monkeypatch.chdir(tmp_path)
+    if page.name == "decisions.md":
+        save_some_predictions(tmp_path / "runs" / "compare" / "blob" / "seed0")
     names: dict[str, object] = {"__name__": page.stem}
     for number, code in enumerate(blocks(page), start=1):
         exec(compile(code, f"{page.name}, Python block {number}", "exec"), names)

@@ -21,7 +21,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 import blob_pyro as bp
-from blob_pyro import workflow
+from blob_pyro import answering, workflow
 from blob_pyro.errors import ConfigError, DataError, NonFiniteLossError, RunDirectoryError
 from blob_pyro.guides import GUIDES
 from blob_pyro.inference.svi import BLoBSVI
@@ -314,17 +314,17 @@ def test_gradient_checkpointing_and_recipes_run(tmp_path):
 def test_settings_of_the_loaders_arrive(tmp_path, monkeypatch):
     seen = {}
 
-    def watch(name, wanted):
-        original = getattr(workflow, name)
+    def watch(module, name, wanted):
+        original = getattr(module, name)
 
         def watched(*args, **named):
             seen[wanted] = named[wanted]
             return original(*args, **named)
 
-        monkeypatch.setattr(workflow, name, watched)
+        monkeypatch.setattr(module, name, watched)
 
-    watch("train_loader", "group_by_length")
-    watch("PosteriorPredictive", "max_tokens")
+    watch(workflow, "train_loader", "group_by_length")
+    watch(answering, "PosteriorPredictive", "max_tokens")
     for grouped, max_tokens in ((True, None), (False, 30)):
         settings = {"train": {"group_by_length": grouped}, "predict": {"num_samples": 2, "max_tokens": max_tokens}}
         run(make_config(tmp_path, **settings, output=str(tmp_path / str(grouped))))
@@ -372,7 +372,7 @@ def test_nothing_is_written_before_training(tmp_path):
     mistakes = [
         {"model": {"target_modules": ["nope"]}},
         {"model": {"id": str(tmp_path / "none")}},
-        {"data": {"labels": ["negative", "positive"]}},
+        {"data": {"labels": [" negative", " neg"]}},
         {"data": {"max_length": 3}},
     ]
     for mistake in mistakes:

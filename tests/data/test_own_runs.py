@@ -69,7 +69,7 @@ def test_answers_hold_dates_and_decimals_as_text(run, tmp_path, capsys):
     answer = json.loads(capsys.readouterr().out)
     told = {"text": "a warm day", "day": "2024-02-29", "price": "1.50", "tags": ["a"], "none": None}
     assert {name: answer[name] for name in row} == told
-    assert set(answer) == {*row, "prediction", "probabilities", "entropy", "mutual_information"}
+    assert set(answer) == {*row, "prediction", "probabilities", "confidence", "margin", "entropy", "mutual_information"}
 
 
 def test_a_bad_row_of_a_file_to_predict_is_one_line(run, tmp_path, capfd):
