@@ -227,7 +227,7 @@ def _gather(parts: list[tuple[Tensor, Batch]]) -> Predictions:
         raise DataError("expected at least one batch to predict; got an empty loader")
     draws = torch.cat([probs for probs, _ in parts], dim=1)
     labels = _cat([batch.labels for _, batch in parts])
-    labels = labels.argmax(-1) if labels is not None and labels.is_floating_point() else labels
+    labels = labels.argmax(-1) if labels is not None and labels.dim() == 2 else labels
     index = _cat([batch.index for _, batch in parts])
     if index is not None:
         order = index.argsort()

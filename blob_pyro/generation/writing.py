@@ -21,7 +21,7 @@ from blob_pyro.generation.scoring import score
 from blob_pyro.generation.text import text_behind
 from blob_pyro.model import BayesianLoRA
 from blob_pyro.modes import training_mode
-from blob_pyro.predictive import Draws, PosteriorPredictive
+from blob_pyro.predictive import PosteriorPredictive, stack
 
 MODES = ("per_draw", "average")
 
@@ -85,7 +85,7 @@ def generate(
     network = model.network.get_base_model()
     ending = Ending(ending_of(network), padding_of(network, model.tokenizer), max_new_tokens)
     with torch.no_grad(), training_mode(model, False):
-        draws = _stack(PosteriorPredictive(model, guide, num_draws).sample_draws(batch))
+        draws = stack(PosteriorPredictive(model, guide, num_draws).sample_draws(batch)) or {}
         with hold_draws(model, draws):
             start = Start.reading(network, batch, max(1, num_draws))
             tokens, measures = (_per_draw if mode == "per_draw" else _average)(start, choice, ending)
@@ -129,9 +129,3 @@ def _record(model: BayesianLoRA, batch: Batch, ending: Ending, tokens: Tensor, m
 def _texts(tokenizer: Any, prompt: tuple[int, ...], tokens: Tensor, mask: Tensor) -> tuple[str, ...]:
     """The C texts behind one prompt."""
     return tuple(text_behind(tokenizer, prompt, row[real].tolist()) for row, real in zip(tokens, mask, strict=True))
-
-
-def _stack(draws: list[Draws | None]) -> Draws:
-    """Site -> all draws of it, (S, r, n); empty for the adapter's own weights."""
-    held = [draw for draw in draws if draw is not None]
-    return {site: torch.stack([draw[site] for draw in held]) for site in held[0]} if held else {}

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_tokenizers import byte_level, word_level
-from transformers import PreTrainedTokenizerFast
+from toy_tokenizers import byte_level
 
 from blob_pyro.data import (
     Encoded,
@@ -22,16 +21,6 @@ from blob_pyro.data import (
 from blob_pyro.errors import DataError
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
-
-
-@pytest.fixture(scope="module")
-def bpe() -> PreTrainedTokenizerFast:
-    return byte_level(trim_offsets=False)
-
-
-@pytest.fixture(scope="module")
-def bert() -> PreTrainedTokenizerFast:
-    return word_level()
 
 
 def quiet_encode(examples, tokenizer, max_length) -> EncodedDataset:

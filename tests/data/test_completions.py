@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from toy_tokenizers import byte_level
 
 from blob_pyro.data import Example, collate, encode_completions, num_predicted
 from blob_pyro.data.prompts import PromptTemplate
@@ -15,11 +14,6 @@ TEMPLATE = PromptTemplate("Passage: {p}\nQuestion: is it true?\nAnswer:", trunca
 def items(*passages: str) -> list[Example]:
     made = [TEMPLATE.render({"p": passage}, where="x") for passage in passages]
     return [Example(prompt, None, f"line {i}", span) for i, (prompt, span) in enumerate(made)]
-
-
-@pytest.fixture(scope="module")
-def bpe():
-    return byte_level(trim_offsets=False)
 
 
 def test_the_answer_and_the_end_are_predicted(bpe):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import json
 import math
 import random
@@ -15,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from row_files import file_bytes
 
 from blob_pyro.config import DataConfig
 from blob_pyro.data import Row, load_task, read_rows
@@ -24,28 +22,9 @@ from blob_pyro.errors import DataError
 FORMATS = ("jsonl", "jsonl.gz", "json", "csv", "csv.gz", "parquet")
 
 
-def to_bytes(rows: list[dict], ending: str) -> bytes:
-    """The rows as a file of the format, written without the library; lists are JSON in a cell of CSV."""
-    if ending.startswith("json"):
-        data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-    elif ending.startswith("csv"):
-        out = io.StringIO(newline="")
-        writer = csv.DictWriter(out, list(rows[0]))
-        writer.writeheader()
-        for row in rows:
-            flat = {k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in row.items()}
-            writer.writerow(flat)
-        data = out.getvalue().encode()
-    else:
-        sink = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows), sink)
-        data = sink.getvalue()
-    return gzip.compress(data) if ending.endswith(".gz") else data
-
-
 def write(folder: Path, name: str, rows: list[dict]) -> Path:
     path = folder / name
-    path.write_bytes(to_bytes(rows, name.split(".", 1)[1]))
+    path.write_bytes(file_bytes(rows, name.split(".", 1)[1]))
     return path
 
 

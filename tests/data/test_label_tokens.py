@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from toy_tokenizers import SENTENCES, byte_level, word_level
+from toy_tokenizers import SENTENCES, byte_level
 from transformers import PreTrainedTokenizerFast
 
 from blob_pyro.data import answer_token_ids, label_token_ids
 from blob_pyro.errors import DataError
-
-
-@pytest.fixture(scope="module")
-def bpe() -> PreTrainedTokenizerFast:
-    return byte_level(trim_offsets=False)
-
-
-@pytest.fixture(scope="module")
-def bert() -> PreTrainedTokenizerFast:
-    return word_level()
 
 
 def metaspace() -> PreTrainedTokenizerFast:

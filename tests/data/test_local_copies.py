@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
-import io
 import json
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from row_files import file_bytes
 
 from blob_pyro.config import DataConfig
 from blob_pyro.data import load_task
@@ -57,24 +54,6 @@ def rows_of(folder: str, split: str) -> list[dict]:
     return MADE[folder]
 
 
-def encoded(rows: list[dict], ending: str) -> bytes:
-    if ending == ".parquet":
-        sink = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows), sink)
-        return sink.getvalue()
-    if ending.startswith(".csv"):
-        out = io.StringIO(newline="")
-        writer = csv.DictWriter(out, list(rows[0]))
-        writer.writeheader()
-        for row in rows:
-            flat = {k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in row.items()}
-            writer.writerow(flat)
-        data = out.getvalue().encode()
-    else:
-        data = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    return gzip.compress(data) if ending.endswith(".gz") else data
-
-
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_every_format_gives_the_same_examples(tmp_path, folder):
     splits = {"winogrande": ("train_s", "validation"), "mmlu/virology": ("validation", "test")}
@@ -83,7 +62,7 @@ def test_every_format_gives_the_same_examples(tmp_path, folder):
         place = tmp_path / ending[1:]
         (place / folder).mkdir(parents=True)
         for split in splits.get(folder, ("train", "validation")):
-            (place / folder / (split + ending)).write_bytes(encoded(rows_of(folder, split), ending))
+            (place / folder / (split + ending)).write_bytes(file_bytes(rows_of(folder, split), ending))
         for compat in (None, "authors"):
             data = load_task(DataConfig(task=TASKS[folder], data_dir=str(place), compat=compat), seed=0)
             parts = [[(e.prompt, e.label, e.passage) for e in part] for part in (data.train, data.test)]
