@@ -22,6 +22,7 @@ ROOMS = (
     "config_file",
     "packaged",
     "predictions",
+    "ranks",
     "data",
     "distributions",
     "adapters",
