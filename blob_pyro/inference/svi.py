@@ -37,6 +37,7 @@ class StepResult:
             num_data * nll + kl_weight * kl ("elbo").
         step: number of this step, from 1.
         skipped: whether the step changed nothing, since one of these or a gradient was not finite.
+        held_out_nll: of held-out items behind the step, mean nats per item; None where it was not measured.
     """
 
     nll: float
@@ -45,6 +46,7 @@ class StepResult:
     loss: float
     step: int
     skipped: bool = False
+    held_out_nll: float | None = None
 
 
 class BLoBSVI:
