@@ -188,7 +188,7 @@ class TrainConfig:
     gradient_accumulation_steps: int = 1
     max_grad_norm: float | None = None
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    max_skipped_steps: int = 10
+    max_skipped_steps: int = 3
     eval_steps: int | None = None
     patience: int | None = None
     save_steps: int | None = 100

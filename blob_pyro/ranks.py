@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +79,25 @@ class Ranks:
         """Go on when all have come here."""
         if self.num > 1:
             dist.barrier()
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[Ranks]:
+    """The processes of this run, connected for the while where a launcher has started several.
+
+    accelerate chooses the backend and the device, as its own `Accelerator` does.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or (dist.is_available() and dist.is_initialized()):
+        yield Ranks.here()
+        return
+    from accelerate import PartialState  # type: ignore[import-untyped]
+
+    PartialState(cpu=not torch.cuda.is_available())
+    try:
+        yield Ranks.here()
+    finally:
+        dist.destroy_process_group()
+        PartialState._reset_state()
 
 
 def _alike(tensors: Iterable[Tensor]) -> list[list[Tensor]]:

@@ -49,6 +49,8 @@ ROOMS = (
     "answering",
     "deciding",
     "acquiring",
+    "history",
+    "learning",
     "workflow",
     "method_runs",
     "workers",

@@ -27,6 +27,7 @@ def _fit_parser() -> ArgumentParser:
             prompt: "Tweet: {text}\\nSentiment:"  # in double quotes, so that \\n is a new line
             labels: [" negative", " positive"]   # best a single token each: mind the space
 
+        A run that was stopped or killed goes on with the same command and --resume.
         --tune searches steps, KL rate, prior scale and layers on held-out items first (data.num_validation);
         it is short for --tune.search true.
 
@@ -35,13 +36,14 @@ def _fit_parser() -> ArgumentParser:
     )
     parser.add_argument("--config", action="config", help="a YAML file; the same as CONFIG.yaml")
     parser.add_class_arguments(RunConfig)
+    parser.add_argument("--resume", action="store_true", help="go on with the run that output holds")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
 
 
 def _fit(parser: ArgumentParser, words: Sequence[str]) -> None:
     config, parsed = config_of(parser, words)
-    result = fit_run(config, progress=not parsed.quiet)
+    result = fit_run(config, resume=parsed.resume, progress=not parsed.quiet)
     print_metrics(result.metrics)
     print(f"run directory: {result.path}")
 

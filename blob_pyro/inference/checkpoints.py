@@ -71,6 +71,11 @@ class Checkpoints:
             return []
         return sorted(int(found[1]) for entry in self.folder.iterdir() if (found := _NAME.fullmatch(entry.name)))
 
+    @property
+    def last_step(self) -> int:
+        """Step of the newest one; 0 without any."""
+        return (self.steps() or [0])[-1]
+
     def path(self, step: int) -> Path:
         """The folder of a step's checkpoint."""
         return self.folder / f"step-{step:08d}"
