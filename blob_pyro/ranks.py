@@ -33,6 +33,13 @@ class Ranks:
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property
+    def device(self) -> torch.device:
+        """Where this process computes: its own GPU, or the CPU."""
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+    @property
     def is_first(self) -> bool:
         """Whether this process writes and speaks for all."""
         return self.index == 0
@@ -115,6 +122,4 @@ def _put(flat: Tensor, tensors: Sequence[Tensor]) -> None:
 
 def _device() -> torch.device:
     """Where a tensor must be to travel."""
-    if "nccl" in dist.get_backend():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")
+    return Ranks.here().device if "nccl" in dist.get_backend() else torch.device("cpu")

@@ -341,6 +341,8 @@ def _evaluate(run: Run, items: Items, config: RunConfig, progress: bool, say: Sa
         predictions = {f"N={count}": scaled[count](predictions[f"N={count}"]) for count in counts}
         cost |= {f"temperature_N={count}": found.value for count, found in scaled.items()}
     metrics = {name: evaluate(found) for name, found in predictions.items()}
+    if not Ranks.here().is_first:
+        return RunResult(run.path, metrics, predictions)
     last = predictions[f"N={counts[-1]}"]
     write_predictions(run.path / PREDICTIONS, last, items.test.examples, items.labels)
     _write_diagram(run.path / RELIABILITY, last)

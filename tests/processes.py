@@ -33,7 +33,7 @@ class Process:
             file.touch()
         self._start = time.time_ns()
         arguments = ([*(str(word) for word in words), "--quiet"], str(self._out), str(self._err), max_file_size)
-        self._process: Any = _server().Process(target=_command, args=arguments)
+        self._process: Any = server().Process(target=_command, args=arguments)
         self._process.start()
 
     @property
@@ -65,7 +65,8 @@ def finished(*words: object, max_file_size: int | None = None) -> tuple[int, str
 
 
 @functools.cache
-def _server() -> ForkServerContext:
+def server() -> ForkServerContext:
+    """Starts processes that have the imports done."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["blob_pyro.cli.dispatch", "blob_pyro.loading", "transformers", "peft"])
     return context

@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser
 
 from blob_pyro.cli.command import Command, command_parser, config_of, print_metrics
 from blob_pyro.config import RunConfig
+from blob_pyro.ranks import connected
 from blob_pyro.workflow import fit_run
 
 
@@ -43,9 +44,11 @@ def _fit_parser() -> ArgumentParser:
 
 def _fit(parser: ArgumentParser, words: Sequence[str]) -> None:
     config, parsed = config_of(parser, words)
-    result = fit_run(config, resume=parsed.resume, progress=not parsed.quiet)
-    print_metrics(result.metrics)
-    print(f"run directory: {result.path}")
+    with connected() as ranks:
+        result = fit_run(config, resume=parsed.resume, progress=not parsed.quiet)
+        if ranks.is_first:
+            print_metrics(result.metrics)
+            print(f"run directory: {result.path}")
 
 
 COMMAND = Command("fine-tune a model and write a run directory", _fit_parser, _fit)
