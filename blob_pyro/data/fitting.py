@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from blob_pyro.data.examples import Example
+from blob_pyro.data.wording import and_others
 from blob_pyro.errors import DataError
 
 if TYPE_CHECKING:
@@ -128,10 +129,10 @@ def _cut_once(example: Example, spans: list[tuple[int, int]], excess: int) -> Ex
 def _does_not_fit(
     examples: Sequence[Example], tokens: list[_Tokens], stuck: list[int], limits: Sequence[int]
 ) -> DataError:
-    """The error that names the first item that cannot be made short enough."""
+    """The error that names the items that cannot be made short enough."""
     first = examples[stuck[0]]
     without = "" if first.passage is None else " without its passage"
-    more = f" (and {len(stuck) - 1} more items)" if len(stuck) > 1 else ""
+    more = and_others([examples[i].id for i in stuck])
     advice = "raise data.max_length" + ("" if first.passage else ", or name a data.truncate_field")
     limit, got = limits[stuck[0]], len(tokens[stuck[0]].ids)
     return DataError(f"{first.id}: expected at most {limit} tokens; got {got}{without}{more}: {advice}")
