@@ -14,7 +14,7 @@ from blob_pyro.data.sources import Row
 from blob_pyro.data.tasks import examples_for, find_task
 from blob_pyro.data.wording import quoted
 from blob_pyro.errors import ConfigError, DataError
-from blob_pyro.outcomes import TokenOutcome
+from blob_pyro.item_kinds import TextItems
 from blob_pyro.report.completions import completion_scores
 
 
@@ -38,7 +38,7 @@ def score_completions(
     examples = _examples(run_dir, config.data, rows, file)
     run = load_run(run_dir, ())
     items = encode_items(examples, run.model, config.data, file)
-    predictions = TokenOutcome().predict(run, items, config, num_draws(run.guide, config), progress)
+    predictions = TextItems().predict(run, items, config, num_draws(run.guide, config), progress)
     return with_fields(rows, completion_scores(predictions), say)
 
 

@@ -11,7 +11,7 @@ from blob_pyro.answering import Say, found_temperature, num_draws
 from blob_pyro.checkpoint import Run
 from blob_pyro.config import RunConfig
 from blob_pyro.data.collate import EncodedDataset
-from blob_pyro.outcomes import outcome_of
+from blob_pyro.item_kinds import kind_of
 from blob_pyro.run_directory import COST, METRICS, read_json, write_json
 
 
@@ -45,20 +45,20 @@ def evaluate_test_items(run: Run, items: Items, config: RunConfig, progress: boo
     """Predict with the posterior mean and with draws; write metrics, predictions and diagram."""
     if not len(items.test):
         return RunResult(run.path, {}, {})
-    outcome = outcome_of(config)
+    kind = kind_of(config)
     counts = sorted({0, num_draws(run.guide, config)})
     start = time.perf_counter()
-    predictions = {f"N={count}": outcome.predict(run, items.test, config, count, progress) for count in counts}
+    predictions = {f"N={count}": kind.predict(run, items.test, config, count, progress) for count in counts}
     cost = {"predict_seconds": time.perf_counter() - start}
     if config.predict.temperature:
         scaled = {
-            count: found_temperature(outcome.predict(run, items.validation, config, count, progress), count, say)
+            count: found_temperature(kind.predict(run, items.validation, config, count, progress), count, say)
             for count in counts
         }
         predictions = {f"N={count}": scaled[count](predictions[f"N={count}"]) for count in counts}
         cost |= {f"temperature_N={count}": found.value for count, found in scaled.items()}
-    metrics = {name: outcome.evaluate(found) for name, found in predictions.items()}
-    outcome.write(run.path, predictions[f"N={counts[-1]}"], items.test.examples, items.labels)
+    metrics = {name: kind.evaluate(found) for name, found in predictions.items()}
+    kind.write(run.path, predictions[f"N={counts[-1]}"], items.test.examples, items.labels)
     write_json(run.path / COST, read_json(run.path / COST) | cost)
     write_json(run.path / METRICS, {name: found.to_dict() for name, found in metrics.items()})
     return RunResult(run.path, metrics, predictions)

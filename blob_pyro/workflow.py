@@ -40,8 +40,8 @@ from blob_pyro.guides import GUIDES, AdapterGuide, EnsembleGuide, PostHocGuide
 from blob_pyro.inference.ensemble import fit_ensemble
 from blob_pyro.inference.svi import StepResult
 from blob_pyro.inference.trainer import fit
+from blob_pyro.item_kinds import kind_of
 from blob_pyro.model import BayesianLoRA
-from blob_pyro.outcomes import outcome_of
 from blob_pyro.report.answers import answers_of
 from blob_pyro.run_directory import (
     CONFIG,
@@ -311,8 +311,8 @@ def _held_out_nlls(run: Run, items: Items, config: RunConfig, progress: bool) ->
         fit(run.model, run.guide, loader, config.train, progress=progress, description="tune")
     except NonFiniteLossError:
         return None
-    outcome, count = outcome_of(config), num_draws(run.guide, config)
-    return outcome.nlls(outcome.predict(run, items.validation, config, count, progress))
+    kind, count = kind_of(config), num_draws(run.guide, config)
+    return kind.nlls(kind.predict(run, items.validation, config, count, progress))
 
 
 def encode_task(data: TaskData, model: BayesianLoRA, config: RunConfig) -> Items:

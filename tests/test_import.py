@@ -47,7 +47,7 @@ ROOMS = (
     "checking",
     "methods",
     "answering",
-    "outcomes",
+    "item_kinds",
     "completing",
     "deciding",
     "acquiring",

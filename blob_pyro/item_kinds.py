@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -28,7 +28,7 @@ P = TypeVar("P")
 M = TypeVar("M")
 
 
-class Outcome(ABC, Generic[P, M]):
+class ItemKind(ABC, Generic[P, M]):
     """Abstract. How items of one kind are predicted (P), scored (M) and written."""
 
     @abstractmethod
@@ -40,6 +40,10 @@ class Outcome(ABC, Generic[P, M]):
         """Their scores."""
 
     @abstractmethod
+    def read_scores(self, found: Mapping[str, Any]) -> M:
+        """Scores that a run directory holds."""
+
+    @abstractmethod
     def nlls(self, predictions: P) -> tuple[float, ...]:
         """-log p of each item, nats, p averaged over the draws."""
 
@@ -48,7 +52,7 @@ class Outcome(ABC, Generic[P, M]):
         """Predictions, and what is drawn of them, into a run directory."""
 
 
-class ClassOutcome(Outcome[Predictions, Metrics]):
+class ClassItems(ItemKind[Predictions, Metrics]):
     """Items of classes: the probability of each."""
 
     def predict(
@@ -58,6 +62,9 @@ class ClassOutcome(Outcome[Predictions, Metrics]):
 
     def evaluate(self, predictions: Predictions) -> Metrics:
         return evaluate(predictions)
+
+    def read_scores(self, found: Mapping[str, Any]) -> Metrics:
+        return Metrics(**found)
 
     def nlls(self, predictions: Predictions) -> tuple[float, ...]:
         return label_nlls(predictions)
@@ -69,7 +76,7 @@ class ClassOutcome(Outcome[Predictions, Metrics]):
         save_figure(reliability_diagram(predictions), path / RELIABILITY)
 
 
-class TokenOutcome(Outcome[TokenPredictions, TokenMetrics]):
+class TextItems(ItemKind[TokenPredictions, TokenMetrics]):
     """Texts: the probability of each predicted token."""
 
     def predict(
@@ -83,6 +90,9 @@ class TokenOutcome(Outcome[TokenPredictions, TokenMetrics]):
     def evaluate(self, predictions: TokenPredictions) -> TokenMetrics:
         return evaluate_tokens(predictions)
 
+    def read_scores(self, found: Mapping[str, Any]) -> TokenMetrics:
+        return TokenMetrics(**found)
+
     def nlls(self, predictions: TokenPredictions) -> tuple[float, ...]:
         return tuple((-predictions.text_log_probs()).tolist())
 
@@ -92,6 +102,6 @@ class TokenOutcome(Outcome[TokenPredictions, TokenMetrics]):
         write_completions(path / PREDICTIONS, predictions, examples)
 
 
-def outcome_of(config: RunConfig) -> Outcome[Any, Any]:
+def kind_of(config: RunConfig) -> ItemKind[Any, Any]:
     """What the items of a run end in."""
-    return TokenOutcome() if learns_tokens(config) else ClassOutcome()
+    return TextItems() if learns_tokens(config) else ClassItems()
