@@ -65,10 +65,10 @@ def _check_tokens(config: RunConfig) -> None:
     for name, value in of_classes.items():
         if value is not None:
             raise ConfigError(f"{name}: expected none with the likelihood causal_lm, which has no classes; got {value}")
-    if config.data.task is None and config.data.completion is None:
+    if config.data.task is None and not config.data.own_texts:
         raise ConfigError(
-            'data.completion: expected what follows the prompt, like " {answer}", with the likelihood causal_lm; '
-            "got none"
+            'data.completion: expected what follows the prompt, like " {answer}", with the likelihood causal_lm (or '
+            "data.over text, where the prompt is the whole text); got none"
         )
     if config.guide.name not in token_guides():
         raise ConfigError(

@@ -10,6 +10,7 @@ from blob_pyro.building import encode_items, learns_tokens
 from blob_pyro.config import DataConfig, RunConfig
 from blob_pyro.data.completed import answers_as_completions, completion_template
 from blob_pyro.data.examples import Example
+from blob_pyro.data.prompts import PromptTemplate
 from blob_pyro.data.sources import Row
 from blob_pyro.data.tasks import examples_for, find_task
 from blob_pyro.data.wording import quoted
@@ -60,12 +61,20 @@ def refuse_tokens(run_dir: str | Path, config: RunConfig, what: str) -> None:
 
 def _examples(run_dir: str | Path, config: DataConfig, rows: Sequence[Row], file: str) -> list[Example]:
     """The rows as prompts and completions."""
-    task = None if config.task is None else find_task(config.task)
-    names = (task.label_field,) if task else completion_template(str(config.completion)).fields
+    names = _scored_fields(config)
     if not any(name in row.fields for row in rows for name in names):
         raise DataError(
             f"{file}: expected completions to score, in the fields {quoted(names)}; got {quoted(rows[0].fields)}: "
             f'add them, or have texts written with: blob-pyro generate {run_dir} "PROMPT"'
         )
     examples = examples_for(config, rows, with_labels=True, source=file)
-    return answers_as_completions(examples, task.labels) if task else examples
+    return examples if config.task is None else answers_as_completions(examples, find_task(config.task).labels)
+
+
+def _scored_fields(config: DataConfig) -> tuple[str, ...]:
+    """Names of the fields that hold what is scored."""
+    if config.task is not None:
+        return (find_task(config.task).label_field,)
+    if config.completion is None:
+        return PromptTemplate(str(config.prompt)).fields
+    return completion_template(config.completion).fields

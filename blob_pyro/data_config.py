@@ -34,7 +34,7 @@ class DataConfig:
         completion: template of what follows the prompt, for the likelihood causal_lm: " {answer}", the space in front
             included. Items then need no label. Of a built-in task it is the answer word.
         over: which tokens causal_lm predicts: those of the "answer" (completion and end of text; None takes it), or
-            the whole "text" but its first token.
+            the whole "text" but its first token. The text may then be the prompt alone, without a completion.
         truncate_field: the field that may lose tokens from its left when a prompt is too long.
         label_field: field that holds the label.
         choices_field: field with a list of an item's choices, which the prompt shows as lines "A) text"; the label is
@@ -76,6 +76,11 @@ class DataConfig:
     num_validation: int = 0
     max_length: int = 300
 
+    @property
+    def own_texts(self) -> bool:
+        """Whether the items are of one's own and are learnt token by token: they need no label."""
+        return self.completion is not None or (self.task is None and self.over == "text")
+
     def __post_init__(self) -> None:
         self._check_source()
         check(self.compat in (None, "authors"), "data.compat", "'authors', or null", self.compat)
@@ -84,8 +89,8 @@ class DataConfig:
         if self.labels is not None:
             check(len(self.labels) >= 2, "data.labels", "at least two labels", self.labels)
             check(len(set(self.labels)) == len(self.labels), "data.labels", "distinct labels", self.labels)
-        if self.completion is not None:
-            self._check_completion()
+        if self.own_texts:
+            self._check_texts()
         for name in ("num_train", "num_test"):
             value = getattr(self, name)
             check(value is None or value >= 1, f"data.{name}", "a count of at least 1, or null", value)
@@ -109,15 +114,16 @@ class DataConfig:
         if missing:
             raise ConfigError(f"data: expected data.task, or files of your own; got neither: {missing} missing")
 
-    def _check_completion(self) -> None:
-        """Refuse beside a completion what says which class an item is of."""
+    def _check_texts(self) -> None:
+        """Refuse beside a completion, or whole texts, what says which class an item is of."""
+        beside = "data.completion" if self.completion is not None else "data.over text"
         for name in ("labels", "choices_field"):
             value = getattr(self, name)
-            check(value is None, f"data.{name}", "none beside data.completion, which needs no classes", value)
+            check(value is None, f"data.{name}", f"none beside {beside}, which needs no classes", value)
         if self.label_field != "label":
             raise ConfigError(
-                f"data.label_field: expected none beside data.completion; got {self.label_field!r}: "
-                f'name the field there, like " {{{self.label_field}}}"'
+                f"data.label_field: expected none beside {beside}; got {self.label_field!r}: "
+                f'name the field in the template, like " {{{self.label_field}}}"'
             )
 
     def _given(self, names: tuple[str, ...]) -> str:

@@ -24,14 +24,14 @@ def completion_template(template: str) -> PromptTemplate:
 
 
 def completed_rows(
-    rows: Sequence[Row], template: PromptTemplate, completion: PromptTemplate, source: str = "data"
+    rows: Sequence[Row], template: PromptTemplate, completion: PromptTemplate | None, source: str = "data"
 ) -> list[Example]:
     """Render rows into prompts and completions.
 
     Args:
         rows: raw items.
         template: the prompt.
-        completion: what follows it.
+        completion: what follows it; None for texts that are prompts alone.
         source: name of the file, for messages.
 
     Raises:
@@ -44,7 +44,8 @@ def completed_rows(
         >>> item.prompt, item.completion, item.label
         ('2 + 2? It is', ' 4.', None)
     """
-    prompts, completions = rendered(rows, template, source), rendered(rows, completion, source)
+    prompts = rendered(rows, template, source)
+    completions = [("", None)] * len(rows) if completion is None else rendered(rows, completion, source)
     return [
         Example(prompt, None, f"line {row.line}", passage, completion=text)
         for row, (prompt, passage), (text, _) in zip(rows, prompts, completions, strict=True)

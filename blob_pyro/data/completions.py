@@ -31,7 +31,8 @@ def encode_completions(
 
     Args:
         examples: the items; their labels are not used.
-        completions: what follows each prompt, the space between them included.
+        completions: what follows each prompt, the space between them included; "" where the whole text is predicted
+            and is the prompt alone.
         tokenizer: a fast tokenizer; one without an end-of-text token adds none.
         max_length: most tokens of an item.
         over: what is predicted: the "answer" (completion and end of text), or the whole "text" but its first token.
@@ -40,12 +41,16 @@ def encode_completions(
         Items with token labels, for `bp.CausalLM`.
 
     Raises:
-        DataError: another number of completions than of examples, an empty one, or an item that does not fit.
+        DataError: another number of completions than of examples, an empty one that is to be predicted, or an item
+            that does not fit.
     """
     if len(completions) != len(examples):
         raise DataError(f"expected a completion for each of {len(examples)} items; got {len(completions)}")
     end = [tokenizer.eos_token_id] if isinstance(tokenizer.eos_token_id, int) else []
-    tails = [[*ids, *end] for ids in _ids_of(examples, completions, tokenizer)]
+    found = [continuation_ids(tokenizer, text) if text else [] for text in completions]
+    if over == "answer":
+        _check_some(examples, completions, found)
+    tails = [[*ids, *end] for ids in found]
     _check_lengths(examples, tails, max_length)
     fitted = fit_prompts(examples, tokenizer, [max_length - len(tail) for tail in tails])
     if fitted.truncated:
@@ -62,11 +67,8 @@ def num_predicted(dataset: EncodedDataset) -> int:
     return sum(label != IGNORED for item in dataset.items for label in (item.token_labels or ())[1:])
 
 
-def _ids_of(
-    examples: Sequence[Example], completions: Sequence[str], tokenizer: PreTrainedTokenizerBase
-) -> list[list[int]]:
-    """The token ids of each completion."""
-    found = [continuation_ids(tokenizer, text) for text in completions]
+def _check_some(examples: Sequence[Example], completions: Sequence[str], found: Sequence[Sequence[int]]) -> None:
+    """Refuse completions without a token."""
     empty = [i for i, ids in enumerate(found) if not ids]
     if empty:
         first = empty[0]
@@ -74,7 +76,6 @@ def _ids_of(
             f"{examples[first].id}: expected a completion with text; got {completions[first]!r}, which has no "
             f"token{and_others([examples[i].id for i in empty])}"
         )
-    return found
 
 
 def _check_lengths(examples: Sequence[Example], tails: Sequence[Sequence[int]], max_length: int) -> None:

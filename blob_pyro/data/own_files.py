@@ -76,8 +76,8 @@ def own_examples(config: DataConfig, rows: Sequence[Row], require_label: bool, s
         ConfigError: prompt or labels cannot work.
         DataError: rows lack fields, or have unknown labels.
     """
-    if (completion := _completion(config)) is not None:
-        return completed_rows(rows, _template(config), completion, source)
+    if config.own_texts:
+        return completed_rows(rows, _template(config), _completion(config), source)
     config, _ = with_labels(config)
     template, labels = _template(config), config.labels or []
     if config.choices_field is not None:
@@ -97,14 +97,14 @@ def with_labels(config: DataConfig) -> tuple[DataConfig, tuple[str, ...]]:
         ConfigError: the prompt cannot work.
         DataError: the file cannot be read, or its labels cannot serve: fewer than two, not there, or no words.
     """
-    if config.task is not None or config.labels is not None or config.completion is not None:
+    if config.task is not None or config.labels is not None or config.own_texts:
         return config, ()
     _template(config)
     return _labelled(config, *train_rows(config))
 
 
 def _labelled(config: DataConfig, rows: Sequence[Row], source: str) -> tuple[DataConfig, tuple[str, ...]]:
-    if config.labels is not None or config.completion is not None:
+    if config.labels is not None or config.own_texts:
         return config, ()
     if config.choices_field is None:
         words, told = _distinct(rows, config.label_field, source), f"the values of {config.label_field!r} in {source}"
@@ -165,7 +165,7 @@ def _template(config: DataConfig) -> PromptTemplate:
 
 
 def _completion(config: DataConfig) -> PromptTemplate | None:
-    """The template of completions; None for items of classes."""
+    """The template of completions, where there is one."""
     return None if config.completion is None else completion_template(config.completion)
 
 

@@ -87,7 +87,7 @@ def _contradictions(train: list[Example]) -> list[str]:
     for example in train:
         answers.setdefault(example.prompt, set()).add(_answer(example))
     count = sum(len(answers[example.prompt]) > 1 for example in train)
-    kind = "label" if all(example.completion is None for example in train) else "completion"
+    kind = "completion" if any(example.completion for example in train) else "label"
     return [f"train: {count} items share their prompt with an item of another {kind}"] if count else []
 
 

@@ -204,7 +204,7 @@ def examples_for(config: DataConfig, rows: Sequence[Row], *, with_labels: bool, 
     """
     task = None if config.task is None else task_of(config)
     label_field = config.label_field if task is None else task.label_field
-    if not with_labels and config.completion is None:
+    if not with_labels and not config.own_texts:
         rows = [_without(row, label_field) for row in rows]
     if task is not None:
         rows = prepare_rows(rows, task.prepare, source)
