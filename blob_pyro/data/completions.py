@@ -52,7 +52,8 @@ def encode_completions(
         _check_some(examples, completions, found)
     tails = [[*ids, *end] for ids in found]
     _check_lengths(examples, tails, max_length)
-    fitted = fit_prompts(examples, tokenizer, [max_length - len(tail) for tail in tails])
+    lengths = [len(tail) for tail in tails]
+    fitted = fit_prompts(examples, tokenizer, [max_length - length for length in lengths], lengths)
     if fitted.truncated:
         warn_of_cuts(fitted.truncated, len(examples), max_length)
     items = []

@@ -38,7 +38,10 @@ class _Tokens:
 
 
 def fit_prompts(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, limits: Sequence[int]
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    limits: Sequence[int],
+    completions: Sequence[int] | None = None,
 ) -> FittedPrompts:
     """Tokenise prompts, and cut the passages of those that are too long.
 
@@ -46,6 +49,7 @@ def fit_prompts(
         examples: the items.
         tokenizer: a fast tokenizer.
         limits: most tokens of each prompt, special tokens included.
+        completions: how many tokens the completion behind each takes, where there is one; for the message.
 
     Raises:
         DataError: the tokenizer is a slow one, a prompt has no token, or one is too long even without its passage.
@@ -56,7 +60,7 @@ def fit_prompts(
     for example, found in zip(examples, tokens, strict=True):
         if not found.spans:
             raise DataError(f"{example.id}: expected a prompt with text; got {example.prompt!r}, which has no token")
-    truncated = _cut_to_fit(examples, tokens, tokenizer, limits)
+    truncated = _cut_to_fit(examples, tokens, tokenizer, limits, completions)
     return FittedPrompts([found.ids for found in tokens], truncated)
 
 
@@ -89,7 +93,11 @@ def _tokenize(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> lis
 
 
 def _cut_to_fit(
-    examples: Sequence[Example], tokens: list[_Tokens], tokenizer: PreTrainedTokenizerBase, limits: Sequence[int]
+    examples: Sequence[Example],
+    tokens: list[_Tokens],
+    tokenizer: PreTrainedTokenizerBase,
+    limits: Sequence[int],
+    completions: Sequence[int] | None,
 ) -> int:
     """Replace in `tokens` what is longer than its limit; returns the number of items that were cut.
 
@@ -102,7 +110,7 @@ def _cut_to_fit(
     while too_long:
         stuck = [i for i, example in too_long.items() if not _can_be_cut(example)]
         if stuck:
-            raise _does_not_fit(examples, tokens, stuck, limits)
+            raise _does_not_fit(examples, tokens, stuck, limits, completions)
         cut = {i: _cut_once(ex, tokens[i].spans, len(tokens[i].ids) - limits[i]) for i, ex in too_long.items()}
         retokenized = _tokenize(tokenizer, [example.prompt for example in cut.values()])
         for i, found in zip(cut, retokenized, strict=True):
@@ -127,7 +135,11 @@ def _cut_once(example: Example, spans: list[tuple[int, int]], excess: int) -> Ex
 
 
 def _does_not_fit(
-    examples: Sequence[Example], tokens: list[_Tokens], stuck: list[int], limits: Sequence[int]
+    examples: Sequence[Example],
+    tokens: list[_Tokens],
+    stuck: list[int],
+    limits: Sequence[int],
+    completions: Sequence[int] | None,
 ) -> DataError:
     """The error that names the items that cannot be made short enough."""
     first = examples[stuck[0]]
@@ -135,4 +147,5 @@ def _does_not_fit(
     more = and_others([examples[i].id for i in stuck])
     advice = "raise data.max_length" + ("" if first.passage else ", or name a data.truncate_field")
     limit, got = limits[stuck[0]], len(tokens[stuck[0]].ids)
-    return DataError(f"{first.id}: expected at most {limit} tokens; got {got}{without}{more}: {advice}")
+    before = "" if completions is None else f" before a completion of {completions[stuck[0]]}"
+    return DataError(f"{first.id}: expected at most {limit} tokens{before}; got {got}{without}{more}: {advice}")

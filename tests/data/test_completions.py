@@ -60,7 +60,7 @@ def test_a_long_prompt_makes_room_for_its_completion(bpe, max_length):
         ([" yes", " no" * 40], 30, "line 1: expected at most 30 tokens with the prompt; got a completion of 41: raise"),
         (["", ""], 200, "line 0: expected a completion with text; got '', .* .and 1 more item: line 1."),
         ([" no" * 40] * 2, 30, "line 0: .*; got a completion of 41 .and 1 more item: line 1.: raise data.max_length"),
-        ([" yes", " no"], 8, "line 0: expected at most 6 tokens; got .* without its passage"),
+        ([" yes", " no"], 8, "line 0: expected at most 6 tokens before a completion of 2; got .* without its passage"),
     ],
 )
 def test_what_cannot_be_learnt_is_refused(bpe, completions, max_length, message):
