@@ -20,7 +20,7 @@ from blob_pyro.data.sources import Row
 from blob_pyro.errors import ConfigError, RunDirectoryError
 from blob_pyro.evaluation import NEED_DRAWS, Temperature, fit_temperature
 from blob_pyro.guides import GUIDES, AdapterGuide, EnsembleGuide, LaplaceGuide
-from blob_pyro.likelihoods import MultipleChoice, WholeAnswer
+from blob_pyro.likelihoods import CausalLM, MultipleChoice, WholeAnswer
 from blob_pyro.linearised import LinearisedPredictive
 from blob_pyro.predictions import Predictions
 from blob_pyro.predictive import PosteriorPredictive
@@ -73,10 +73,17 @@ class Answerer:
 def load_run(run_dir: str | Path, labels: Sequence[str]) -> Run:
     """`load`, and a check that the posterior was learnt for these labels.
 
+    Args:
+        run_dir: the run.
+        labels: answer words in class order; none where it learns tokens.
+
     Raises:
-        RunDirectoryError: the directory is not a whole run, or its labels were altered.
+        RunDirectoryError: the directory is not a whole run, or its labels or its likelihood were altered.
     """
     run = load(run_dir)
+    if not labels:
+        _check_tokens(run, run_dir)
+        return run
     likelihood = run.model.class_likelihood(str(run_dir))
     same = likelihood.num_classes == len(labels)
     if same and isinstance(likelihood, MultipleChoice | WholeAnswer):
@@ -88,6 +95,15 @@ def load_run(run_dir: str | Path, labels: Sequence[str]) -> Run:
             f"{CONFIG} and {DESCRIPTION} come from different runs, or one was altered"
         )
     return run
+
+
+def _check_tokens(run: Run, run_dir: str | Path) -> None:
+    if not isinstance(run.model.likelihood, CausalLM):
+        raise RunDirectoryError(
+            f"{run_dir}: expected a posterior of causal_lm, as {CONFIG} says; got one of "
+            f"{type(run.model.likelihood).__name__} in {DESCRIPTION}; the two come from different runs, or one was "
+            "altered"
+        )
 
 
 def num_draws(guide: AdapterGuide, config: RunConfig) -> int:

@@ -23,8 +23,11 @@ class ModelConfig:
 
     Attributes:
         id: hub id, local folder, or the alias of a packaged model ("smollm2", "minilm").
-        likelihood: answers are tokens of a causal language model, or classes of a classification head.
-        label_smoothing: share of each training label that is spread evenly over the classes.
+        likelihood: answers are tokens of a causal language model, classes of a classification head, or texts that are
+            learnt token by token (causal_lm; docs/likelihoods.md).
+        count: what causal_lm counts as an observation: "sequences" (None takes it), so that the NLL is in nats per
+            text, or "tokens", nats per token.
+        label_smoothing: share of each training label that is spread evenly over the classes, or over the vocabulary.
         class_weights: factors on the log-likelihood of each class's items, in the order of the labels; "balanced"
             takes num_train / (K * items of the class), which gives every class the same weight in all.
         r: rank of the adapters.
@@ -49,7 +52,8 @@ class ModelConfig:
     """
 
     id: str = "smollm2"
-    likelihood: Literal["multiple_choice", "sequence_classification"] = "multiple_choice"
+    likelihood: Literal["multiple_choice", "sequence_classification", "causal_lm"] = "multiple_choice"
+    count: Literal["sequences", "tokens"] | None = None
     label_smoothing: float = 0.0
     class_weights: list[float] | Literal["balanced"] | None = None
     r: int = 8

@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from blob_pyro.answering import num_draws, predict_items
+from blob_pyro.answering import num_draws
 from blob_pyro.building import in_authors_order
 from blob_pyro.checkpoint import Run, describe, save
 from blob_pyro.config import RunConfig
 from blob_pyro.data.collate import EncodedDataset, padding_id
 from blob_pyro.data.loaders import ordered_loader, predict_loader, train_loader
-from blob_pyro.evaluation import evaluate
+from blob_pyro.evaluating import Items
 from blob_pyro.guides import GUIDES, AdapterGuide, EnsembleGuide, PostHocGuide
 from blob_pyro.history import History
 from blob_pyro.inference.checkpoints import Checkpoints
 from blob_pyro.inference.ensemble import fit_ensemble
 from blob_pyro.inference.trainer import fit
+from blob_pyro.item_kinds import kind_of
 from blob_pyro.model import BayesianLoRA
 from blob_pyro.ranks import Ranks
 
 POST_HOC_BATCH_SIZE = 16  # what comes out does not depend on it
 _OF_CHECKPOINTS = ("save_steps", "save_total_limit")  # settings that change nothing of what is learnt
-
-
-@dataclass(frozen=True)
-class Items:
-    """The encoded items of a run; `labels` are the answer words."""
-
-    train: EncodedDataset
-    test: EncodedDataset
-    validation: EncodedDataset
-    labels: tuple[str, ...]
 
 
 def learn(
@@ -106,8 +97,9 @@ def _fit_members(
 
 def _held_out_nll(path: Path, items: Items, config: RunConfig, model: BayesianLoRA, guide: AdapterGuide) -> float:
     """Of the validation items under the run's draws, nats per item."""
-    count = num_draws(guide, config)
-    return evaluate(predict_items(Run(path, model, guide), items.validation, config, count, progress=False)).nll
+    kind, count = kind_of(config), num_draws(guide, config)
+    predictions = kind.predict(Run(path, model, guide), items.validation, config, count, progress=False)
+    return statistics.fmean(kind.nlls(predictions))
 
 
 def _stores(folder: Path, model: BayesianLoRA, guide: AdapterGuide, config: RunConfig) -> list[Checkpoints]:

@@ -5,56 +5,47 @@ from __future__ import annotations
 import dataclasses
 import signal
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyro
 
 from blob_pyro.adapters.blocks import block_list
-from blob_pyro.answering import (
-    Answerer,
-    Say,
-    found_temperature,
-    load_run,
-    num_draws,
-    predict_items,
-    with_fields,
-    with_samples,
-)
+from blob_pyro.answering import Answerer, Say, load_run, num_draws, with_fields, with_samples
 from blob_pyro.building import (
     build_guide,
     build_model,
-    check_guide,
+    count_tokens,
     encode_items,
     labels_of,
+    learns_tokens,
     load_data,
     with_class_weights,
 )
+from blob_pyro.checking import check_run
 from blob_pyro.checkpoint import Run
+from blob_pyro.completing import refuse_tokens, score_completions
 from blob_pyro.config import RunConfig
 from blob_pyro.data.files import read_rows
 from blob_pyro.data.own_files import with_labels
 from blob_pyro.data.task_data import TaskData
 from blob_pyro.data.tasks import examples_for
 from blob_pyro.deciding import Decisions, decide, prepare
-from blob_pyro.errors import ConfigError, DataError, NonFiniteLossError, Stopped
-from blob_pyro.evaluation import Metrics, evaluate
-from blob_pyro.guides import GUIDES, AdapterGuide, LaplaceGuide
+from blob_pyro.errors import DataError, NonFiniteLossError, Stopped
+from blob_pyro.evaluating import Items, RunResult, evaluate_test_items
+from blob_pyro.guides import AdapterGuide
 from blob_pyro.inference.checkpoints import Checkpoints
 from blob_pyro.inference.trainer import fit
-from blob_pyro.learning import Items, learn, training_loader
+from blob_pyro.item_kinds import kind_of
+from blob_pyro.learning import learn, training_loader
 from blob_pyro.model import BayesianLoRA
-from blob_pyro.predictions import Predictions
 from blob_pyro.ranks import Ranks, connected
-from blob_pyro.report.answers import answers_of, write_predictions
+from blob_pyro.report.answers import answers_of
 from blob_pyro.run_directory import (
     CHECKPOINTS,
     CONFIG,
     COST,
     METRICS,
-    PREDICTIONS,
-    RELIABILITY,
     holds_run_of,
     is_finished,
     new_run_directory,
@@ -69,27 +60,10 @@ from blob_pyro.tuning import (
     Measured,
     TrialLog,
     Tuning,
-    check_tuning,
     is_unfinished_search,
-    label_nlls,
     search,
     with_kl_rate,
 )
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a finished run found.
-
-    Attributes:
-        path: the run directory.
-        metrics: "N=0" (posterior mean) and "N=<draws>" -> metrics on the test items; empty without any.
-        predictions: the same keys -> predictions in the order of the test items.
-    """
-
-    path: Path
-    metrics: dict[str, Metrics]
-    predictions: dict[str, Predictions]
 
 
 def fit_run(config: RunConfig, *, resume: bool = False, progress: bool = True, say: Say = print) -> RunResult:
@@ -120,6 +94,7 @@ def fit_run(config: RunConfig, *, resume: bool = False, progress: bool = True, s
 
 
 def _fit_run(config: RunConfig, resume: bool, progress: bool, say: Say, ranks: Ranks) -> RunResult:
+    check_run(config)
     config = with_read_labels(config, say)
     goes_on = resume and holds_run_of(config)
     if not goes_on and not is_unfinished_search(config):
@@ -127,8 +102,8 @@ def _fit_run(config: RunConfig, resume: bool, progress: bool, say: Say, ranks: R
     path = Path(config.output)
     if goes_on and is_finished(config):
         say(f"already done: {path}")
-        return RunResult(path, {name: Metrics(**found) for name, found in read_json(path / METRICS).items()}, {})
-    _check(config)
+        kind = kind_of(config)
+        return RunResult(path, {name: kind.read_scores(found) for name, found in read_json(path / METRICS).items()}, {})
     data = load_data(config)
     for note in data.notes:
         say(note)
@@ -148,7 +123,7 @@ def _fit_run(config: RunConfig, resume: bool, progress: bool, say: Say, ranks: R
         write_json(path / COST, read_json(path / COST) | cost | parameter_counts(model, guide))
         say(f"saved adapter and posterior in {path}")
     try:
-        result = _evaluate(Run(path, model, guide), items, config, progress, say)
+        result = evaluate_test_items(Run(path, model, guide), items, config, progress, say)
     except KeyboardInterrupt as error:
         told = f"{path} holds the adapter and posterior, but no metrics yet: the same command with --resume goes on"
         raise Stopped(told, getattr(error, "signal", signal.SIGINT)) from None
@@ -197,7 +172,7 @@ def evaluate_run(
     if not data.test:
         raise DataError(f"{run_dir}: expected a run with test items; it has none; use `blob-pyro predict` on a file")
     run = load_run(run_dir, data.labels)
-    return _evaluate(run, encode_task(data, run.model, config), config, progress, say)
+    return evaluate_test_items(run, encode_task(data, run.model, config), config, progress, say)
 
 
 def predict_run(
@@ -221,17 +196,22 @@ def predict_run(
 
     Returns:
         The rows in file order, each with "prediction", "probabilities" (label -> probability), "confidence", "margin",
-        "entropy" and "mutual_information" (nats) added, and what `decisions` ask for (see `Decisions`). Where a row
-        has a field of such a name, the answer's takes its place, and `say` is told.
+        "entropy" and "mutual_information" (nats) added, and what `decisions` ask for (see `Decisions`). Of a run that
+        learns tokens each has the scores of its completion instead (see `completion_scores`). Where a row has a field
+        of such a name, the answer's takes its place, and `say` is told.
 
     Raises:
         RunDirectoryError: the directory is not a whole run.
-        DataError: the file cannot be read, or a row lacks a field of the prompt.
+        DataError: the file cannot be read, or a row lacks a field of the prompt or of the completion.
         ConfigError: a decision cannot be made, as `prepare` has it.
     """
     config, decisions = with_samples(read_config(run_dir), num_samples), decisions or Decisions()
-    labels = labels_of(config.data)
+    if decisions.need_held_out:
+        refuse_tokens(run_dir, config, "decisions (target_risk, coverage, ood)")
     rows = read_rows(file)
+    if learns_tokens(config):
+        return score_completions(run_dir, config, rows, str(file), progress=progress, say=say)
+    labels = labels_of(config.data)
     examples = examples_for(config.data, rows, with_labels=False, source=str(file))
     held_out = prepare(decisions, config, run_dir)
     run = load_run(run_dir, labels)
@@ -285,25 +265,12 @@ def parameter_counts(model: BayesianLoRA, guide: AdapterGuide) -> dict[str, int]
     return {"adapter_parameters": adapter, "guide_parameters": sum(t.numel() for t in guide.tensors().values())}
 
 
-def _check(config: RunConfig) -> None:
-    """What one section asks of another, before anything is loaded."""
-    check_guide(config.guide)
-    check_tuning(config)
-    if config.predict.temperature and not config.data.num_validation:
-        raise ConfigError("predict.temperature: expected held-out items to fit it with; set data.num_validation")
-    if config.train.eval_steps is not None and not config.data.num_validation:
-        raise ConfigError("train.eval_steps: expected held-out items to evaluate on; set data.num_validation")
-    if config.train.eval_steps is not None and config.tune.search:
-        raise ConfigError("train.eval_steps: expected none beside tune.search, which chooses by the held-out items too")
-    if config.predict.sampling == "logits" and GUIDES[config.guide.name] is not LaplaceGuide:
-        raise ConfigError(f"predict.sampling: expected 'weights' with the guide {config.guide.name!r}; got 'logits'")
-
-
 def _make(config: RunConfig, data: TaskData) -> tuple[BayesianLoRA, AdapterGuide, Items]:
     """Model, guide and encoded items, as the seed has them."""
     pyro.set_rng_seed(config.seed)
     model = build_model(with_class_weights(config, data.train, data.labels), data.labels, num_data=len(data.train))
     items = encode_task(data, model, config)
+    count_tokens(model, items.train, config.model)
     return model, build_guide(model, config.guide), items
 
 
@@ -314,8 +281,8 @@ def _held_out_nlls(run: Run, items: Items, config: RunConfig, progress: bool) ->
         fit(run.model, run.guide, loader, config.train, progress=progress, description="tune")
     except NonFiniteLossError:
         return None
-    count = num_draws(run.guide, config)
-    return label_nlls(predict_items(run, items.validation, config, count, progress))
+    kind, count = kind_of(config), num_draws(run.guide, config)
+    return kind.nlls(kind.predict(run, items.validation, config, count, progress))
 
 
 def encode_task(data: TaskData, model: BayesianLoRA, config: RunConfig) -> Items:
@@ -323,35 +290,3 @@ def encode_task(data: TaskData, model: BayesianLoRA, config: RunConfig) -> Items
     train, validation = (encode_items(part, model, config.data, source) for part in (data.train, data.validation))
     test = encode_items(data.test, model, config.data, config.data.test_file)
     return Items(train, test, validation, data.labels)
-
-
-def _evaluate(run: Run, items: Items, config: RunConfig, progress: bool, say: Say) -> RunResult:
-    """Predict with the posterior mean and with draws; write metrics, predictions and diagram."""
-    if not len(items.test):
-        return RunResult(run.path, {}, {})
-    counts = sorted({0, num_draws(run.guide, config)})
-    start = time.perf_counter()
-    predictions = {f"N={count}": predict_items(run, items.test, config, count, progress) for count in counts}
-    cost = {"predict_seconds": time.perf_counter() - start}
-    if config.predict.temperature:
-        scaled = {
-            count: found_temperature(predict_items(run, items.validation, config, count, progress), count, say)
-            for count in counts
-        }
-        predictions = {f"N={count}": scaled[count](predictions[f"N={count}"]) for count in counts}
-        cost |= {f"temperature_N={count}": found.value for count, found in scaled.items()}
-    metrics = {name: evaluate(found) for name, found in predictions.items()}
-    if not Ranks.here().is_first:
-        return RunResult(run.path, metrics, predictions)
-    last = predictions[f"N={counts[-1]}"]
-    write_predictions(run.path / PREDICTIONS, last, items.test.examples, items.labels)
-    _write_diagram(run.path / RELIABILITY, last)
-    write_json(run.path / COST, read_json(run.path / COST) | cost)
-    write_json(run.path / METRICS, {name: found.to_dict() for name, found in metrics.items()})
-    return RunResult(run.path, metrics, predictions)
-
-
-def _write_diagram(path: Path, predictions: Predictions) -> None:
-    from blob_pyro.report.plots import reliability_diagram, save_figure
-
-    save_figure(reliability_diagram(predictions), path)

@@ -233,7 +233,7 @@ BAD_OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "too few items": (("--data.num_train", "100"), "expected at least 100 items (data.num_train); got 12"),
     "too long": (
         ("--data.max_length", "10", "--data.truncate_field", "null"),
-        "train.jsonl: line 1: expected at most 10 tokens; got 23 (and 11 more items): raise data.max_length, or name a",
+        "train.jsonl: line 1: expected at most 10 tokens; got 23 (and 11 more items: line 2,",
     ),
     "too long without passage": (("--data.max_length", "4"), "expected at most 4 tokens; got"),
     "unknown hub id": (

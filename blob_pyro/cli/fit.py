@@ -28,6 +28,9 @@ def _fit_parser() -> ArgumentParser:
             prompt: "Tweet: {text}\\nSentiment:"  # in double quotes, so that \\n is a new line
             labels: [" negative", " positive"]   # best a single token each: mind the space
 
+        With `model: {likelihood: causal_lm}` and, under data, `completion: " {answer}"`, what follows the prompt is
+        learnt token by token, and no label is needed (docs/likelihoods.md).
+
         A run that was stopped or killed goes on with the same command and --resume.
         --tune searches steps, KL rate, prior scale and layers on held-out items first (data.num_validation);
         it is short for --tune.search true.

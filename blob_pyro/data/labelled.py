@@ -76,7 +76,7 @@ def examples_from_rows(
     Example:
         >>> rows = [Row(1, {"text": "Lovely", "label": "good"})]
         >>> examples_from_rows(rows, PromptTemplate("{text} is"), [" bad", " good"], "label", require_label=True)
-        [Example(prompt='Lovely is', label=1, id='line 1', passage=None, shares=None)]
+        [Example(prompt='Lovely is', label=1, id='line 1', passage=None, shares=None, completion=None)]
     """
     classes = _class_of_text(labels)
     soft = _soft_labels(rows, classes, label_field, source)
@@ -88,7 +88,7 @@ def examples_from_rows(
     known = [None if label is None else classes[label] for label in found]
     return [
         Example(prompt, label, f"line {row.line}", passage, _shares(soft, row, label, len(labels)))
-        for row, label, (prompt, passage) in zip(rows, known, _rendered(rows, template, source), strict=True)
+        for row, label, (prompt, passage) in zip(rows, known, rendered(rows, template, source), strict=True)
     ]
 
 
@@ -129,8 +129,12 @@ def label_text(value: Any) -> str | None:
     return None if value is None else str(value).strip() or None
 
 
-def _rendered(rows: Sequence[Row], template: PromptTemplate, source: str) -> list[tuple[str, tuple[int, int] | None]]:
-    """The prompt and passage of every row; the error tells the first reason and all bad rows."""
+def rendered(rows: Sequence[Row], template: PromptTemplate, source: str) -> list[tuple[str, tuple[int, int] | None]]:
+    """The prompt and passage of every row.
+
+    Raises:
+        DataError: rows lack a field of the template, or have no text in any; tells the first reason and all bad rows.
+    """
     prompts = []
     bad: dict[int, DataError] = {}
     for row in rows:
@@ -141,14 +145,16 @@ def _rendered(rows: Sequence[Row], template: PromptTemplate, source: str) -> lis
     if bad:
         lines = sorted(bad)
         every = f" (in all, bad rows on {name_lines(lines)})" if len(lines) > 1 else ""
-        raise DataError(f"{bad[lines[0]]}{every}: mend them, or data.prompt")
+        raise DataError(f"{bad[lines[0]]}{every}: mend them, or {template.setting}")
     return prompts
 
 
 def _render(row: Row, template: PromptTemplate, where: str) -> tuple[str, tuple[int, int] | None]:
     rendered = template.render(row.fields, where)
     if not any(str(row.fields[name]).strip() for name in template.fields):
-        raise DataError(f"{where}: expected text in a field of the prompt; got none in {quoted(template.fields)}")
+        raise DataError(
+            f"{where}: expected text in a field of the {template.noun}; got none in {quoted(template.fields)}"
+        )
     return rendered
 
 

@@ -52,8 +52,6 @@ def answers_of(predictions: Predictions, labels: Sequence[str]) -> list[dict[str
 
 def write_predictions(path: Path, predictions: Predictions, examples: Sequence[Example], labels: Sequence[str]) -> None:
     """Write answers with prompts, labels and the draws' probabilities as a Parquet file, one row an item."""
-    from datasets import Dataset, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
     names = [label.strip() for label in labels]
     draws = predictions.draws.transpose(0, 1).tolist()
     rows = [
@@ -66,6 +64,13 @@ def write_predictions(path: Path, predictions: Predictions, examples: Sequence[E
         }
         for example, answer, item_draws in zip(examples, answers_of(predictions, labels), draws, strict=True)
     ]
+    write_rows(path, rows)
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows of the same fields as a Parquet file."""
+    from datasets import Dataset, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
     were_disabled = are_progress_bars_disabled()
     disable_progress_bars()
     try:

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from blob_pyro.evaluation.metrics import Metrics
+from blob_pyro.evaluation.tokens import TokenMetrics
 
 # (heading, field of Metrics, factor, decimals)
 COLUMNS = (
@@ -15,17 +16,39 @@ COLUMNS = (
     ("ECE %", "ece", 100, 1),
     ("Brier", "brier", 1, 3),
 )
+# The same of TokenMetrics
+TOKEN_COLUMNS = (
+    ("NLL / token", "nll", 1, 3),
+    ("perplexity", "perplexity", 1, 2),
+    ("NLL / text", "sequence_nll", 1, 2),
+    ("entropy", "entropy", 1, 3),
+    ("mutual inf.", "mutual_information", 1, 4),
+)
+Scores = Metrics | TokenMetrics
 
 
-def metrics_table(rows: Mapping[str, Metrics]) -> str:
+def columns_of(scores: Scores) -> tuple[tuple[str, str, int, int], ...]:
+    """The columns of a table of such scores: heading, field, factor, decimals."""
+    return TOKEN_COLUMNS if isinstance(scores, TokenMetrics) else COLUMNS
+
+
+def score_cells(scores: Scores) -> list[str]:
+    """Each score ± its standard error, under `columns_of`; alone where it has none."""
+    return [
+        value_cell(getattr(scores, field), getattr(scores, f"{field}_se", math.nan), factor, decimals)
+        for _, field, factor, decimals in columns_of(scores)
+    ]
+
+
+def metrics_table(rows: Mapping[str, Scores]) -> str:
     """One row per method: each score ± its standard error over the items.
 
     Args:
-        rows: method name -> its metrics, in the order to print.
+        rows: method name -> its metrics, in the order to print; all of one kind.
 
     Returns:
-        A Markdown table without a final newline. Accuracy and ECE in per cent, NLL in nats per item. A score
-        without a standard error (a single item) stands alone.
+        A Markdown table without a final newline. Accuracy and ECE in per cent, NLL in nats per item, or per token
+        and per text. A score without a standard error (a single item) stands alone.
 
     Raises:
         ValueError: there are no rows.
@@ -37,13 +60,9 @@ def metrics_table(rows: Mapping[str, Metrics]) -> str:
         | :----- | ---------: | ------------: | ---------: | ------------: |
         | BLoB   | 67.0 ± 2.4 | 1.190 ± 0.061 | 21.3 ± 1.9 | 0.450 ± 0.018 |
     """
-    header = ["method", *(heading for heading, *_ in COLUMNS)]
-    body = [
-        [name, *(value_cell(getattr(metrics, field), getattr(metrics, f"{field}_se"), factor, decimals)
-                 for _, field, factor, decimals in COLUMNS)]
-        for name, metrics in rows.items()
-    ]  # fmt: skip
-    return markdown_table(header, body)
+    body = [[name, *score_cells(metrics)] for name, metrics in rows.items()]
+    columns = columns_of(next(iter(rows.values()))) if rows else ()
+    return markdown_table(["method", *(heading for heading, *_ in columns)], body)
 
 
 def seeds_table(rows: Mapping[str, Sequence[Metrics]]) -> str:

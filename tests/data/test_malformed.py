@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 
 import pytest
-from malformed import BAD_CHOICES, BAD_CSV, BAD_JSON, LABELS, PROMPT, Bad, malformed, whole_files
+from malformed import BAD_CHOICES, BAD_COMPLETIONS, BAD_CSV, BAD_JSON, LABELS, PROMPT, Bad, malformed, whole_files
 
 from blob_pyro.cli import main
 from blob_pyro.config import DataConfig
 from blob_pyro.data import load_task
 from blob_pyro.errors import BlobPyroError
 
-FILES = malformed(200, seed=0)
+FILES = malformed(220, seed=0)
 
 
 def config(path, bad: Bad, **settings) -> DataConfig:
@@ -25,13 +25,17 @@ def options(path, bad: Bad) -> list[str]:
     words = [
         word for name, value in settings.items() for word in (f"--data.{name}", "null" if value is None else str(value))
     ]
+    if "completion" in settings:
+        words += ["--model.likelihood", "causal_lm"]
     return ["fit", *words, "--model.id", "./no/such/model", "--output", str(path.parent / "run"), "--quiet"]
 
 
-def test_there_are_two_hundred_of_every_kind():
-    assert len(FILES) == 200
+def test_there_are_two_hundred_and_more_of_every_kind():
+    assert len(FILES) == 220
     kinds = {(bad.kind, "csv" in bad.name) for bad in FILES}
-    assert {(kind, False) for kind in (*BAD_JSON, *BAD_CHOICES)} | {(kind, True) for kind in BAD_CSV} <= kinds
+    assert {(kind, False) for kind in (*BAD_JSON, *BAD_CHOICES, *BAD_COMPLETIONS)} | {
+        (kind, True) for kind in BAD_CSV
+    } <= kinds
     assert sum(bad.name.endswith(".gz") for bad in FILES) > 20
 
 
