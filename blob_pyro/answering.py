@@ -113,12 +113,17 @@ def num_draws(guide: AdapterGuide, config: RunConfig) -> int:
     return config.predict.num_samples if guide.is_random else 0
 
 
+def draws_logits(run: Run, config: RunConfig, num_samples: int) -> bool:
+    """Whether the answers are draws of a linearised network's logits, each item's its own."""
+    return bool(num_samples) and isinstance(run.guide, LaplaceGuide) and config.predict.sampling != "weights"
+
+
 def predict_items(run: Run, items: EncodedDataset, config: RunConfig, num_samples: int, progress: bool) -> Predictions:
     """Answers under the draws that the run's seed gives, whatever was drawn before."""
     loader = predict_loader(items, config.predict.batch_size, padding_id(run.model.tokenizer))
     pyro.set_rng_seed(config.seed)
     description = f"predict N={num_samples}"
-    if num_samples and isinstance(run.guide, LaplaceGuide) and config.predict.sampling != "weights":
+    if draws_logits(run, config, num_samples):
         return LinearisedPredictive(run.model, run.guide, num_samples)(
             loader, progress=progress, description=description
         )

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyro.distributions as dist
 
+from blob_pyro.adapters.sharding import shard_base
 from blob_pyro.checkpoint import load_adapter
 from blob_pyro.config import DataConfig, GuideConfig, ModelConfig, RunConfig
 from blob_pyro.data.collate import EncodedDataset, encode
@@ -29,6 +30,7 @@ from blob_pyro.guides import GUIDES, AdapterGuide
 from blob_pyro.likelihoods import CausalLM, Likelihood, MultipleChoice, SequenceClassification, WholeAnswer
 from blob_pyro.loading import BaseSource, fill_padding, load_base, load_tokenizer
 from blob_pyro.model import BayesianLoRA
+from blob_pyro.ranks import Ranks
 
 
 def check_guide(config: GuideConfig) -> None:
@@ -156,6 +158,8 @@ def build_model(config: RunConfig, labels: Sequence[str], num_data: int) -> Baye
         )
     if settings.gradient_checkpointing:
         model.network.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
+    if settings.shard_base:
+        shard_base(model.network, Ranks.here())
     return model
 
 

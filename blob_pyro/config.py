@@ -49,6 +49,8 @@ class ModelConfig:
         attn_implementation: as in transformers; None takes eager for bfloat16 on CPUs (sdpa is faster there beyond
             some 300 tokens), and elsewhere the choice of transformers.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
+        shard_base: give each of several processes a share of the base's weights (FSDP), for a base that does not fit
+            one device (docs/scaling.md).
     """
 
     id: str = "smollm2"
@@ -70,6 +72,7 @@ class ModelConfig:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     attn_implementation: str | None = None
     gradient_checkpointing: bool = False
+    shard_base: bool = False
 
     def __post_init__(self) -> None:
         _check(bool(self.id), "model.id", "a hub id, a folder or an alias", self.id)

@@ -9,7 +9,8 @@ from typing import Any, Generic, TypeVar
 
 import pyro
 
-from blob_pyro.answering import predict_items
+from blob_pyro.adapters.sharding import is_sharded
+from blob_pyro.answering import draws_logits, predict_items
 from blob_pyro.building import learns_tokens
 from blob_pyro.checkpoint import Run
 from blob_pyro.config import RunConfig
@@ -18,6 +19,7 @@ from blob_pyro.data.examples import Example
 from blob_pyro.data.loaders import predict_loader
 from blob_pyro.evaluation import Metrics, TokenMetrics, evaluate, evaluate_tokens
 from blob_pyro.predictions import Predictions
+from blob_pyro.ranks import Ranks
 from blob_pyro.report.answers import write_predictions
 from blob_pyro.report.completions import write_completions
 from blob_pyro.run_directory import PREDICTIONS, RELIABILITY
@@ -31,9 +33,27 @@ M = TypeVar("M")
 class ItemKind(ABC, Generic[P, M]):
     """Abstract. How items of one kind are predicted (P), scored (M) and written."""
 
-    @abstractmethod
     def predict(self, run: Run, items: EncodedDataset, config: RunConfig, num_samples: int, progress: bool) -> P:
-        """Predictions under the draws that the run's seed gives, whatever was drawn before; 0 takes the mean."""
+        """Predictions under the draws that the run's seed gives, whatever was drawn before; 0 takes the mean.
+
+        Several processes share the items out, and each gets the predictions of all. Where their forwards wait for one
+        another (a sharded base), or what is drawn depends on which items come together, each predicts all.
+        """
+        ranks = Ranks.here()
+        if ranks.num == 1 or is_sharded(run.model.network) or draws_logits(run, config, num_samples):
+            return self._predict_here(run, items, config, num_samples, progress)
+        longest_first = sorted(range(len(items)), key=lambda i: -len(items.items[i].input_ids))
+        rows = list(ranks.share(longest_first))
+        found = self._predict_here(run, items.select(rows), config, num_samples, progress) if rows else None
+        return self._joined([(at, part) for at, part in ranks.gather((rows, found)) if part is not None])
+
+    @abstractmethod
+    def _predict_here(self, run: Run, items: EncodedDataset, config: RunConfig, num_samples: int, progress: bool) -> P:
+        """`predict` in this process alone."""
+
+    @abstractmethod
+    def _joined(self, parts: Sequence[tuple[Sequence[int], P]]) -> P:
+        """Predictions of all items from those at some positions each."""
 
     @abstractmethod
     def evaluate(self, predictions: P) -> M:
@@ -55,10 +75,13 @@ class ItemKind(ABC, Generic[P, M]):
 class ClassItems(ItemKind[Predictions, Metrics]):
     """Items of classes: the probability of each."""
 
-    def predict(
+    def _predict_here(
         self, run: Run, items: EncodedDataset, config: RunConfig, num_samples: int, progress: bool
     ) -> Predictions:
         return predict_items(run, items, config, num_samples, progress)
+
+    def _joined(self, parts: Sequence[tuple[Sequence[int], Predictions]]) -> Predictions:
+        return Predictions.joined(parts)
 
     def evaluate(self, predictions: Predictions) -> Metrics:
         return evaluate(predictions)
@@ -79,13 +102,16 @@ class ClassItems(ItemKind[Predictions, Metrics]):
 class TextItems(ItemKind[TokenPredictions, TokenMetrics]):
     """Texts: the probability of each predicted token."""
 
-    def predict(
+    def _predict_here(
         self, run: Run, items: EncodedDataset, config: RunConfig, num_samples: int, progress: bool
     ) -> TokenPredictions:
         loader = predict_loader(items, config.predict.batch_size, padding_id(run.model.tokenizer))
         pyro.set_rng_seed(config.seed)
         predictive = TokenPredictive(run.model, run.guide, num_samples, max_tokens=config.predict.max_tokens)
         return predictive(loader, progress=progress, description=f"predict N={num_samples}")
+
+    def _joined(self, parts: Sequence[tuple[Sequence[int], TokenPredictions]]) -> TokenPredictions:
+        return TokenPredictions.joined(parts)
 
     def evaluate(self, predictions: TokenPredictions) -> TokenMetrics:
         return evaluate_tokens(predictions)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -38,6 +40,30 @@ class Predictions:
     def __len__(self) -> int:
         """Number of items n."""
         return self.probs.shape[0]
+
+    @classmethod
+    def joined(cls, parts: Sequence[tuple[Sequence[int], Predictions]]) -> Predictions:
+        """Predictions of all items from those of some each, under the same draws.
+
+        Args:
+            parts: positions of a part's items in the whole, and their predictions; each position once.
+
+        Example:
+            >>> import torch
+            >>> rows = torch.tensor([[[0.1, 0.9], [0.2, 0.8], [0.3, 0.7]]])
+            >>> whole = Predictions(rows.mean(0), rows)
+            >>> halves = [(at, Predictions(rows.mean(0)[at], rows[:, at])) for at in ([2, 0], [1])]
+            >>> torch.equal(Predictions.joined(halves).probs, whole.probs)
+            True
+        """
+        order = torch.tensor([position for rows, _ in parts for position in rows]).argsort()
+        found = [part for _, part in parts]
+        labels = [part.labels for part in found if part.labels is not None]
+        return cls(
+            torch.cat([part.probs for part in found])[order],
+            torch.cat([part.draws for part in found], 1)[:, order],
+            torch.cat(labels)[order] if labels else None,
+        )
 
     def first_draws(self, num_samples: int) -> Predictions:
         """The predictions under the first `num_samples` draws alone.

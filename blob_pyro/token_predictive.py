@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,24 @@ class TokenPredictions:
     def __len__(self) -> int:
         """Number of tokens M."""
         return len(self.items)
+
+    @classmethod
+    def joined(cls, parts: Sequence[tuple[Sequence[int], TokenPredictions]]) -> TokenPredictions:
+        """Predictions of all texts from those of some each, under the same draws.
+
+        Args:
+            parts: positions of a part's texts in the whole, and their predictions; each position once.
+        """
+        found = [part for _, part in parts]
+        items = torch.cat([torch.tensor(rows)[part.items] for rows, part in parts])
+        order = items.argsort(stable=True)
+        return cls(
+            log_probs=torch.cat([part.log_probs for part in found], 1)[:, order],
+            entropy=torch.cat([part.entropy for part in found])[order],
+            mutual_information=torch.cat([part.mutual_information for part in found])[order],
+            items=items[order],
+            num_items=sum(part.num_items for part in found),
+        )
 
     def sequence_log_probs(self) -> Tensor:
         """(S, n) log-probability of each whole text under each draw, nats: the sum over its tokens, float64."""

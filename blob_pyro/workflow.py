@@ -11,6 +11,7 @@ from typing import Any
 import pyro
 
 from blob_pyro.adapters.blocks import block_list
+from blob_pyro.adapters.sharding import shard_base
 from blob_pyro.answering import Answerer, Say, load_run, num_draws, with_fields, with_samples
 from blob_pyro.building import (
     build_guide,
@@ -155,7 +156,8 @@ def evaluate_run(
 ) -> RunResult:
     """Predict a saved run's test items again, and rewrite its metrics and predictions.
 
-    The draws are those of `fit_run` (same seed): with the run's own number of them so are the metrics.
+    The draws are those of `fit_run` (same seed): with the run's own number of them so are the metrics. Several
+    processes share the items out, as in `fit_run`.
 
     Args:
         run_dir: a directory that `fit_run` wrote.
@@ -168,11 +170,18 @@ def evaluate_run(
         DataError: the run has no test items.
     """
     config = with_samples(read_config(run_dir), num_samples)
-    data = load_data(config)
-    if not data.test:
-        raise DataError(f"{run_dir}: expected a run with test items; it has none; use `blob-pyro predict` on a file")
-    run = load_run(run_dir, data.labels)
-    return evaluate_test_items(run, encode_task(data, run.model, config), config, progress, say)
+    with connected() as ranks:
+        if not ranks.is_first:
+            progress, say = False, _say_nothing
+        data = load_data(config)
+        if not data.test:
+            raise DataError(
+                f"{run_dir}: expected a run with test items; it has none; use `blob-pyro predict` on a file"
+            )
+        run = load_run(run_dir, data.labels)
+        if config.model.shard_base and ranks.num > 1:
+            shard_base(run.model.network, ranks)
+        return evaluate_test_items(run, encode_task(data, run.model, config), config, progress, say)
 
 
 def predict_run(

@@ -24,15 +24,24 @@ class Process:
     Args:
         words: of the command line.
         max_file_size: bytes that a file may have, as on a disk that is full beyond; None is no limit.
+        launched_as: rank, number of processes and port, as a launcher tells them; None for one process alone.
     """
 
-    def __init__(self, *words: object, max_file_size: int | None = None) -> None:
+    def __init__(
+        self, *words: object, max_file_size: int | None = None, launched_as: tuple[int, int, int] | None = None
+    ) -> None:
         folder = Path(tempfile.mkdtemp())
         self._out, self._err = folder / "out", folder / "err"
         for file in (self._out, self._err):
             file.touch()
         self._start = time.time_ns()
-        arguments = ([*(str(word) for word in words), "--quiet"], str(self._out), str(self._err), max_file_size)
+        arguments = (
+            [*(str(word) for word in words), "--quiet"],
+            str(self._out),
+            str(self._err),
+            max_file_size,
+            launched_as,
+        )
         self._process: Any = server().Process(target=_command, args=arguments)
         self._process.start()
 
@@ -72,7 +81,17 @@ def server() -> ForkServerContext:
     return context
 
 
-def _command(words: list[str], out: str, err: str, max_file_size: int | None) -> None:
+def launch(rank: int, count: int, port: int) -> None:
+    """What torchrun and accelerate put into a process's environment."""
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+
+
+def _command(
+    words: list[str], out: str, err: str, max_file_size: int | None, launched_as: tuple[int, int, int] | None
+) -> None:
     import torch
 
     from blob_pyro.cli import main
@@ -82,6 +101,8 @@ def _command(words: list[str], out: str, err: str, max_file_size: int | None) ->
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     torch.set_num_threads(1)
+    if launched_as is not None:
+        launch(*launched_as)
     if max_file_size is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_size, max_file_size))
     sys.exit(main(words))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from processes import server
+from processes import launch, server
 
 
 def in_processes(count: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -36,14 +36,6 @@ def in_processes(count: int, function: Callable[..., Any], *arguments: Any) -> l
     errors = [file.read_text() for file in sorted(folder.glob("*.err"))]
     assert all(process.exitcode == 0 for process in processes), "\n".join(errors)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(count)]
-
-
-def launch(rank: int, count: int, port: int) -> None:
-    """What torchrun and accelerate put into a process's environment."""
-    os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-    }  # fmt: skip
 
 
 def _in_process(

@@ -23,7 +23,7 @@ def shard_base(network: PeftModel, ranks: Ranks) -> None:
     embeddings and head, which are read outside of blocks. All processes must then make the same forwards.
 
     Args:
-        network: a PEFT model whose blocks stand in one list; its other weights are moved to nowhere.
+        network: a PEFT model whose blocks stand in one list; it ends on the process's device.
         ranks: the processes.
 
     Raises:
@@ -45,6 +45,7 @@ def shard_base(network: PeftModel, ranks: Ranks) -> None:
         fully_shard(block, mesh=mesh, ignored_params=kept, reshard_after_forward=True)
     outside = {parameter for parameter in base.parameters() if not isinstance(parameter, DTensor)}
     fully_shard(base, mesh=mesh, ignored_params=outside)
+    network.to(ranks.device)  # what is whole everywhere
 
 
 def is_sharded(network: PeftModel) -> bool:

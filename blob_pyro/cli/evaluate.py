@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 
 from blob_pyro.cli.command import Command, add_run_arguments, command_parser, print_metrics
+from blob_pyro.ranks import connected
 from blob_pyro.workflow import evaluate_run
 
 
@@ -26,8 +27,10 @@ def _evaluate_parser() -> ArgumentParser:
 
 def _evaluate(parser: ArgumentParser, words: Sequence[str]) -> None:
     parsed = parser.parse_args(words)
-    result = evaluate_run(parsed.run, num_samples=parsed.num_samples, progress=not parsed.quiet)
-    print_metrics(result.metrics)
+    with connected() as ranks:
+        result = evaluate_run(parsed.run, num_samples=parsed.num_samples, progress=not parsed.quiet)
+        if ranks.is_first:
+            print_metrics(result.metrics)
 
 
 COMMAND = Command("predict a run's test items again", _evaluate_parser, _evaluate)

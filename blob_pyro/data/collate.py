@@ -57,6 +57,11 @@ class EncodedDataset(Dataset[tuple[int, Encoded]]):
         position = range(len(self))[index]
         return position, self.items[position]
 
+    def select(self, rows: Sequence[int]) -> EncodedDataset:
+        """Some of the items, in the order wanted; `truncated` stays that of all."""
+        examples, items = (tuple(values[row] for row in rows) for values in (self.examples, self.items))
+        return EncodedDataset(examples, items, self.truncated)
+
 
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """Id to pad with: the padding token, or the end-of-text token of a tokenizer that has none.
