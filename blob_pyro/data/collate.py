@@ -59,7 +59,7 @@ class EncodedDataset(Dataset[tuple[int, Encoded]]):
 
     def select(self, rows: Sequence[int]) -> EncodedDataset:
         """Some of the items, in the order wanted; `truncated` stays that of all."""
-        examples, items = (tuple(values[row] for row in rows) for values in (self.examples, self.items))
+        examples, items = tuple(self.examples[row] for row in rows), tuple(self.items[row] for row in rows)
         return EncodedDataset(examples, items, self.truncated)
 
 
