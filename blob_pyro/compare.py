@@ -150,7 +150,7 @@ def _read(run: Ended, config: RunConfig) -> tuple[dict[str, Outcome], str | None
 
 def _outcomes(path: Path, method: Method, config: RunConfig) -> dict[str, Outcome]:
     """Row -> outcome of one finished run."""
-    metrics = {name: Metrics(**found) for name, found in read_json(path / METRICS).items()}
+    metrics = {name: Metrics.from_dict(found) for name, found in read_json(path / METRICS).items()}
     cost = read_json(path / COST)
     seconds = float(cost.get("train_seconds", 0.0)) + float(cost.get("tune_seconds", 0.0))
     if method.after is not None:

@@ -65,7 +65,8 @@ def _soft_note(name: str, examples: Sequence[Example]) -> list[str]:
         return []
     ties = sum(shares.count(max(shares)) > 1 for shares in soft)
     tied = f", of {ties} the first of equals" if ties else ""
-    return [f"{name}: the annotators of {len(soft)} items disagree; counted and scored by the largest share{tied}"]
+    scored = "; scored by it, and by the shares" if name == "test" else ""
+    return [f"{name}: the annotators of {len(soft)} items disagree; counted by the largest share{tied}{scored}"]
 
 
 def _overlaps(train: list[Example], validation: list[Example], test: list[Example]) -> list[str]:

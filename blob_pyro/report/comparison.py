@@ -10,12 +10,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 from blob_pyro.errors import DataError
-from blob_pyro.evaluation.metrics import Metrics
-from blob_pyro.report.table import COLUMNS, markdown_table, value_cell
+from blob_pyro.evaluation.annotators import AnnotatorMetrics
+from blob_pyro.evaluation.metrics import OWN_SCORES, Metrics
+from blob_pyro.report.table import ANNOTATOR_COLUMNS, COLUMNS, markdown_table, value_cell
 
 COUNTS = ("N", "parameters", "num_items", "num_samples", "num_bins")
 HEAD = ("method", "row", "seed")
-OWN_COLUMNS = ("N", "parameters", "train_seconds", *(column.name for column in fields(Metrics)))
+OWN_COLUMNS = ("N", "parameters", "train_seconds", *OWN_SCORES)
+
+ANNOTATOR_SCORES = tuple(column.name for column in fields(AnnotatorMetrics))
+ANNOTATED = [column for column in ANNOTATOR_COLUMNS if column[1] in ("expected_accuracy", "expected_nll", "dist_ce")]
+"""The scores against annotators that a table shows; a CSV file has all of them."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Outcome:
     further: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        taken = [name for name in self.further if name in (*HEAD, *OWN_COLUMNS)]
+        taken = [name for name in self.further if name in (*HEAD, *OWN_COLUMNS, *ANNOTATOR_SCORES)]
         if taken:
             raise DataError(f"further: expected names that no other column has; got {taken[0]!r}; rename it")
 
@@ -54,7 +59,8 @@ def comparison_markdown(outcomes: Outcomes) -> str:
 
     With several seeds a cell is the mean ± the standard deviation (n - 1) over the method's runs, and a single run
     stands alone. With one seed in all, ± is the standard error over the test items. The columns N, parameters, train
-    s, and those of further scores are there if any outcome has them; "-" stands for what a method has not.
+    s, those of scores against annotators, and those of further scores are there if any outcome has them; "-" stands
+    for what a method has not.
 
     Args:
         outcomes: method -> seed -> outcome.
@@ -114,7 +120,8 @@ def comparison_csv(outcomes: Outcomes) -> str:
     """
     seeds = _seeds(outcomes)
     rows = {method: _runs(by_seed, seeds) for method, by_seed in outcomes.items()}
-    columns = list(_record(None, _further(run for runs in rows.values() for run in runs.values())))
+    everything = [run for runs in rows.values() for run in runs.values()]
+    columns = list(_record(None, [*(ANNOTATOR_SCORES if _annotated(everything) else ()), *_further(everything)]))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*HEAD, *columns])
@@ -153,11 +160,17 @@ def _further(runs: Iterable[Outcome]) -> list[str]:
     return list(dict.fromkeys(name for run in runs for name in run.further))
 
 
+def _annotated(runs: Iterable[Outcome]) -> list[AnnotatorMetrics]:
+    """The scores against annotators of the runs that have some."""
+    return [run.metrics.annotators for run in runs if run.metrics.annotators is not None]
+
+
 def _headings(everything: Sequence[Outcome], num_seeds: int) -> list[str]:
     return [
         *(["N"] if _any(everything, "num_samples") else []),
         *(["seeds"] if num_seeds > 1 else []),
         *(heading for heading, *_ in COLUMNS),
+        *(heading for heading, *_ in ANNOTATED if _annotated(everything)),
         *_further(everything),
         *(["parameters"] if _any(everything, "num_parameters") else []),
         *(["train s"] if _any(everything, "seconds") else []),
@@ -172,6 +185,10 @@ def _cells(runs: Sequence[Outcome], everything: Sequence[Outcome], num_seeds: in
     for _, name, factor, decimals in COLUMNS:
         values = [getattr(run.metrics, name) for run in runs]
         alone = getattr(runs[0].metrics, f"{name}_se") if runs and num_seeds == 1 else math.nan
+        cells.append(_score_cell(values, alone, factor, decimals))
+    for _, name, factor, decimals in ANNOTATED if _annotated(everything) else ():
+        values = [getattr(scores, name) for scores in _annotated(runs)]
+        alone = getattr(_annotated(runs)[0], f"{name}_se") if values and num_seeds == 1 else math.nan
         cells.append(_score_cell(values, alone, factor, decimals))
     for name in _further(everything):
         cells.append(_score_cell([run.further[name] for run in runs if name in run.further], math.nan, 1, 3))

@@ -16,6 +16,16 @@ COLUMNS = (
     ("Brier", "brier", 1, 3),
 )
 
+# (heading, field of AnnotatorMetrics, factor, decimals)
+ANNOTATOR_COLUMNS = (
+    ("expected accuracy %", "expected_accuracy", 100, 1),
+    ("expected NLL", "expected_nll", 1, 3),
+    ("expected ECE %", "expected_ece", 100, 1),
+    ("expected Brier", "expected_brier", 1, 3),
+    ("KL", "kl", 1, 3),
+    ("DistCE %", "dist_ce", 100, 1),
+)
+
 
 def metrics_table(rows: Mapping[str, Metrics]) -> str:
     """One row per method: each score ± its standard error over the items.
@@ -44,6 +54,30 @@ def metrics_table(rows: Mapping[str, Metrics]) -> str:
         for name, metrics in rows.items()
     ]  # fmt: skip
     return markdown_table(header, body)
+
+
+def annotators_table(rows: Mapping[str, Metrics]) -> str:
+    """One row per method whose test items carry shares of annotators, each score ± its standard error over the items.
+
+    Args:
+        rows: method name -> its metrics, in the order to print.
+
+    Returns:
+        A Markdown table and a line with the floor of the NLL, without a final newline; "" where no method has such
+        scores.
+    """
+    found = {name: metrics.annotators for name, metrics in rows.items() if metrics.annotators is not None}
+    if not found:
+        return ""
+    header = ["against annotators", *(heading for heading, *_ in ANNOTATOR_COLUMNS)]
+    body = [
+        [name, *(value_cell(getattr(scores, field), getattr(scores, f"{field}_se"), factor, decimals)
+                 for _, field, factor, decimals in ANNOTATOR_COLUMNS)]
+        for name, scores in found.items()
+    ]  # fmt: skip
+    floor = next(iter(found.values())).annotator_entropy
+    note = f"The annotators' own entropy, {floor:.3f} nats, is the floor of the expected NLL; KL is what lies above it."
+    return f"{markdown_table(header, body)}\n\n{note}"
 
 
 def seeds_table(rows: Mapping[str, Sequence[Metrics]]) -> str:
