@@ -75,6 +75,7 @@ def _benchmark(
     template: PromptTemplate,
     prepare: Callable[[Mapping[str, Any]], dict[str, Any]],
     label_field: str = "label",
+    group: str = "",
 ) -> Task:
     """A task whose splits are those of a published data set."""
     files = ", ".join(f"{source.file(split.name)}.jsonl" for split in (train, test))
@@ -89,6 +90,7 @@ def _benchmark(
         test=test,
         prepare=prepare,
         label_field=label_field,
+        group=group,
     )
 
 
@@ -106,6 +108,7 @@ def _winogrande(size: str, num_train: int) -> Task:
         labels=TWO,
         template=QUESTION,
         prepare=formats.winogrande,
+        group="both options",
         label_field="answer",
     )
 

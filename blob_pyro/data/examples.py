@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,8 @@ class Example:
             prompt is longer than the context; None where no part may.
         shares: of the annotators for each class (a soft label), summing to 1; `label` is then the class with the
             largest, the first of equals. None where one class is known.
+        group: what it shares with items that it belongs together with (a user, the twins of winogrande); None where
+            that is not known.
     """
 
     prompt: str
@@ -32,6 +34,7 @@ class Example:
     id: str
     passage: tuple[int, int] | None = None
     shares: tuple[float, ...] | None = None
+    group: Hashable = None
 
 
 @dataclass(frozen=True)

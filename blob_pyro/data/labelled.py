@@ -77,7 +77,7 @@ def examples_from_rows(
     Example:
         >>> rows = [Row(1, {"text": "Lovely", "label": "good"})]
         >>> examples_from_rows(rows, PromptTemplate("{text} is"), [" bad", " good"], "label", require_label=True)
-        [Example(prompt='Lovely is', label=1, id='line 1', passage=None, shares=None)]
+        [Example(prompt='Lovely is', label=1, id='line 1', passage=None, shares=None, group=None)]
     """
     classes = _class_of_text(labels)
     rows = [_with_object(row, label_field) for row in rows]

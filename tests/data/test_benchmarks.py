@@ -12,6 +12,7 @@ import pytest
 
 from blob_pyro.config import DataConfig
 from blob_pyro.data import TASKS, describe_tasks, find_task, label_token_ids, load_items, load_task
+from blob_pyro.data.compat import whole_batches
 from blob_pyro.errors import ConfigError, DataError
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data"
@@ -195,6 +196,21 @@ def test_twins_are_never_on_both_sides(name):
         assert histogram(data.validation, data.labels) == (50, 50)
         assert len(data.train) == TASKS[name].train.size - 100
         assert not any("left out" in note for note in data.notes)
+
+
+@needs_data
+def test_test_items_with_the_options_of_a_training_item_are_counted():
+    """Names of people as a rule: none of them is a twin, and whole batches count anew what is left."""
+    data = load_task(real("winogrande_s"), 0)
+    seen, tested = (
+        [{row["option1"].lower(), row["option2"].lower()} for row in raw_rows(f"winogrande/{name}.jsonl")]
+        for name in ("train_s", "validation")
+    )
+    count = sum(options in seen for options in tested)
+    assert f"test: {count} of 1267 items share both options with items of training" in data.notes and count == 160
+    kept = whole_batches(data, batch_size=16)
+    assert sum("share both options" in note for note in kept.notes) == 1
+    assert any(f"of {len(kept.test)} items share both options" in note for note in kept.notes)
 
 
 @needs_data
