@@ -82,7 +82,7 @@ def _benchmark(
     return Task(
         name=name,
         description=description,
-        source=f"hub {source}; or {files} (or .csv, .parquet, .gz) in data.data_dir",
+        source=f"hub {source}; or {files} (or .csv, .tsv, .parquet, .gz) in data.data_dir",
         labels=labels,
         template=template,
         read=functools.partial(_read, source, name),

@@ -71,7 +71,7 @@ def local_file(source: HubSource, split: str, data_dir: str, task: str) -> Path:
     found = [path for suffix in SUFFIXES if (path := Path(data_dir, source.file(split) + suffix)).exists()]
     if not found:
         raise DataError(
-            f"{task}: expected {source.file(split)}.jsonl, .csv (or .gz of these) or .parquet in data.data_dir; "
+            f"{task}: expected {source.file(split)}.jsonl, .csv, .tsv (or .gz of these) or .parquet in data.data_dir; "
             f"{data_dir} has none: put it there, or leave data.data_dir out to ask the hub"
         )
     return found[0]

@@ -272,7 +272,7 @@ def test_items_that_cannot_be_answered_are_refused():
         load_items("boolq", None, real("openbookqa"), labels=LETTERS)
     with pytest.raises(ConfigError, match="task tweets: expected a task with an official test split; it has none"):
         load_items("tweets", None, real("openbookqa"))
-    with pytest.raises(DataError, match="rte: expected rte/test.jsonl, .csv .* in data.data_dir"):
+    with pytest.raises(DataError, match="rte: expected rte/test.jsonl, .csv, .* in data.data_dir"):
         load_items("rte", "test", real("openbookqa"))
 
 
@@ -297,7 +297,7 @@ def test_each_task_describes_its_items_and_says_where_they_are():
     assert shown["winogrande_s"].splits == "train on train (640), test on validation (1,267)"
     assert shown["mmlu/SUBJECT"].source == (
         "hub cais/mmlu (SUBJECT); or mmlu/SUBJECT/validation.jsonl, mmlu/SUBJECT/test.jsonl "
-        "(or .csv, .parquet, .gz) in data.data_dir"
+        "(or .csv, .tsv, .parquet, .gz) in data.data_dir"
     )
 
 

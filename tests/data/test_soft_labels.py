@@ -62,7 +62,7 @@ def disputed(count: int) -> list[dict]:
     return [row | {"label": votes[i % 4]} for i, row in enumerate(tiny.items(count))]
 
 
-@pytest.mark.parametrize("ending", ["csv", "csv.gz", "parquet"])
+@pytest.mark.parametrize("ending", ["csv", "csv.gz", "tsv", "parquet"])
 def test_shares_are_the_same_in_every_format(ending: str, tmp_path) -> None:
     """A cell of CSV holds the JSON of the object; Parquet has null for a label that is left out."""
     rows = disputed(8)
