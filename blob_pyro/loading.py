@@ -14,6 +14,7 @@ import transformers
 from safetensors import SafetensorError
 
 from blob_pyro.adapters.targets import default_target_modules
+from blob_pyro.device_maps import check_device_map, refuse_missing_device, refuse_offloaded, refuse_unknown_modules
 from blob_pyro.errors import ConfigError, ModelLoadError
 from blob_pyro.likelihoods import Likelihood
 from blob_pyro.packaged import ALIASES, packaged_model
@@ -103,10 +104,18 @@ def load_tokenizer(id_or_path: str) -> Any:
 def load_base(source: BaseSource, likelihood: Likelihood, device_map: Any = None) -> Any:
     """The pretrained network with the head that `likelihood` needs.
 
+    Args:
+        source: where it is from.
+        likelihood: decides the head.
+        device_map: where it goes, as in transformers; None takes the CPU, of a quantised base the GPU if there is one.
+
     Raises:
         ModelLoadError: it was not found or could not be read.
-        ConfigError: the likelihood needs a causal language model, and this is an encoder.
+        ConfigError: the likelihood needs a causal language model, and this is an encoder; or the device map cannot be,
+            names a device that is not here, or leaves weights out of memory.
     """
+    check_device_map(device_map)
+    refuse_missing_device(device_map)
     place = locate(source.id)
     auto_class = getattr(transformers, likelihood.auto_class)
     settings: dict[str, Any] = {
@@ -125,6 +134,8 @@ def load_base(source: BaseSource, likelihood: Likelihood, device_map: Any = None
         network, report = auto_class.from_pretrained(place.path, **settings)
     except _UNREADABLE as error:
         raise _unreadable(source.id, place, error) from error
+    refuse_offloaded(network)
+    refuse_unknown_modules(network, device_map)
     if source.attn_implementation is None:
         choose_attention(network)
     if likelihood.task_type == "CAUSAL_LM":
@@ -149,7 +160,7 @@ def load_network(
         source: the base.
         likelihood: decides the head and PEFT's task type.
         adapter: arguments of `peft.LoraConfig`.
-        device_map: passed on to transformers.
+        device_map: as in `load_base`.
 
     Raises:
         ModelLoadError: the base was not found.

@@ -17,6 +17,7 @@ PACKAGE = Path(bp.__file__).parent
 ROOMS = (
     "errors",
     "setting_checks",
+    "device_maps",
     "data_config",
     "config",
     "config_file",
