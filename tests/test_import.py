@@ -22,6 +22,7 @@ ROOMS = (
     "config",
     "config_file",
     "packaged",
+    "hub_errors",
     "predictions",
     "data",
     "distributions",

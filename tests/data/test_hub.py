@@ -82,7 +82,7 @@ def test_a_hub_that_does_not_answer_is_said_at_once_in_one_line(tmp_path):
     assert result.stdout.startswith(
         "arc_easy: expected the split 'train' of allenai/ai2_arc (ARC-Easy) on the hub; the hub cannot be asked ("
     )
-    assert result.stdout.endswith("): set data.data_dir to a folder that holds arc_easy/train.jsonl\n")
+    assert result.stdout.endswith("); without it, set data.data_dir to a folder that holds arc_easy/train.jsonl\n")
     assert result.stdout.count("\n") == 1
 
 
