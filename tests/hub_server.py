@@ -64,7 +64,8 @@ def hub(repositories: Mapping[str, tuple[Answer, Answer]]) -> Iterator[Hub]:
             answer = about if api and not self.path.endswith("/auth-check") else files
             body = b""
             if answer.status == 200:
-                body = json.dumps({"id": name, "sha": 40 * "a", "gated": "manual", "siblings": [], "tags": []}).encode()
+                about_it = {"id": name, "sha": 40 * "a", "gated": "manual", "siblings": [], "tags": []}
+                body = json.dumps([] if "/tree/" in self.path else about_it).encode()
             elif answer.message:
                 body = json.dumps({"error": answer.message}).encode()
             self.send_response(answer.status)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -136,6 +137,32 @@ def test_a_gated_base_ends_a_run_before_anything_is_written(tmp_path: Path) -> N
         "folder that holds it\n"
     )
     assert not (tmp_path / "run").exists() and TOKEN not in done.stdout
+
+
+LOAD = """
+import time
+from blob_pyro.likelihoods import CausalLM
+from blob_pyro.loading import BaseSource, load_base, load_tokenizer
+load_tokenizer("some/tiny")
+start = time.perf_counter()
+print(load_base(BaseSource("some/tiny"), CausalLM()).config.model_type, time.perf_counter() - start)
+"""
+
+
+@pytest.mark.parametrize("answer", [None, BROKEN, BAD_TOKEN], ids=["nobody", "500", "401"])
+def test_a_model_in_the_cache_is_loaded_at_once_whatever_the_hub_says(answer: Answer | None, tmp_path: Path) -> None:
+    """transformers would look for an adapter beside it, six times, for 24 s."""
+    kept = tmp_path / "hub" / "models--some--tiny"
+    shutil.copytree(tiny.llama(), kept / "snapshots" / (40 * "a"))
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text(40 * "a")
+    with hub({"some/tiny": (answer or OK, answer or OK)}) as server:
+        there = server if answer is not None else Hub("http://127.0.0.1:9")  # the port of a service that nobody runs
+        done = process(there, tmp_path, "-c", LOAD)
+    assert done.returncode == 0, done.stderr
+    kind, seconds = done.stdout.split()
+    assert kind == "llama" and float(seconds) < 8
+    assert TOKEN not in done.stdout + done.stderr
 
 
 def test_what_is_secret_is_left_out_of_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
