@@ -6,6 +6,7 @@ from pathlib import Path
 
 from blob_pyro.answering import Answerer, Fields, Say, check_draws, load_run, with_fields, with_samples
 from blob_pyro.building import encode_items, labels_of
+from blob_pyro.completing import refuse_tokens
 from blob_pyro.data.files import read_rows
 from blob_pyro.data.tasks import examples_for
 from blob_pyro.evaluation import acquire
@@ -40,11 +41,13 @@ def acquire_run(
 
     Raises:
         RunDirectoryError: the directory is not a whole run.
-        ConfigError: there are not k rows, there is no such score, or draws that "bald" needs are missing or agree.
+        ConfigError: there are not k rows, there is no such score, draws that "bald" needs are missing or agree, or the
+            run learns tokens: a row without its completion has none whose uncertainty could be told.
         DataError: the file cannot be read, or a row lacks a field of the prompt.
     """
     check_score(score)
     config = with_samples(read_config(run_dir), num_samples)
+    refuse_tokens(run_dir, config, "acquire")
     check_draws(score, config)
     rows = read_rows(file)
     check_k(k, len(rows))

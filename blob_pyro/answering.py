@@ -22,7 +22,7 @@ from blob_pyro.device_maps import missing_device
 from blob_pyro.errors import ConfigError, RunDirectoryError
 from blob_pyro.evaluation import NEED_DRAWS, Temperature, fit_temperature
 from blob_pyro.guides import GUIDES, AdapterGuide, EnsembleGuide, LaplaceGuide
-from blob_pyro.likelihoods import MultipleChoice, WholeAnswer
+from blob_pyro.likelihoods import CausalLM, MultipleChoice, WholeAnswer
 from blob_pyro.linearised import LinearisedPredictive
 from blob_pyro.predictions import Predictions
 from blob_pyro.predictive import PosteriorPredictive
@@ -77,10 +77,17 @@ def load_run(run_dir: str | Path, labels: Sequence[str]) -> Run:
 
     Where this machine lacks a device of the run's `model.device_map`, the run is loaded as without one, with a warning.
 
+    Args:
+        run_dir: the run.
+        labels: answer words in class order; none where it learns tokens.
+
     Raises:
-        RunDirectoryError: the directory is not a whole run, or its labels were altered.
+        RunDirectoryError: the directory is not a whole run, or its labels or its likelihood were altered.
     """
     run = load(run_dir, device_map=device_map_of(run_dir))
+    if not labels:
+        _check_tokens(run, run_dir)
+        return run
     likelihood = run.model.class_likelihood(str(run_dir))
     same = likelihood.num_classes == len(labels)
     if same and isinstance(likelihood, MultipleChoice | WholeAnswer):
@@ -106,6 +113,15 @@ def device_map_of(run_dir: str | Path) -> Any:
     told = f"{run_dir}: the run was trained on {missing} (model.device_map), which is not here: loaded as without it"
     warnings.warn(told, stacklevel=3)
     return None
+
+
+def _check_tokens(run: Run, run_dir: str | Path) -> None:
+    if not isinstance(run.model.likelihood, CausalLM):
+        raise RunDirectoryError(
+            f"{run_dir}: expected a posterior of causal_lm, as {CONFIG} says; got one of "
+            f"{type(run.model.likelihood).__name__} in {DESCRIPTION}; the two come from different runs, or one was "
+            "altered"
+        )
 
 
 def num_draws(guide: AdapterGuide, config: RunConfig) -> int:

@@ -17,6 +17,8 @@ from blob_pyro.checkpoint import load_adapter
 from blob_pyro.config import DataConfig, GuideConfig, ModelConfig, RunConfig
 from blob_pyro.data.collate import EncodedDataset, encode
 from blob_pyro.data.compat import whole_batches
+from blob_pyro.data.completed import with_answers
+from blob_pyro.data.completions import encode_completions, num_predicted
 from blob_pyro.data.examples import Example
 from blob_pyro.data.label_tokens import answer_token_ids, label_token_ids, other_spelling
 from blob_pyro.data.own_files import with_labels
@@ -24,7 +26,7 @@ from blob_pyro.data.task_data import TaskData
 from blob_pyro.data.tasks import find_task, load_task
 from blob_pyro.errors import ConfigError, DataError
 from blob_pyro.guides import GUIDES, AdapterGuide
-from blob_pyro.likelihoods import Likelihood, MultipleChoice, SequenceClassification, WholeAnswer
+from blob_pyro.likelihoods import CausalLM, Likelihood, MultipleChoice, SequenceClassification, WholeAnswer
 from blob_pyro.loading import BaseSource, fill_padding, load_base, load_tokenizer
 from blob_pyro.model import BayesianLoRA
 
@@ -69,6 +71,8 @@ def with_class_weights(config: RunConfig, examples: Sequence[Example], labels: S
 def build_likelihood(config: ModelConfig, labels: Sequence[str]) -> Likelihood:
     """The likelihood that `config` names, for these labels; its class weights are numbers or None.
 
+    One of tokens counts sequences: `count_tokens` knows how many tokens there are.
+
     Raises:
         DataError: as `answer_token_ids`.
         ConfigError: another number of class weights than of labels.
@@ -76,11 +80,19 @@ def build_likelihood(config: ModelConfig, labels: Sequence[str]) -> Likelihood:
     options: dict[str, Any] = {"label_smoothing": config.label_smoothing, "class_weights": config.class_weights}
     if config.likelihood == "sequence_classification":
         return SequenceClassification(len(labels), **options)
+    if config.likelihood == "causal_lm":
+        return CausalLM(label_smoothing=config.label_smoothing)
     tokenizer = load_tokenizer(config.id)
     likelihood = answers_likelihood(tokenizer, labels, **options)
     if isinstance(likelihood, WholeAnswer):
         warnings.warn(_whole_answer_note(tokenizer, labels, likelihood), stacklevel=2)
     return likelihood
+
+
+def count_tokens(model: BayesianLoRA, train: EncodedDataset, config: ModelConfig) -> None:
+    """Let a likelihood of tokens count those of the training set, where `config` says so."""
+    if config.count == "tokens":
+        model.likelihood = CausalLM(num_predicted(train), label_smoothing=config.label_smoothing)
 
 
 def answers_likelihood(tokenizer: Any, labels: Sequence[str], **options: Any) -> MultipleChoice | WholeAnswer:
@@ -155,7 +167,7 @@ def build_guide(model: BayesianLoRA, config: GuideConfig) -> AdapterGuide:
 
 
 def max_length(model: BayesianLoRA, config: DataConfig) -> int:
-    """The longest prompt in tokens: the configured one, within the model's context."""
+    """The longest item in tokens: the configured one, within the model's context."""
     context = getattr(model.network.config, "max_position_embeddings", None)
     return config.max_length if context is None else min(config.max_length, context - model.likelihood.extra_tokens)
 
@@ -163,19 +175,27 @@ def max_length(model: BayesianLoRA, config: DataConfig) -> int:
 def load_data(config: RunConfig, seed: int | None = None) -> TaskData:
     """The items of a run; under data.compat in whole batches, where the answers are tokens.
 
-    The paper's public code drops what fills no batch for causal language models alone.
+    The paper's public code drops what fills no batch for causal language models alone. Where a task of classes is
+    learnt token by token, its answer words are the completions.
 
     Args:
         config: the run.
         seed: draws the items; None takes the run's own.
     """
     data = load_task(config.data, config.seed if seed is None else seed)
+    if learns_tokens(config) and config.data.task is not None:
+        return with_answers(data)
     return whole_batches(data, config.train.batch_size) if in_authors_order(config) else data
 
 
 def in_authors_order(config: RunConfig) -> bool:
     """Whether training goes through the items as they stand, as the paper's public code does."""
     return config.data.compat is not None and config.model.likelihood == "multiple_choice"
+
+
+def learns_tokens(config: RunConfig) -> bool:
+    """Whether a run learns texts token by token, and not classes."""
+    return config.model.likelihood == "causal_lm"
 
 
 def labels_of(config: DataConfig) -> tuple[str, ...]:
@@ -186,12 +206,16 @@ def labels_of(config: DataConfig) -> tuple[str, ...]:
 def encode_items(
     examples: Sequence[Example], model: BayesianLoRA, config: DataConfig, source: str | None
 ) -> EncodedDataset:
-    """`encode` within the configured length; errors and warnings name the file."""
+    """`encode`, or `encode_completions` where the model learns tokens, within the configured length.
+
+    Raises:
+        DataError: as these two; it names the file, and so do the warnings.
+    """
     name = source or config.task or config.dataset
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
         try:
-            encoded = encode(examples, model.tokenizer, max_length(model, config))
+            encoded = _encode(examples, model, config)
         except DataError as error:
             limit = max_length(model, config)
             context = f" (the model takes no more than {limit})" if limit < config.max_length else ""
@@ -199,6 +223,14 @@ def encode_items(
     for note in notes:
         warnings.warn(f"{name}: {note.message}", note.category, stacklevel=2)
     return encoded
+
+
+def _encode(examples: Sequence[Example], model: BayesianLoRA, config: DataConfig) -> EncodedDataset:
+    longest = max_length(model, config)
+    if not isinstance(model.likelihood, CausalLM):
+        return encode(examples, model.tokenizer, longest)
+    completions = [example.completion or "" for example in examples]
+    return encode_completions(examples, completions, model.tokenizer, longest, over=config.over or "answer")
 
 
 def _prior_scale(config: ModelConfig) -> Any:

@@ -71,7 +71,7 @@ def save(run_dir: str | Path, model: BayesianLoRA, guide: AdapterGuide) -> None:
     model.network.save_pretrained(str(path / ADAPTER), selected_adapters=guide.adapters, save_embedding_layers=False)
     tensors = {name: value.detach().cpu().contiguous() for name, value in guide.tensors().items()}
     save_file(tensors, path / TENSORS)
-    (path / DESCRIPTION).write_text(json.dumps(_describe(model, guide), indent=2) + "\n", encoding="utf-8")
+    (path / DESCRIPTION).write_text(json.dumps(describe(model, guide), indent=2) + "\n", encoding="utf-8")
 
 
 def load(run_dir: str | Path, *, base: Any = None, device_map: Any = None) -> Run:
@@ -120,7 +120,8 @@ def load(run_dir: str | Path, *, base: Any = None, device_map: Any = None) -> Ru
     return Run(path, model, guide)
 
 
-def _describe(model: BayesianLoRA, guide: AdapterGuide) -> dict[str, Any]:
+def describe(model: BayesianLoRA, guide: AdapterGuide) -> dict[str, Any]:
+    """What is needed, beside the tensors, to make model and guide again; JSON types only."""
     return {
         "format": FORMAT,
         "version": VERSION,

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blob_pyro.building import check_guide
+from blob_pyro.checking import check_likelihood
 from blob_pyro.config import RunConfig
 from blob_pyro.errors import BlobPyroError, ConfigError
-from blob_pyro.evaluation import Metrics
+from blob_pyro.item_kinds import kind_of
 from blob_pyro.method_runs import Ended, Say, make_runs, refuse_other_runs, run_path
 from blob_pyro.methods import METHODS, Method, choose
 from blob_pyro.report.comparison import Outcome, comparison_csv, comparison_markdown
@@ -99,8 +100,8 @@ def run_methods(
         DataError: there are no items to test on.
     """
     chosen = choose(methods)
-    config = with_read_labels(config, say)
     _check(config, chosen, seeds, workers)
+    config = with_read_labels(config, say)
     refuse_other_runs(config, chosen, seeds)
     rows: Rows = {row: {} for method in chosen for row in _row_names(method, config)}
     failures: list[str] = []
@@ -132,10 +133,27 @@ def _check(config: RunConfig, methods: Sequence[Method], seeds: Sequence[int], w
         raise ConfigError(f"seeds: expected at least one, each once; got {list(seeds)}")
     if config.model.adapter is not None:
         raise ConfigError("model.adapter: expected none, since every method trains its own; got a folder")
+    _check_likelihood(config, methods)
     for method in methods:
         check_guide(method.configure(config).guide)
         if _sees_held_out(method, config) and not config.data.num_validation:
             raise ConfigError(f"method {method.name}: expected held-out items; set data.num_validation")
+
+
+def _check_likelihood(config: RunConfig, methods: Sequence[Method]) -> None:
+    """Refuse methods that the likelihood cannot have, and name those that it can."""
+    refused: dict[str, ConfigError] = {}
+    for method in methods:
+        try:
+            check_likelihood(method.configure(config))
+        except ConfigError as error:
+            refused[method.name] = error
+    if not refused:
+        return
+    name, why = next(iter(refused.items()))
+    others = [method.name for method in methods if method.name not in refused]
+    advice = f"; leave out {', '.join(refused)}: --methods {','.join(others)}" if others else ""
+    raise ConfigError(f"method {name}: {why}{advice}") from why
 
 
 def _read(run: Ended, config: RunConfig) -> tuple[dict[str, Outcome], str | None]:
@@ -150,7 +168,8 @@ def _read(run: Ended, config: RunConfig) -> tuple[dict[str, Outcome], str | None
 
 def _outcomes(path: Path, method: Method, config: RunConfig) -> dict[str, Outcome]:
     """Row -> outcome of one finished run."""
-    metrics = {name: Metrics.from_dict(found) for name, found in read_json(path / METRICS).items()}
+    read = kind_of(config).read_scores
+    metrics = {name: read(found) for name, found in read_json(path / METRICS).items()}
     cost = read_json(path / COST)
     seconds = float(cost.get("train_seconds", 0.0)) + float(cost.get("tune_seconds", 0.0))
     if method.after is not None:

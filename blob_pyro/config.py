@@ -24,8 +24,11 @@ class ModelConfig:
 
     Attributes:
         id: hub id, local folder, or the alias of a packaged model ("smollm2", "minilm").
-        likelihood: answers are tokens of a causal language model, or classes of a classification head.
-        label_smoothing: share of each training label that is spread evenly over the classes.
+        likelihood: answers are tokens of a causal language model, classes of a classification head, or texts that are
+            learnt token by token (causal_lm; docs/likelihoods.md).
+        count: what causal_lm counts as an observation: "sequences" (None takes it), so that the NLL is in nats per
+            text, or "tokens", nats per token.
+        label_smoothing: share of each training label that is spread evenly over the classes, or over the vocabulary.
         class_weights: factors on the log-likelihood of each class's items, in the order of the labels; "balanced"
             takes num_train / (K * items of the class), which gives every class the same weight in all.
         r: rank of the adapters.
@@ -52,7 +55,8 @@ class ModelConfig:
     """
 
     id: str = "smollm2"
-    likelihood: Literal["multiple_choice", "sequence_classification"] = "multiple_choice"
+    likelihood: Literal["multiple_choice", "sequence_classification", "causal_lm"] = "multiple_choice"
+    count: Literal["sequences", "tokens"] | None = None
     label_smoothing: float = 0.0
     class_weights: list[float] | Literal["balanced"] | None = None
     r: int = 8
@@ -165,6 +169,16 @@ class TrainConfig:
         flipout: give each example its own sign-flipped noise.
         group_by_length: put items of similar length into a batch, which saves padding; the order stays random.
             False shuffles plainly.
+        gradient_accumulation_steps: forwards that the items of a step are shared out to, to save memory; batch_size
+            stays the items of a whole step, over all forwards and processes.
+        max_grad_norm: scale the gradients of a step down to this norm; null does not.
+        mixed_precision: "bf16" or "fp16" runs the forwards of a float32 base under autocast.
+        max_skipped_steps: steps whose loss or gradient is not finite change nothing and are counted; so many may be.
+        eval_steps: steps between two evaluations on the data.num_validation held-out items, under
+            predict.num_samples draws; training then ends with the parameters of the lowest held-out NLL. Null: none.
+        patience: evaluations in a row without a lower held-out NLL after which training stops early; null: none.
+        save_steps: steps between two checkpoints, from which `--resume` goes on; null writes one before a stop alone.
+        save_total_limit: how many checkpoints are kept, the newest ones; a finished run keeps none.
     """
 
     num_steps: int = 5000
@@ -180,6 +194,14 @@ class TrainConfig:
     warmup_ratio: float = 0.06
     flipout: bool = True
     group_by_length: bool = True
+    gradient_accumulation_steps: int = 1
+    max_grad_norm: float | None = None
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    max_skipped_steps: int = 3
+    eval_steps: int | None = None
+    patience: int | None = None
+    save_steps: int | None = 100
+    save_total_limit: int = 2
 
     def __post_init__(self) -> None:
         _check(self.num_steps >= 1, "train.num_steps", "at least 1 step", self.num_steps)
@@ -191,6 +213,16 @@ class TrainConfig:
             _check(value is None or 0 <= value < math.inf, f"train.{name}", "a number of at least 0", value)
         _check(self.kl_cycle is None or self.kl_cycle >= 1, "train.kl_cycle", "at least 1 step, or null", self.kl_cycle)
         _check(0 <= self.warmup_ratio <= 1, "train.warmup_ratio", "a share in [0, 1]", self.warmup_ratio)
+        if self.max_grad_norm is not None:
+            _check_positive("train.max_grad_norm", self.max_grad_norm)
+        _check(self.max_skipped_steps >= 0, "train.max_skipped_steps", "a count of at least 0", self.max_skipped_steps)
+        for name in ("gradient_accumulation_steps", "save_total_limit", "eval_steps", "patience", "save_steps"):
+            value = getattr(self, name)
+            _check(value is None or value >= 1, f"train.{name}", "a count of at least 1", value)
+        _check(
+            self.patience is None or self.eval_steps is not None,
+            "train.patience", "train.eval_steps beside it", self.patience,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

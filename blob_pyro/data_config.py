@@ -9,7 +9,8 @@ from blob_pyro.errors import ConfigError
 from blob_pyro.setting_checks import check
 
 # What only items of one's own have, and what only a data set of one's own has.
-_OWN = ("train_file", "test_file", "dataset", "prompt", "truncate_field", "choices_field", "group_field", "labels")
+_OWN = ("train_file", "test_file", "dataset", "prompt", "completion", "truncate_field", "choices_field", "group_field",
+        "labels")  # fmt: skip
 _OF_DATASET = ("dataset_config", "train_split", "test_split")
 
 
@@ -30,6 +31,10 @@ class DataConfig:
         train_split: its split to train on; None takes "train".
         test_split: its split to evaluate on; without one there are no metrics.
         prompt: template with field names in braces, e.g. "Tweet: {text}\\nSentiment:".
+        completion: template of what follows the prompt, for the likelihood causal_lm: " {answer}", the space in front
+            included. Items then need no label. Of a built-in task it is the answer word.
+        over: which tokens causal_lm predicts: those of the "answer" (completion and end of text; None takes it), or
+            the whole "text" but its first token. The text may then be the prompt alone, without a completion.
         truncate_field: the field that may lose tokens from its left when a prompt is too long.
         label_field: field that holds the label.
         choices_field: field with a list of an item's choices, which the prompt shows as lines "A) text"; the label is
@@ -46,7 +51,7 @@ class DataConfig:
         num_validation: items that are neither trained nor tested on, drawn by the seed from what training leaves
             (of a file of your own: taken out of the training file). For the temperature, and for guides that are
             fitted with held-out items.
-        max_length: longest prompt in tokens; the model's own context is a limit as well.
+        max_length: longest prompt in tokens, its completion included; the model's own context is a limit as well.
     """
 
     task: str | None = None
@@ -59,6 +64,8 @@ class DataConfig:
     train_split: str | None = None
     test_split: str | None = None
     prompt: str | None = None
+    completion: str | None = None
+    over: Literal["answer", "text"] | None = None
     truncate_field: str | None = None
     label_field: str = "label"
     choices_field: list[str] | str | None = None
@@ -69,6 +76,11 @@ class DataConfig:
     num_validation: int = 0
     max_length: int = 300
 
+    @property
+    def own_texts(self) -> bool:
+        """Whether the items are of one's own and are learnt token by token: they need no label."""
+        return self.completion is not None or (self.task is None and self.over == "text")
+
     def __post_init__(self) -> None:
         self._check_source()
         check(self.compat in (None, "authors"), "data.compat", "'authors', or null", self.compat)
@@ -77,6 +89,8 @@ class DataConfig:
         if self.labels is not None:
             check(len(self.labels) >= 2, "data.labels", "at least two labels", self.labels)
             check(len(set(self.labels)) == len(self.labels), "data.labels", "distinct labels", self.labels)
+        if self.own_texts:
+            self._check_texts()
         for name in ("num_train", "num_test"):
             value = getattr(self, name)
             check(value is None or value >= 1, f"data.{name}", "a count of at least 1, or null", value)
@@ -99,6 +113,18 @@ class DataConfig:
         missing = ", ".join(f"data.{name}" for name in needed if getattr(self, name) is None)
         if missing:
             raise ConfigError(f"data: expected data.task, or files of your own; got neither: {missing} missing")
+
+    def _check_texts(self) -> None:
+        """Refuse beside a completion, or whole texts, what says which class an item is of."""
+        beside = "data.completion" if self.completion is not None else "data.over text"
+        for name in ("labels", "choices_field"):
+            value = getattr(self, name)
+            check(value is None, f"data.{name}", f"none beside {beside}, which needs no classes", value)
+        if self.label_field != "label":
+            raise ConfigError(
+                f"data.label_field: expected none beside {beside}; got {self.label_field!r}: "
+                f'name the field in the template, like " {{{self.label_field}}}"'
+            )
 
     def _given(self, names: tuple[str, ...]) -> str:
         return ", ".join(f"data.{name}" for name in names if getattr(self, name) is not None)

@@ -59,3 +59,21 @@ class NonFiniteLossError(BlobPyroError, ArithmeticError):
 
 class RunDirectoryError(BlobPyroError, OSError):
     """A run directory is missing, incomplete, altered, or of another format version."""
+
+
+class CheckpointError(BlobPyroError, OSError):
+    """A training checkpoint could not be written, or is altered, of another version, or of another run."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked to stop, and what there is was saved.
+
+    A KeyboardInterrupt, so that what handles Ctrl-C handles SIGTERM as well.
+
+    Attributes:
+        signal: its number.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal

@@ -142,7 +142,7 @@ def load_base(source: BaseSource, likelihood: Likelihood, device_map: Any = None
     if source.attn_implementation is None:
         choose_attention(network)
     if likelihood.task_type == "CAUSAL_LM":
-        _refuse_encoder(network, source.id)
+        _refuse_encoder(network, source.id, type(likelihood).__name__)
         if missing := sorted(report["missing_keys"]):
             warnings.warn(f"model {source.id}: its files lack {', '.join(missing[:3])}; random there", stacklevel=2)
     return network
@@ -277,11 +277,11 @@ def _unreadable(id_or_path: str, place: Place, error: Exception) -> ModelLoadErr
     )
 
 
-def _refuse_encoder(network: Any, id_or_path: str) -> None:
+def _refuse_encoder(network: Any, id_or_path: str, likelihood: str) -> None:
     """Raise where the network sees the text to the right: it cannot tell the next token."""
     config = network.config
     if type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
         raise ConfigError(
-            f"model {id_or_path}: expected a causal language model for the likelihood multiple_choice; got an encoder "
+            f"model {id_or_path}: expected a causal language model for the likelihood {likelihood}; got an encoder "
             f"({config.model_type}): set model.likelihood to sequence_classification"
         )

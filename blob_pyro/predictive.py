@@ -167,7 +167,7 @@ def answer(
     budget = max_tokens or (CPU_TOKENS if model.device.type == "cpu" else ACCELERATOR_TOKENS)
     budget = max(1, budget // model.likelihood.rows_per_item)
     batches = [data] if isinstance(data, Batch) else data
-    with tqdm(total=_num_items(data), desc=description, disable=not progress, unit="item", dynamic_ncols=True) as bar:
+    with progress_bar(data, progress=progress, description=description) as bar:
 
         def batch_probs(batch: Batch) -> Tensor:
             groups = partition(batch.lengths.tolist(), budget, num_draws=num_draws)
@@ -179,6 +179,11 @@ def answer(
             return torch.cat(parts, dim=1).cpu()[:, order]
 
         return _gather([(batch_probs(batch), batch) for batch in batches if len(batch)])
+
+
+def progress_bar(data: Batch | Iterable[Batch], *, progress: bool, description: str) -> tqdm[Any]:
+    """A bar that counts the items of `data`; one that shows nothing where `progress` is False."""
+    return tqdm(total=_num_items(data), desc=description, disable=not progress, unit="item", dynamic_ncols=True)
 
 
 def _num_items(data: Batch | Iterable[Batch]) -> int | None:

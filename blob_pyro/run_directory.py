@@ -19,9 +19,10 @@ from blob_pyro.config import RunConfig
 from blob_pyro.config_file import KEYS, check_file
 from blob_pyro.errors import BlobPyroError, RunDirectoryError
 
+CHECKPOINTS = "checkpoints"
 CONFIG, HISTORY, METRICS, COST = "config.yaml", "history.jsonl", "metrics.json", "cost.json"
 PREDICTIONS, RELIABILITY = "predictions.parquet", "reliability.png"
-PARTS = (CONFIG, HISTORY, METRICS, COST, PREDICTIONS, RELIABILITY, ADAPTER, TENSORS, DESCRIPTION)
+PARTS = (CONFIG, HISTORY, METRICS, COST, PREDICTIONS, RELIABILITY, ADAPTER, TENSORS, DESCRIPTION, CHECKPOINTS)
 
 
 def refuse_used_directory(path: str | Path) -> None:
@@ -36,8 +37,45 @@ def refuse_used_directory(path: str | Path) -> None:
     for name in PARTS:
         if (path / name).exists():
             raise RunDirectoryError(
-                f"{path}: expected a new run directory; it holds a run ({name}); choose another --output, or delete it"
+                f"{path}: expected a new run directory; it holds a run ({name}); choose another --output, "
+                "delete it, or go on with it by --resume"
             )
+
+
+def holds_run_of(config: RunConfig) -> bool:
+    """Whether `config.output` holds a run of this very configuration, finished or not.
+
+    Raises:
+        RunDirectoryError: it holds one of another configuration.
+    """
+    path = Path(config.output)
+    if not (path / CONFIG).is_file():
+        return False
+    before, now = _settings(read_config(path)), _settings(config)
+    changed = [f"{name} {before[name]!r}, now {now[name]!r}" for name in now if before[name] != now[name]]
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise RunDirectoryError(
+            f"{path}: expected the configuration that its run was made with; {'; '.join(changed[:3])}{more}: go on "
+            "with the same, or choose another --output"
+        )
+    return True
+
+
+def is_finished(config: RunConfig) -> bool:
+    """Whether the run in `config.output` has come to its end: with metrics; without test items, with a posterior."""
+    path, data = Path(config.output), config.data
+    tested = data.task is not None or data.test_file is not None or data.test_split is not None
+    return (path / (METRICS if tested else COST)).is_file() and not (path / CHECKPOINTS).exists()
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """Each setting by its whole name; a mapping that is a setting's value stays whole."""
+    found: dict[str, Any] = {}
+    for name, value in dataclasses.asdict(config).items():
+        section = dataclasses.is_dataclass(getattr(config, name))
+        found |= {f"{name}.{key}": inner for key, inner in value.items()} if section else {name: value}
+    return found
 
 
 def new_run_directory(config: RunConfig) -> Path:

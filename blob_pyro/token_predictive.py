@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from blob_pyro.likelihoods import CausalLM
 from blob_pyro.likelihoods.causal_lm import Targets
 from blob_pyro.model import BayesianLoRA
 from blob_pyro.modes import training_mode
-from blob_pyro.predictive import CPU_TOKENS, Draws, PosteriorPredictive, chunks, stack
+from blob_pyro.predictive import CPU_TOKENS, Draws, PosteriorPredictive, chunks, progress_bar, stack
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,10 @@ class TokenPredictions:
         """(S, n) log-probability of each whole text under each draw, nats: the sum over its tokens, float64."""
         found = self.log_probs.new_zeros(len(self.log_probs), self.num_items, dtype=torch.float64)
         return found.index_add(1, self.items, self.log_probs.double())
+
+    def text_log_probs(self) -> Tensor:
+        """(n,) logarithm of each whole text's probability averaged over the draws, nats, float64."""
+        return self.sequence_log_probs().logsumexp(0) - math.log(len(self.log_probs))
 
 
 class TokenPredictive:
@@ -79,35 +84,46 @@ class TokenPredictive:
         self.max_tokens = max_tokens or CPU_TOKENS
         self._posterior = PosteriorPredictive(model, guide, num_samples, max_tokens=max_tokens)
 
-    def __call__(self, data: Batch | Iterable[Batch]) -> TokenPredictions:
+    def __call__(
+        self, data: Batch | Iterable[Batch], *, progress: bool = False, description: str = "predict"
+    ) -> TokenPredictions:
         """Read the tokens of one batch, or of every batch of a loader.
 
         Args:
             data: batches with token labels; those without predict every token but an item's first. Where they carry an
                 index, the answers come in its order.
+            progress: show a progress bar.
+            description: title of the progress bar.
 
         Raises:
             DataError: no token at all.
         """
-        with torch.no_grad(), training_mode(self.model, False):
+        with (
+            torch.no_grad(),
+            training_mode(self.model, False),
+            progress_bar(data, progress=progress, description=description) as bar,
+        ):
             draws = stack(self._posterior.sample_draws(data if isinstance(data, Batch) else None))
             parts, seen = [], 0
             for batch in [data] if isinstance(data, Batch) else data:
                 index = torch.arange(seen, seen + len(batch)) if batch.index is None else batch.index.cpu()
-                parts += [part.of_items(index) for part in self._of_batch(batch, draws)]
+                for num_items, part in self._of_batch(batch, draws):
+                    parts.append(part.of_items(index))
+                    bar.update(num_items)
                 seen += len(batch)
         if not sum(len(part.items) for part in parts):
             raise DataError("expected at least one token to predict; got none")
         return _in_order(parts, seen)
 
-    def _of_batch(self, batch: Batch, draws: Draws | None) -> Iterator[_Part]:
+    def _of_batch(self, batch: Batch, draws: Draws | None) -> Iterator[tuple[int, _Part]]:
+        """The tokens of some items at a time, and how many these are."""
         num_draws = 1 if draws is None else len(next(iter(draws.values())))
         together = not self._posterior.one_a_forward(draws)
         for rows in partition(batch.lengths.tolist(), self.max_tokens, num_draws=num_draws if together else 1):
             items = batch.select(rows).to(self.model.device)
             size = draws_per_forward(len(items), items.input_ids.shape[1], self.max_tokens) if together else 1
             logits = (self.model.logits(items, chunk) for chunk in chunks(draws, size))
-            yield _read(logits, Targets.of(items), torch.tensor(rows))
+            yield len(rows), _read(logits, Targets.of(items), torch.tensor(rows))
 
 
 @dataclass(frozen=True)

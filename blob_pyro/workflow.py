@@ -3,60 +3,51 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import signal
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyro
 
 from blob_pyro.adapters.blocks import block_list
-from blob_pyro.answering import (
-    Answerer,
-    Say,
-    found_temperature,
-    load_run,
-    num_draws,
-    predict_items,
-    with_fields,
-    with_samples,
-)
+from blob_pyro.answering import Answerer, Say, load_run, num_draws, with_fields, with_samples
 from blob_pyro.building import (
     build_guide,
     build_model,
-    check_guide,
+    count_tokens,
     encode_items,
-    in_authors_order,
     labels_of,
+    learns_tokens,
     load_data,
     with_class_weights,
 )
-from blob_pyro.checkpoint import Run, save
+from blob_pyro.checking import check_run
+from blob_pyro.checkpoint import Run
+from blob_pyro.completing import refuse_tokens, score_completions
 from blob_pyro.config import RunConfig
-from blob_pyro.data.collate import EncodedDataset, padding_id
 from blob_pyro.data.files import read_rows
-from blob_pyro.data.loaders import ordered_loader, predict_loader, train_loader
 from blob_pyro.data.own_files import with_labels
 from blob_pyro.data.task_data import TaskData
 from blob_pyro.data.tasks import examples_for
 from blob_pyro.deciding import Decisions, decide, prepare
-from blob_pyro.errors import ConfigError, DataError, NonFiniteLossError
-from blob_pyro.evaluation import Metrics, evaluate
-from blob_pyro.guides import GUIDES, AdapterGuide, EnsembleGuide, LaplaceGuide, PostHocGuide
-from blob_pyro.inference.ensemble import fit_ensemble
-from blob_pyro.inference.svi import StepResult
+from blob_pyro.errors import DataError, NonFiniteLossError, Stopped
+from blob_pyro.evaluating import Items, RunResult, evaluate_test_items
+from blob_pyro.guides import AdapterGuide
+from blob_pyro.inference.checkpoints import Checkpoints
 from blob_pyro.inference.trainer import fit
+from blob_pyro.item_kinds import kind_of
+from blob_pyro.learning import learn, training_loader
 from blob_pyro.model import BayesianLoRA
-from blob_pyro.predictions import Predictions
-from blob_pyro.report.answers import answers_of, write_predictions
+from blob_pyro.ranks import Ranks, connected
+from blob_pyro.report.answers import answers_of
 from blob_pyro.run_directory import (
+    CHECKPOINTS,
     CONFIG,
     COST,
-    HISTORY,
     METRICS,
-    PREDICTIONS,
-    RELIABILITY,
+    holds_run_of,
+    is_finished,
     new_run_directory,
     read_config,
     read_json,
@@ -69,78 +60,80 @@ from blob_pyro.tuning import (
     Measured,
     TrialLog,
     Tuning,
-    check_tuning,
     is_unfinished_search,
-    label_nlls,
     search,
     with_kl_rate,
 )
 
-POST_HOC_BATCH_SIZE = 16  # what comes out does not depend on it
 
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a finished run found.
-
-    Attributes:
-        path: the run directory.
-        metrics: "N=0" (posterior mean) and "N=<draws>" -> metrics on the test items; empty without any.
-        predictions: the same keys -> predictions in the order of the test items.
-    """
-
-    path: Path
-    metrics: dict[str, Metrics]
-    predictions: dict[str, Predictions]
-
-
-@dataclass(frozen=True)
-class Items:
-    """The encoded items of a run; `labels` are the answer words."""
-
-    train: EncodedDataset
-    test: EncodedDataset
-    validation: EncodedDataset
-    labels: tuple[str, ...]
-
-
-def fit_run(config: RunConfig, *, progress: bool = True, say: Say = print) -> RunResult:
+def fit_run(config: RunConfig, *, resume: bool = False, progress: bool = True, say: Say = print) -> RunResult:
     """Fine-tune, predict the test items, and write the run directory.
 
     With `config.tune.search` the settings are searched first (`tune`); the run's config.yaml stays the configuration
-    that was asked for. Nothing is written before training starts. When training stops early (NaN loss, Ctrl-C) the
-    last good state is saved before the error goes on; its message says where.
+    that was asked for. Nothing is written before training starts. When training stops early (NaN loss, Ctrl-C,
+    SIGTERM) the last good state is saved before the error goes on; its message says where.
+
+    Where a launcher (`accelerate launch`, torchrun) has started several processes, all of them call this: they train
+    and predict together, and the first one writes and speaks.
 
     Args:
         config: the run.
+        resume: go on with the run of this very configuration that `config.output` holds, from its newest checkpoint,
+            bit by bit as if it had never stopped (CPU, same libraries, threads and processes); start where there is
+            none. Of a finished run the metrics come back as they are, without predictions.
         progress: show progress bars.
         say: receives lines for the user.
 
     Raises:
         BlobPyroError: one of its kinds, with a one-line message, for whatever the user can mend.
     """
+    with connected() as ranks:
+        if not ranks.is_first:
+            progress, say = False, _say_nothing
+        return _fit_run(config, resume, progress, say, ranks)
+
+
+def _fit_run(config: RunConfig, resume: bool, progress: bool, say: Say, ranks: Ranks) -> RunResult:
+    check_run(config)
     config = with_read_labels(config, say)
-    if not is_unfinished_search(config):
+    goes_on = resume and holds_run_of(config)
+    if not goes_on and not is_unfinished_search(config):
         refuse_used_directory(config.output)
-    _check(config)
+    path = Path(config.output)
+    if goes_on and is_finished(config):
+        say(f"already done: {path}")
+        kind = kind_of(config)
+        return RunResult(path, {name: kind.read_scores(found) for name, found in read_json(path / METRICS).items()}, {})
     data = load_data(config)
     for note in data.notes:
         say(note)
     tuning = tune(config, data, progress, say) if config.tune.search else None
     chosen = config if tuning is None else tuning.config
     model, guide, items = _make(chosen, data)
-    path = new_run_directory(config) if tuning is None else Path(config.output)
+    ranks.wait()  # until all have seen the directory as it was
+    if ranks.is_first and tuning is None and not goes_on:
+        new_run_directory(config)
+    ranks.wait()
     start = time.perf_counter()
-    learn(model, guide, items, chosen, path, progress)
+    learn(model, guide, items, chosen, path, progress, checkpoints=path / CHECKPOINTS, resume=goes_on)
     cost = {"train_seconds": time.perf_counter() - start}
     if tuning is not None:
         cost["tune_seconds"] = tuning.seconds
-    write_json(path / COST, cost | parameter_counts(model, guide))
-    say(f"saved adapter and posterior in {path}")
+    if ranks.is_first:
+        write_json(path / COST, read_json(path / COST) | cost | parameter_counts(model, guide))
+        say(f"saved adapter and posterior in {path}")
     try:
-        return _evaluate(Run(path, model, guide), items, config, progress, say)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"{path} holds the adapter and posterior, but no metrics yet") from None
+        result = evaluate_test_items(Run(path, model, guide), items, config, progress, say)
+    except KeyboardInterrupt as error:
+        told = f"{path} holds the adapter and posterior, but no metrics yet: the same command with --resume goes on"
+        raise Stopped(told, getattr(error, "signal", signal.SIGINT)) from None
+    if ranks.is_first:
+        Checkpoints(path / CHECKPOINTS).remove()
+    return result
+
+
+def _say_nothing(line: str) -> None:
+    """For the processes that do not speak."""
 
 
 def with_read_labels(config: RunConfig, say: Say) -> RunConfig:
@@ -179,7 +172,7 @@ def evaluate_run(
     if not data.test:
         raise DataError(f"{run_dir}: expected a run with test items; it has none; use `blob-pyro predict` on a file")
     run = load_run(run_dir, data.labels)
-    return _evaluate(run, encode_task(data, run.model, config), config, progress, say)
+    return evaluate_test_items(run, encode_task(data, run.model, config), config, progress, say)
 
 
 def predict_run(
@@ -203,17 +196,22 @@ def predict_run(
 
     Returns:
         The rows in file order, each with "prediction", "probabilities" (label -> probability), "confidence", "margin",
-        "entropy" and "mutual_information" (nats) added, and what `decisions` ask for (see `Decisions`). Where a row
-        has a field of such a name, the answer's takes its place, and `say` is told.
+        "entropy" and "mutual_information" (nats) added, and what `decisions` ask for (see `Decisions`). Of a run that
+        learns tokens each has the scores of its completion instead (see `completion_scores`). Where a row has a field
+        of such a name, the answer's takes its place, and `say` is told.
 
     Raises:
         RunDirectoryError: the directory is not a whole run.
-        DataError: the file cannot be read, or a row lacks a field of the prompt.
+        DataError: the file cannot be read, or a row lacks a field of the prompt or of the completion.
         ConfigError: a decision cannot be made, as `prepare` has it.
     """
     config, decisions = with_samples(read_config(run_dir), num_samples), decisions or Decisions()
-    labels = labels_of(config.data)
+    if decisions.need_held_out:
+        refuse_tokens(run_dir, config, "decisions (target_risk, coverage, ood)")
     rows = read_rows(file)
+    if learns_tokens(config):
+        return score_completions(run_dir, config, rows, str(file), progress=progress, say=say)
+    labels = labels_of(config.data)
     examples = examples_for(config.data, rows, with_labels=False, source=str(file))
     held_out = prepare(decisions, config, run_dir)
     run = load_run(run_dir, labels)
@@ -261,81 +259,10 @@ def tune(config: RunConfig, data: TaskData, progress: bool = True, say: Say = pr
     return found
 
 
-def learn(
-    model: BayesianLoRA, guide: AdapterGuide, items: Items, config: RunConfig, path: Path, progress: bool
-) -> None:
-    """Train and save into `path`; what was learnt is saved also when training stops early."""
-    if isinstance(guide, EnsembleGuide):
-        with _History(path, items.train, model, guide) as history:
-            loaders = [_train_loader(items, model, config, config.seed + k) for k in range(guide.num_members)]
-            fit_ensemble(
-                model, guide, loaders, config.train, seed=config.seed, progress=progress, callbacks=[history.record]
-            )
-        return
-    trained = GUIDES[guide.trained_as](model) if isinstance(guide, PostHocGuide) else guide
-    if not (isinstance(guide, PostHocGuide) and config.model.adapter):
-        with _History(path, items.train, model, trained) as history:
-            fit(
-                model, trained, _train_loader(items, model, config, config.seed), config.train,
-                progress=progress, callbacks=[history.record], description=config.guide.name,
-            )  # fmt: skip
-    if isinstance(guide, PostHocGuide):
-        batches, held_out = (_batches(part, model) for part in (items.train, items.validation))
-        guide.fit(batches, held_out if len(items.validation) else None)
-        save(path, model, guide)
-
-
 def parameter_counts(model: BayesianLoRA, guide: AdapterGuide) -> dict[str, int]:
     """How many numbers the run trained and stores: "adapter_parameters" of the network, "guide_parameters" beside."""
     adapter = sum(p.numel() for p in model.network.parameters() if p.requires_grad)
     return {"adapter_parameters": adapter, "guide_parameters": sum(t.numel() for t in guide.tensors().values())}
-
-
-class _History:
-    """Writes one line a step, and saves when training ends, however it ends."""
-
-    def __init__(self, path: Path, train: EncodedDataset, model: BayesianLoRA, guide: AdapterGuide) -> None:
-        self.path, self.train, self.model, self.guide = path, train, model, guide
-
-    def __enter__(self) -> _History:
-        self._file = (self.path / HISTORY).open("w", encoding="utf-8")
-        return self
-
-    def record(self, result: StepResult) -> None:
-        """Append one step."""
-        self._file.write(json.dumps(dataclasses.asdict(result)) + "\n")
-        self._file.flush()
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._file.close()
-        save(self.path, self.model, self.guide)
-        if isinstance(error, NonFiniteLossError):
-            raise NonFiniteLossError(self._where_it_failed(error), error.items) from error
-        if isinstance(error, KeyboardInterrupt):
-            told = f"{self.path} holds the adapter and posterior after step {self._last_step()}"
-            raise KeyboardInterrupt(told) from None
-
-    def _last_step(self) -> int:
-        """Of the last line that was written, since Ctrl-C may come right after writing it; 0 without any."""
-        lines = (self.path / HISTORY).read_text(encoding="utf-8").splitlines()
-        return int(json.loads(lines[-1])["step"]) if lines else 0
-
-    def _where_it_failed(self, error: NonFiniteLossError) -> str:
-        """The message of a loss that is not finite, with the items' names and what was saved."""
-        names = ", ".join(self.train.examples[i].id for i in error.items)
-        steps = self._last_step()
-        saved = f"the parameters before step {steps}, whose loss was finite" if steps else "the untrained parameters"
-        return f"{error} ({names} of the training data); {self.path} holds {saved}"
-
-
-def _check(config: RunConfig) -> None:
-    """What one section asks of another, before anything is loaded."""
-    check_guide(config.guide)
-    check_tuning(config)
-    if config.predict.temperature and not config.data.num_validation:
-        raise ConfigError("predict.temperature: expected held-out items to fit it with; set data.num_validation")
-    if config.predict.sampling == "logits" and GUIDES[config.guide.name] is not LaplaceGuide:
-        raise ConfigError(f"predict.sampling: expected 'weights' with the guide {config.guide.name!r}; got 'logits'")
 
 
 def _make(config: RunConfig, data: TaskData) -> tuple[BayesianLoRA, AdapterGuide, Items]:
@@ -343,18 +270,19 @@ def _make(config: RunConfig, data: TaskData) -> tuple[BayesianLoRA, AdapterGuide
     pyro.set_rng_seed(config.seed)
     model = build_model(with_class_weights(config, data.train, data.labels), data.labels, num_data=len(data.train))
     items = encode_task(data, model, config)
+    count_tokens(model, items.train, config.model)
     return model, build_guide(model, config.guide), items
 
 
 def _held_out_nlls(run: Run, items: Items, config: RunConfig, progress: bool) -> tuple[float, ...] | None:
     """Train, and the NLL of each held-out item; None where the loss was not finite."""
-    loader = _train_loader(items, run.model, config, config.seed)
+    loader = training_loader(items, run.model, config, config.seed)
     try:
         fit(run.model, run.guide, loader, config.train, progress=progress, description="tune")
     except NonFiniteLossError:
         return None
-    count = num_draws(run.guide, config)
-    return label_nlls(predict_items(run, items.validation, config, count, progress))
+    kind, count = kind_of(config), num_draws(run.guide, config)
+    return kind.nlls(kind.predict(run, items.validation, config, count, progress))
 
 
 def encode_task(data: TaskData, model: BayesianLoRA, config: RunConfig) -> Items:
@@ -362,46 +290,3 @@ def encode_task(data: TaskData, model: BayesianLoRA, config: RunConfig) -> Items
     train, validation = (encode_items(part, model, config.data, source) for part in (data.train, data.validation))
     test = encode_items(data.test, model, config.data, config.data.test_file)
     return Items(train, test, validation, data.labels)
-
-
-def _train_loader(items: Items, model: BayesianLoRA, config: RunConfig, seed: int) -> Any:
-    train = config.train
-    pad = padding_id(model.tokenizer)
-    if in_authors_order(config):
-        return ordered_loader(items.train, train.batch_size, pad)
-    return train_loader(items.train, train.batch_size, pad, seed, group_by_length=train.group_by_length)
-
-
-def _batches(items: EncodedDataset, model: BayesianLoRA) -> Any:
-    """Batches in the order of the items, for guides that are fitted to them."""
-    return predict_loader(items, POST_HOC_BATCH_SIZE, padding_id(model.tokenizer))
-
-
-def _evaluate(run: Run, items: Items, config: RunConfig, progress: bool, say: Say) -> RunResult:
-    """Predict with the posterior mean and with draws; write metrics, predictions and diagram."""
-    if not len(items.test):
-        return RunResult(run.path, {}, {})
-    counts = sorted({0, num_draws(run.guide, config)})
-    start = time.perf_counter()
-    predictions = {f"N={count}": predict_items(run, items.test, config, count, progress) for count in counts}
-    cost = {"predict_seconds": time.perf_counter() - start}
-    if config.predict.temperature:
-        scaled = {
-            count: found_temperature(predict_items(run, items.validation, config, count, progress), count, say)
-            for count in counts
-        }
-        predictions = {f"N={count}": scaled[count](predictions[f"N={count}"]) for count in counts}
-        cost |= {f"temperature_N={count}": found.value for count, found in scaled.items()}
-    metrics = {name: evaluate(found) for name, found in predictions.items()}
-    last = predictions[f"N={counts[-1]}"]
-    write_predictions(run.path / PREDICTIONS, last, items.test.examples, items.labels)
-    _write_diagram(run.path / RELIABILITY, last)
-    write_json(run.path / COST, read_json(run.path / COST) | cost)
-    write_json(run.path / METRICS, {name: found.to_dict() for name, found in metrics.items()})
-    return RunResult(run.path, metrics, predictions)
-
-
-def _write_diagram(path: Path, predictions: Predictions) -> None:
-    from blob_pyro.report.plots import reliability_diagram, save_figure
-
-    save_figure(reliability_diagram(predictions), path)

@@ -1,6 +1,7 @@
 """How much faster are S draws at once than one after the other, and do they write the same?
 
     python examples/generation_speed.py                    # SmolLM2-135M, 8 draws, 32 tokens: some minutes on two cores
+    python examples/generation_speed.py --dtype bfloat16   # as the model comes: faster, and near ties part (docs)
     python examples/generation_speed.py --run runs/short   # the posterior of a run
 
 The loop is plain transformers: `network.generate` with one draw held, once for each. Both take turns in one process.
@@ -63,13 +64,13 @@ class Speed:
         )
 
 
-def make(base: str, run: str | None) -> tuple[bp.BayesianLoRA, bp.guides.AdapterGuide]:
+def make(base: str, dtype: str, run: str | None) -> tuple[bp.BayesianLoRA, bp.guides.AdapterGuide]:
     """A run's model and guide; or an untrained pair with a random B."""
     if run is not None:
         found = bp.load(run)
         return found.model, found.guide
     likelihood = bp.MultipleChoice([5, 6])  # it plays no part
-    model = bp.BayesianLoRA.from_pretrained(base, likelihood, r=8, lora_alpha=16)
+    model = bp.BayesianLoRA.from_pretrained(base, likelihood, r=8, lora_alpha=16, dtype=dtype)
     for name, parameter in model.network.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02)
@@ -121,13 +122,18 @@ def main() -> None:
     """Measure, and print a line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", default="smollm2", help="a model without a run (default: smollm2)")
+    parser.add_argument("--dtype", default="float32", help="of its weights (default: float32)")
     parser.add_argument("--run", help="a run directory")
     parser.add_argument("--num_draws", type=int, default=8)
     parser.add_argument("--max_new_tokens", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=1, help="times every prompt is written, each with other draws")
     options = parser.parse_args()
     pyro.set_rng_seed(0)
-    print(measure(*make(options.base, options.run), options.num_draws, options.max_new_tokens, options.rounds))
+    print(
+        measure(
+            *make(options.base, options.dtype, options.run), options.num_draws, options.max_new_tokens, options.rounds
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import gzip
 import io
 import json
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 Rows = list[dict[str, Any]]
 PROMPT, LABELS = "{text} is", [" bad", " good"]
 CHOICES_PROMPT = "{text}\n{choices}\nAnswer:"
+COMPLETION = " {answer}."
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,12 @@ def choice_rows(rng: random.Random) -> Rows:
         choices = [f"choice {rng.randrange(100)}" for _ in range(rng.randrange(2, 5))]
         rows.append({"text": f"item {number}", "choices": choices, "label": rng.randrange(len(choices))})
     return rows
+
+
+def completion_rows(rng: random.Random) -> Rows:
+    """Items with a completion: text, a number, true or false."""
+    answers = ("tea, please", 'a "large" cup', 7, 0.5, True, "über", "two\nlines")
+    return [{"text": f"item {number}", "answer": rng.choice(answers)} for number in range(rng.randrange(4, 12))]
 
 
 def json_lines(rows: Rows) -> list[bytes]:
@@ -175,6 +183,20 @@ BAD_CHOICES: dict[str, Callable[[random.Random, dict[str, Any]], dict[str, Any]]
 }
 
 
+BAD_COMPLETIONS: dict[str, Callable[[random.Random, dict[str, Any]], dict[str, Any]]] = {
+    "no completion": lambda rng, row: {"text": row["text"]},
+    "a completion under another name": lambda rng, row: {"text": row["text"], "Answer": row["answer"]},
+    "an empty completion": lambda rng, row: {**row, "answer": ""},
+    "a completion of white space": lambda rng, row: {**row, "answer": " \t "},
+    "a null completion": lambda rng, row: {**row, "answer": None},
+    "a list as completion": lambda rng, row: {**row, "answer": [row["answer"]]},
+    "an object as completion": lambda rng, row: {**row, "answer": {"text": row["answer"]}},
+    "half of a surrogate pair as completion": lambda rng, row: {**row, "answer": "\ud83d"},
+    "a completion without its prompt": lambda rng, row: {"answer": row["answer"]},
+    "a completion for an empty prompt": lambda rng, row: {**row, "text": " "},
+}
+
+
 def _some(rng: random.Random, count: int) -> list[int]:
     """One position, or several."""
     return sorted(rng.sample(range(count), rng.choice([1, 1, 2, min(4, count)])))
@@ -219,6 +241,24 @@ def bad_choices(kind: str, rng: random.Random) -> Bad:
     damaged[place] = {"text": "item", **kept, **new}
     settings = {"labels": None, "choices_field": "choices", "prompt": CHOICES_PROMPT}
     return Bad(kind, "x.jsonl", joined(json_lines(damaged)), joined(json_lines(rows)), (place + 1,), settings)
+
+
+def bad_completions(kind: str, rng: random.Random) -> Bad:
+    """Of a file with completions, as JSON lines; what CSV can hold of it, half of the time as CSV or TSV."""
+    rows = completion_rows(rng)
+    places = _some(rng, len(rows))
+    damaged = [BAD_COMPLETIONS[kind](rng, row) if place in places else row for place, row in enumerate(rows)]
+    settings = {"labels": None, "completion": COMPLETION}
+    plain = all(row.keys() == rows[0].keys() and isinstance(row["answer"], str | int | float) for row in damaged)
+    if plain and "surrogate" not in kind and rng.random() < 0.5:
+        ending, mark = rng.choice([(".csv", ","), (".tsv", "\t")])
+        lines, sound = csv_lines(damaged, mark), csv_lines(rows, mark)
+        named = tuple(line_of(lines, place + 1) for place in places)
+        bad = _packed(rng, kind, ending, joined(lines), joined(sound), named)
+        return dataclasses.replace(bad, settings=settings)
+    content = "".join(json.dumps(row) + "\n" for row in damaged).encode()
+    bad = _packed(rng, kind, ".jsonl", content, joined(json_lines(rows)), tuple(place + 1 for place in places))
+    return dataclasses.replace(bad, settings=settings)
 
 
 def _packed(rng: random.Random, kind: str, ending: str, content: bytes, sound: bytes, lines: tuple[int, ...]) -> Bad:
@@ -353,6 +393,7 @@ def malformed(count: int, seed: int) -> list[Bad]:
     lines = [(bad_json, kind) for kind in BAD_JSON] + [(bad_csv, kind) for kind in BAD_CSV]
     lines += [(bad_tsv, kind) for kind in BAD_CSV]
     lines += [(bad_choices, kind) for kind in BAD_CHOICES]
+    lines += [(bad_completions, kind) for kind in BAD_COMPLETIONS]
     found = list(whole_files(rng))
     while len(found) < count:
         found += [make(kind, rng) for make, kind in lines]

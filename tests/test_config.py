@@ -99,6 +99,9 @@ def test_check_file_returns_the_mapping(tmp_path):
     assert check_file(tiny.write_yaml(tmp_path / "a.yaml", raw)) == raw
 
 
+OWN_PROMPTS = ("Review: {text}\nSentiment:", "Question: {question}\nAnswer:")
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_the_example_configurations_parse(path):
     check_file(path)
@@ -106,14 +109,15 @@ def test_the_example_configurations_parse(path):
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(bp.RunConfig)
     parsed = parser.instantiate(parser.parse_args(["--config", str(path)]))
-    assert parsed.data.task in TASKS or parsed.data.prompt == "Review: {text}\nSentiment:"
+    assert parsed.data.task in TASKS or parsed.data.prompt in OWN_PROMPTS
     assert parsed.output == f"runs/{path.stem}"
     assert yaml.safe_load(path.read_text())["train"]["lr"] == parsed.train.lr
 
 
-def test_there_are_examples_for_a_task_and_for_own_data():
+def test_there_are_examples_for_a_task_for_own_data_and_for_texts():
     assert [path.name for path in EXAMPLES] == [
         "compare.yaml",
+        "completions.yaml",
         "own_data.yaml",
         "task.yaml",
         "task_encoder.yaml",

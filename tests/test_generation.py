@@ -430,7 +430,7 @@ def test_the_script_that_measures_finds_the_same_texts(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "generation_speed", module)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "PROMPTS", ("Tweet: ä", "b"))
-    found = module.measure(*module.make(str(tiny.llama()), None), num_draws=3, length=4)
+    found = module.measure(*module.make(str(tiny.llama()), "float32", None), num_draws=3, length=4)
     assert (found.equal, found.texts) == (6, 6) and found.distinct > 2
     assert "6 of 6 texts equal token for token" in str(found)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import statistics
 from typing import Any
 
 import pyro
@@ -80,6 +81,37 @@ def test_the_nll_is_the_sum_over_a_texts_tokens(name: str, side: str) -> None:
     assert -float(found.log_probs.sum()) == pytest.approx(total, rel=1e-4)
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.6])
+@pytest.mark.parametrize("num_tokens", [None, 100])
+def test_smoothing_is_that_of_torchs_cross_entropy(smoothing: float, num_tokens: int | None, side: str) -> None:
+    """Summed over the predicted tokens, of which transformers' labels of -100 are none; and the gradient of B."""
+    batch, model = text_batch(side), language_model(num_tokens=num_tokens, label_smoothing=smoothing)
+    point = bp.MLEGuide(model)
+    for name, parameter in model.point_parameters().items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    nll = negative_log_likelihood(model, point, batch)
+    right = batch.right_padded()
+    logits = model.network(input_ids=right.input_ids, attention_mask=right.attention_mask).logits[:, :-1].float()
+    loss = torch.nn.CrossEntropyLoss(label_smoothing=smoothing, reduction="sum", ignore_index=IGNORED)
+    twin = loss(logits.flatten(0, 1), right.labels[:, 1:].flatten()) / (4 if num_tokens is None else 9)  # type: ignore[index]
+    torch.testing.assert_close(nll, twin, rtol=1e-5, atol=1e-5)
+    wanted = [p for name, p in model.point_parameters().items() if "lora_B" in name]
+    for found, naive_one in zip(torch.autograd.grad(nll, wanted), torch.autograd.grad(twin, wanted), strict=True):
+        torch.testing.assert_close(found, naive_one, rtol=1e-4, atol=1e-5)
+
+
+def test_smoothing_leaves_predictions_as_they_are() -> None:
+    model, batch = language_model(label_smoothing=0.5), text_batch()
+    guide = bp.BLoBGuide(model)
+    pyro.set_rng_seed(1)
+    smoothed = bp.TokenPredictive(model, guide, 3)(batch)
+    model.likelihood = bp.CausalLM()
+    pyro.set_rng_seed(1)
+    assert torch.equal(bp.TokenPredictive(model, guide, 3)(batch).log_probs, smoothed.log_probs)
+
+
 def test_targets_are_the_tokens_that_are_predicted() -> None:
     """The first one of a text never is; texts with fewer are filled up."""
     batch = text_batch()
@@ -127,6 +159,9 @@ def test_scores_against_a_loop() -> None:
     assert found.perplexity == pytest.approx(math.exp(found.nll))
     texts = [[float(log_probs[s, items == i].sum()) for s in range(4)] for i in range(3)]
     assert found.sequence_nll == pytest.approx(-sum(math.log(sum(map(math.exp, one)) / 4) for one in texts) / 3)
+    whole = [math.log(sum(map(math.exp, one)) / 4) for one in texts]
+    assert found.sequence_nll_se == pytest.approx(statistics.stdev(whole) / math.sqrt(3))
+    assert found.perplexity_se == pytest.approx(found.perplexity * found.nll_se)
     sums = [sum(nlls[t] - found.nll for t in range(9) if items[t] == i) for i in range(3)]
     assert found.nll_se == pytest.approx(math.sqrt(3 / 2 * sum(s * s for s in sums)) / 9)
     assert (found.num_tokens, found.num_items, found.num_samples) == (9, 3, 4)
@@ -200,18 +235,22 @@ def test_texts_without_a_token_to_predict_are_refused() -> None:
         bp.TokenPredictive(model, bp.BLoBGuide(model))(text_batch(given=(7, 4, 6, 3)))
     with pytest.raises(ConfigError, match="num_tokens: expected at least 1, or None; got 0"):
         bp.CausalLM(num_tokens=0)
+    with pytest.raises(ConfigError, match=r"label_smoothing: expected a share in \[0, 1\); got 1"):
+        bp.CausalLM(label_smoothing=1.0)
 
 
-def test_a_run_comes_back_with_its_likelihood(tmp_path) -> None:
+@pytest.mark.parametrize("options", [{}, {"num_tokens": 12}, {"label_smoothing": 0.2}])
+def test_a_run_comes_back_with_its_likelihood(tmp_path, options) -> None:
     """Saved and loaded, a language model answers as before."""
     from cases import pretrained
 
     model = pretrained()
-    model.likelihood = bp.CausalLM(num_tokens=12)
+    model.likelihood = bp.CausalLM(**options)
     guide, batch = bp.BLoBGuide(model), text_batch()
     bp.save(tmp_path, model, guide)
     run = bp.load(tmp_path)
-    assert isinstance(run.model.likelihood, bp.CausalLM) and run.model.likelihood.num_tokens == 12
+    assert isinstance(run.model.likelihood, bp.CausalLM)
+    assert run.model.likelihood.settings() == {"num_tokens": None} | options
     found = [bp.TokenPredictive(m, g, 0)(batch).log_probs for m, g in ((model, guide), (run.model, run.guide))]
     assert torch.equal(*found)
 

@@ -13,7 +13,7 @@ import pytest
 import tiny
 from test_workflow import adapter_bytes, make_config
 
-from blob_pyro import workflow
+from blob_pyro import item_kinds, workflow
 from blob_pyro.answering import predict_items
 from blob_pyro.checkpoint import load
 from blob_pyro.cli import main
@@ -280,7 +280,7 @@ def test_every_variational_guide_can_be_tuned(tmp_path, guide):
 
 def test_an_interrupted_search_goes_on_and_repeats_nothing(config, tmp_path, monkeypatch):
     whole = run(dataclasses.replace(config, output=str(tmp_path / "whole")))
-    made, predict = [], workflow.predict_items
+    made, predict = [], item_kinds.predict_items
 
     def stopping(*args):
         if len(made) == 2:
@@ -288,7 +288,7 @@ def test_an_interrupted_search_goes_on_and_repeats_nothing(config, tmp_path, mon
         made.append(args)
         return predict(*args)
 
-    monkeypatch.setattr(workflow, "predict_items", stopping)
+    monkeypatch.setattr(item_kinds, "predict_items", stopping)
     with pytest.raises(KeyboardInterrupt, match="run holds 2 trials; the same command goes on"):
         run(config)
     monkeypatch.undo()

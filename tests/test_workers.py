@@ -82,7 +82,7 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(config):
     wrong = dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, max_length=8),
-        train=dataclasses.replace(config.train, lr=1e38),
+        train=dataclasses.replace(config.train, lr=1e38, max_skipped_steps=0),
     )
     said: list[str] = []
     with pytest.raises(ConfigError, match="all failed: mle, seed 0: step"):

@@ -16,8 +16,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from blob_pyro.config import RunConfig
 from blob_pyro.config_file import check_file
 from blob_pyro.errors import ConfigError, DataError
-from blob_pyro.evaluation import Metrics
-from blob_pyro.report.table import annotators_table, metrics_table
+from blob_pyro.report.table import Scores, annotators_table, metrics_table
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def check_output(path: str) -> None:
         raise DataError(f"--output: expected a file to write to; got the folder {path}")
 
 
-def print_metrics(metrics: Mapping[str, Metrics]) -> None:
+def print_metrics(metrics: Mapping[str, Scores]) -> None:
     print(metrics_table(metrics) if metrics else "no test items: nothing to evaluate")
     if against_annotators := annotators_table(metrics):
         print(f"\n{against_annotators}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -11,7 +12,8 @@ from jsonargparse import ArgumentError
 
 from blob_pyro.cli import acquire, bench, compare, evaluate, fit, generate, predict, reproduce, tasks
 from blob_pyro.cli.mistakes import in_our_words
-from blob_pyro.errors import BlobPyroError, ConfigError
+from blob_pyro.errors import BlobPyroError, ConfigError, Stopped
+from blob_pyro.inference.stopping import sigterm_as_ctrl_c
 from blob_pyro.report.terminal import quiet_libraries
 
 COMMANDS = {
@@ -31,13 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line.
 
     Returns:
-        The exit code: 0, 2 for a user's mistake, 130 after Ctrl-C.
+        The exit code: 0, 2 for a user's mistake, 130 after Ctrl-C, 143 after SIGTERM.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # "±" on a terminal that has none
     try:
-        with quiet_libraries():
+        with quiet_libraries(), sigterm_as_ctrl_c():
             _dispatch(words)
         sys.stdout.flush()  # a closed pipe shows here, not in a traceback when the interpreter ends
     except SystemExit as end:  # --help and --print_config
@@ -45,8 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         # the terminal has echoed ^C without a new line
         start = "\n" if sys.stderr.isatty() else ""
-        print(f"{start}blob-pyro: stopped by Ctrl-C; {str(interrupt) or 'nothing was saved'}", file=sys.stderr)
-        return 130
+        number = interrupt.signal if isinstance(interrupt, Stopped) else signal.SIGINT
+        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        print(f"{start}blob-pyro: stopped by {name}; {str(interrupt) or 'nothing was saved'}", file=sys.stderr)
+        return 128 + number
     except BrokenPipeError:  # the reader (head, less) closed our output
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (BlobPyroError, OSError) as error:  # of the latter: a full disk, no permission

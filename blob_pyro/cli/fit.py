@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser
 
 from blob_pyro.cli.command import Command, command_parser, config_of, print_metrics
 from blob_pyro.config import RunConfig
+from blob_pyro.ranks import connected
 from blob_pyro.workflow import fit_run
 
 
@@ -27,6 +28,10 @@ def _fit_parser() -> ArgumentParser:
             prompt: "Tweet: {text}\\nSentiment:"  # in double quotes, so that \\n is a new line
             labels: [" negative", " positive"]   # best a single token each: mind the space
 
+        With `model: {likelihood: causal_lm}` and, under data, `completion: " {answer}"`, what follows the prompt is
+        learnt token by token, and no label is needed (docs/likelihoods.md).
+
+        A run that was stopped or killed goes on with the same command and --resume.
         --tune searches steps, KL rate, prior scale and layers on held-out items first (data.num_validation);
         it is short for --tune.search true.
 
@@ -35,15 +40,18 @@ def _fit_parser() -> ArgumentParser:
     )
     parser.add_argument("--config", action="config", help="a YAML file; the same as CONFIG.yaml")
     parser.add_class_arguments(RunConfig)
+    parser.add_argument("--resume", action="store_true", help="go on with the run that output holds")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
 
 
 def _fit(parser: ArgumentParser, words: Sequence[str]) -> None:
     config, parsed = config_of(parser, words)
-    result = fit_run(config, progress=not parsed.quiet)
-    print_metrics(result.metrics)
-    print(f"run directory: {result.path}")
+    with connected() as ranks:
+        result = fit_run(config, resume=parsed.resume, progress=not parsed.quiet)
+        if ranks.is_first:
+            print_metrics(result.metrics)
+            print(f"run directory: {result.path}")
 
 
 COMMAND = Command("fine-tune a model and write a run directory", _fit_parser, _fit)

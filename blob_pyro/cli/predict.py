@@ -23,6 +23,10 @@ def _predict_parser() -> ArgumentParser:
         Answer the items of a file (.jsonl, .csv, .tsv, also .gz, or .parquet); each comes back as a line of JSON with
         "prediction", "probabilities", "confidence", "margin", "entropy" and "mutual_information" (nats) added.
 
+        Of a run that learns texts token by token the file holds completions too, and each comes back with
+        "log_prob" (of the whole completion, averaged over the draws), "num_tokens", "perplexity", and the
+        means over its tokens of "entropy" and "mutual_information".
+
         --target_risk, --coverage and --ood decide by held-out items: the run's own (data.num_validation)
         or those of --held_out. SCORE is one of {", ".join(SCORES)} (docs/decisions.md).
 
@@ -31,7 +35,7 @@ def _predict_parser() -> ArgumentParser:
         """,
     )
     add_run_arguments(parser)
-    parser.add_argument("file", type=str, help="a file with the fields of the run's prompt")
+    parser.add_argument("file", type=str, help="a file with the fields of the run's prompt, and of its completion")
     parser.add_argument("--output", type=str | None, default=None, help="where to write; standard output by default")
     for name, (kind, text) in _DECISIONS.items():
         parser.add_argument(f"--{name}", type=kind | None, default=None, help=text)

@@ -9,6 +9,7 @@ from blob_pyro.data.collate import Encoded, EncodedDataset
 from blob_pyro.data.examples import IGNORED, Example
 from blob_pyro.data.fitting import fit_prompts, warn_of_cuts
 from blob_pyro.data.label_tokens import continuation_ids
+from blob_pyro.data.wording import and_others
 from blob_pyro.errors import DataError
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def encode_completions(
 
     Args:
         examples: the items; their labels are not used.
-        completions: what follows each prompt, the space between them included.
+        completions: what follows each prompt, the space between them included; "" where the whole text is predicted
+            and is the prompt alone.
         tokenizer: a fast tokenizer; one without an end-of-text token adds none.
         max_length: most tokens of an item.
         over: what is predicted: the "answer" (completion and end of text), or the whole "text" but its first token.
@@ -39,19 +41,19 @@ def encode_completions(
         Items with token labels, for `bp.CausalLM`.
 
     Raises:
-        DataError: another number of completions than of examples, an empty one, or an item that does not fit.
+        DataError: another number of completions than of examples, an empty one that is to be predicted, or an item
+            that does not fit.
     """
     if len(completions) != len(examples):
         raise DataError(f"expected a completion for each of {len(examples)} items; got {len(completions)}")
     end = [tokenizer.eos_token_id] if isinstance(tokenizer.eos_token_id, int) else []
-    tails = [_tail(example, text, tokenizer) + end for example, text in zip(examples, completions, strict=True)]
-    for example, tail in zip(examples, tails, strict=True):
-        if len(tail) >= max_length:
-            raise DataError(
-                f"{example.id}: expected at most {max_length} tokens with the prompt; got a completion of {len(tail)}: "
-                "raise max_length"
-            )
-    fitted = fit_prompts(examples, tokenizer, [max_length - len(tail) for tail in tails])
+    found = [continuation_ids(tokenizer, text) if text else [] for text in completions]
+    if over == "answer":
+        _check_some(examples, completions, found)
+    tails = [[*ids, *end] for ids in found]
+    _check_lengths(examples, tails, max_length)
+    lengths = [len(tail) for tail in tails]
+    fitted = fit_prompts(examples, tokenizer, [max_length - length for length in lengths], lengths)
     if fitted.truncated:
         warn_of_cuts(fitted.truncated, len(examples), max_length)
     items = []
@@ -66,8 +68,23 @@ def num_predicted(dataset: EncodedDataset) -> int:
     return sum(label != IGNORED for item in dataset.items for label in (item.token_labels or ())[1:])
 
 
-def _tail(example: Example, text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    ids = continuation_ids(tokenizer, text)
-    if not ids:
-        raise DataError(f"{example.id}: expected a completion with text; got {text!r}, which has no token")
-    return ids
+def _check_some(examples: Sequence[Example], completions: Sequence[str], found: Sequence[Sequence[int]]) -> None:
+    """Refuse completions without a token."""
+    empty = [i for i, ids in enumerate(found) if not ids]
+    if empty:
+        first = empty[0]
+        raise DataError(
+            f"{examples[first].id}: expected a completion with text; got {completions[first]!r}, which has no "
+            f"token{and_others([examples[i].id for i in empty])}"
+        )
+
+
+def _check_lengths(examples: Sequence[Example], tails: Sequence[Sequence[int]], max_length: int) -> None:
+    """Refuse completions that leave their prompt no token; those are never cut."""
+    long = [i for i, tail in enumerate(tails) if len(tail) >= max_length]
+    if long:
+        first = long[0]
+        raise DataError(
+            f"{examples[first].id}: expected at most {max_length} tokens with the prompt; got a completion of "
+            f"{len(tails[first])}{and_others([examples[i].id for i in long])}: raise data.max_length"
+        )

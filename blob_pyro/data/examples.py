@@ -25,6 +25,8 @@ class Example:
             prompt is longer than the context; None where no part may.
         shares: of the annotators for each class (a soft label), summing to 1; `label` is then the class with the
             largest, the first of equals. None where one class is known.
+        completion: what follows the prompt where that is learnt token by token (`bp.CausalLM`), the space between
+            them included; None for items of classes.
         group: what it shares with items that it belongs together with (a user, the twins of winogrande); None where
             that is not known.
     """
@@ -34,6 +36,7 @@ class Example:
     id: str
     passage: tuple[int, int] | None = None
     shares: tuple[float, ...] | None = None
+    completion: str | None = None
     group: Hashable = None
 
 

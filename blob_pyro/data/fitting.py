@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from blob_pyro.data.examples import Example
+from blob_pyro.data.wording import and_others
 from blob_pyro.errors import DataError
 
 if TYPE_CHECKING:
@@ -37,7 +38,10 @@ class _Tokens:
 
 
 def fit_prompts(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, limits: Sequence[int]
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    limits: Sequence[int],
+    completions: Sequence[int] | None = None,
 ) -> FittedPrompts:
     """Tokenise prompts, and cut the passages of those that are too long.
 
@@ -45,6 +49,7 @@ def fit_prompts(
         examples: the items.
         tokenizer: a fast tokenizer.
         limits: most tokens of each prompt, special tokens included.
+        completions: how many tokens the completion behind each takes, where there is one; for the message.
 
     Raises:
         DataError: the tokenizer is a slow one, a prompt has no token, or one is too long even without its passage.
@@ -55,7 +60,7 @@ def fit_prompts(
     for example, found in zip(examples, tokens, strict=True):
         if not found.spans:
             raise DataError(f"{example.id}: expected a prompt with text; got {example.prompt!r}, which has no token")
-    truncated = _cut_to_fit(examples, tokens, tokenizer, limits)
+    truncated = _cut_to_fit(examples, tokens, tokenizer, limits, completions)
     return FittedPrompts([found.ids for found in tokens], truncated)
 
 
@@ -88,7 +93,11 @@ def _tokenize(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> lis
 
 
 def _cut_to_fit(
-    examples: Sequence[Example], tokens: list[_Tokens], tokenizer: PreTrainedTokenizerBase, limits: Sequence[int]
+    examples: Sequence[Example],
+    tokens: list[_Tokens],
+    tokenizer: PreTrainedTokenizerBase,
+    limits: Sequence[int],
+    completions: Sequence[int] | None,
 ) -> int:
     """Replace in `tokens` what is longer than its limit; returns the number of items that were cut.
 
@@ -101,7 +110,7 @@ def _cut_to_fit(
     while too_long:
         stuck = [i for i, example in too_long.items() if not _can_be_cut(example)]
         if stuck:
-            raise _does_not_fit(examples, tokens, stuck, limits)
+            raise _does_not_fit(examples, tokens, stuck, limits, completions)
         cut = {i: _cut_once(ex, tokens[i].spans, len(tokens[i].ids) - limits[i]) for i, ex in too_long.items()}
         retokenized = _tokenize(tokenizer, [example.prompt for example in cut.values()])
         for i, found in zip(cut, retokenized, strict=True):
@@ -126,12 +135,17 @@ def _cut_once(example: Example, spans: list[tuple[int, int]], excess: int) -> Ex
 
 
 def _does_not_fit(
-    examples: Sequence[Example], tokens: list[_Tokens], stuck: list[int], limits: Sequence[int]
+    examples: Sequence[Example],
+    tokens: list[_Tokens],
+    stuck: list[int],
+    limits: Sequence[int],
+    completions: Sequence[int] | None,
 ) -> DataError:
-    """The error that names the first item that cannot be made short enough."""
+    """The error that names the items that cannot be made short enough."""
     first = examples[stuck[0]]
     without = "" if first.passage is None else " without its passage"
-    more = f" (and {len(stuck) - 1} more items)" if len(stuck) > 1 else ""
+    more = and_others([examples[i].id for i in stuck])
     advice = "raise data.max_length" + ("" if first.passage else ", or name a data.truncate_field")
     limit, got = limits[stuck[0]], len(tokens[stuck[0]].ids)
-    return DataError(f"{first.id}: expected at most {limit} tokens; got {got}{without}{more}: {advice}")
+    before = "" if completions is None else f" before a completion of {completions[stuck[0]]}"
+    return DataError(f"{first.id}: expected at most {limit} tokens{before}; got {got}{without}{more}: {advice}")

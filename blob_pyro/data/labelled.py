@@ -59,7 +59,7 @@ def examples_from_rows(
     " negative", true is "True", and 1 is "1". Null and empty text are no label. An object of labels with numbers,
     {"negative": 3, "positive": 1}, is a soft label: how many annotators, or which share of them, chose each. Where one
     row has such a label, the labels of all of them are shares. A text that is the JSON of such an object, as in a cell
-    of CSV, is one too.
+    of CSV or TSV, is one too.
 
     Args:
         rows: raw items.
@@ -77,7 +77,7 @@ def examples_from_rows(
     Example:
         >>> rows = [Row(1, {"text": "Lovely", "label": "good"})]
         >>> examples_from_rows(rows, PromptTemplate("{text} is"), [" bad", " good"], "label", require_label=True)
-        [Example(prompt='Lovely is', label=1, id='line 1', passage=None, shares=None, group=None)]
+        [Example(prompt='Lovely is', label=1, id='line 1', passage=None, shares=None, completion=None, group=None)]
     """
     classes = _class_of_text(labels)
     rows = [_with_object(row, label_field) for row in rows]
@@ -90,7 +90,7 @@ def examples_from_rows(
     known = [None if label is None else classes[label] for label in found]
     return [
         Example(prompt, label, f"line {row.line}", passage, _shares(soft, row, label, len(labels)))
-        for row, label, (prompt, passage) in zip(rows, known, _rendered(rows, template, source), strict=True)
+        for row, label, (prompt, passage) in zip(rows, known, rendered(rows, template, source), strict=True)
     ]
 
 
@@ -137,8 +137,12 @@ def label_text(value: Any) -> str | None:
     return None if value is None else str(value).strip() or None
 
 
-def _rendered(rows: Sequence[Row], template: PromptTemplate, source: str) -> list[tuple[str, tuple[int, int] | None]]:
-    """The prompt and passage of every row; the error tells the first reason and all bad rows."""
+def rendered(rows: Sequence[Row], template: PromptTemplate, source: str) -> list[tuple[str, tuple[int, int] | None]]:
+    """The prompt and passage of every row.
+
+    Raises:
+        DataError: rows lack a field of the template, or have no text in any; tells the first reason and all bad rows.
+    """
     prompts = []
     bad: dict[int, DataError] = {}
     for row in rows:
@@ -149,14 +153,16 @@ def _rendered(rows: Sequence[Row], template: PromptTemplate, source: str) -> lis
     if bad:
         lines = sorted(bad)
         every = f" (in all, bad rows on {name_lines(lines)})" if len(lines) > 1 else ""
-        raise DataError(f"{bad[lines[0]]}{every}: mend them, or data.prompt")
+        raise DataError(f"{bad[lines[0]]}{every}: mend them, or {template.setting}")
     return prompts
 
 
 def _render(row: Row, template: PromptTemplate, where: str) -> tuple[str, tuple[int, int] | None]:
     rendered = template.render(row.fields, where)
     if not any(str(row.fields[name]).strip() for name in template.fields):
-        raise DataError(f"{where}: expected text in a field of the prompt; got none in {quoted(template.fields)}")
+        raise DataError(
+            f"{where}: expected text in a field of the {template.noun}; got none in {quoted(template.fields)}"
+        )
     return rendered
 
 

@@ -9,6 +9,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from blob_pyro.config import DataConfig
+from blob_pyro.data.completed import completed_rows, completion_template
 from blob_pyro.data.examples import Example
 from blob_pyro.data.files import read_rows
 from blob_pyro.data.hub import read_dataset
@@ -24,7 +25,7 @@ from blob_pyro.errors import ConfigError, DataError
 
 def load_own(config: DataConfig, seed: int) -> TaskData:
     """The items of files, or of a data set, that a configuration names (see `load_task`)."""
-    template = _template(config)
+    template, _ = _template(config), _completion(config)
     rows, source = train_rows(config)
     config, notes = _labelled(config, rows, source)
     train = own_examples(config, rows, require_label=True, source=source)
@@ -67,18 +68,20 @@ def train_rows(config: DataConfig) -> tuple[list[Row], str]:
 
 
 def own_examples(config: DataConfig, rows: Sequence[Row], require_label: bool, source: str) -> list[Example]:
-    """Examples of rows of one's own (see `examples_from_rows`).
+    """Examples of rows of one's own (see `examples_from_rows`, and `completed_rows` where there are completions).
 
     Args:
         config: prompt, labels and names of fields; labels that it leaves out are read from the training file.
         rows: raw items.
-        require_label: whether each row must have a label.
+        require_label: whether each row must have a label; a completion it must have.
         source: name of the file, for messages.
 
     Raises:
         ConfigError: prompt or labels cannot work.
         DataError: rows lack fields, or have unknown labels.
     """
+    if config.own_texts:
+        return completed_rows(rows, _template(config), _completion(config), source)
     config, _ = with_labels(config)
     template, labels = _template(config), config.labels or []
     if config.choices_field is not None:
@@ -92,20 +95,20 @@ def with_labels(config: DataConfig) -> tuple[DataConfig, tuple[str, ...]]:
 
     Labels that are left out are the distinct values of the label field in the training file, sorted as text, or letters
     for the most choices that an item there has. A space is put in front, where the prompt does not end in white space:
-    that is the word that follows the prompt.
+    that is the word that follows the prompt. Items with completions have none.
 
     Raises:
         ConfigError: the prompt cannot work.
         DataError: the file cannot be read, or its labels cannot serve: fewer than two, not there, or no words.
     """
-    if config.task is not None or config.labels is not None:
+    if config.task is not None or config.labels is not None or config.own_texts:
         return config, ()
     _template(config)
     return _labelled(config, *train_rows(config))
 
 
 def _labelled(config: DataConfig, rows: Sequence[Row], source: str) -> tuple[DataConfig, tuple[str, ...]]:
-    if config.labels is not None:
+    if config.labels is not None or config.own_texts:
         return config, ()
     if config.choices_field is None:
         words, told = _distinct(rows, config.label_field, source), f"the values of {config.label_field!r} in {source}"
@@ -163,6 +166,11 @@ def _template(config: DataConfig) -> PromptTemplate:
             f"data.choices_field; got {quoted(template.fields)}"
         )
     return template
+
+
+def _completion(config: DataConfig) -> PromptTemplate | None:
+    """The template of completions, where there is one."""
+    return None if config.completion is None else completion_template(config.completion)
 
 
 def _check_letters(labels: Sequence[str]) -> None:

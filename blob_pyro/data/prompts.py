@@ -21,6 +21,7 @@ class PromptTemplate:
     Attributes:
         template: the text, "Tweet: {text}\nSentiment:" say; double a brace that is meant literally.
         truncate_field: the field that may lose tokens from its left when a prompt is too long, or None.
+        setting: where the template comes from, for messages.
 
     Raises:
         ConfigError: the braces do not match, no field is named, a field is more than a plain name, or
@@ -36,12 +37,13 @@ class PromptTemplate:
 
     template: str
     truncate_field: str | None = None
+    setting: str = "data.prompt"
 
     def __post_init__(self) -> None:
-        names = [name for _, name in _parse(self.template) if name is not None]
+        names = [name for _, name in self._pieces() if name is not None]
         if not names:
             raise ConfigError(
-                f'data.prompt: expected a field in braces, like "{{text}}"; got none in {self.template!r}'
+                f'{self.setting}: expected a field in braces, like "{{text}}"; got none in {self.template!r}'
             )
         if self.truncate_field is not None and names.count(self.truncate_field) != 1:
             raise ConfigError(
@@ -50,9 +52,14 @@ class PromptTemplate:
             )
 
     @property
+    def noun(self) -> str:
+        """What it is a template of, for messages: "prompt"."""
+        return self.setting.removeprefix("data.")
+
+    @property
     def fields(self) -> tuple[str, ...]:
         """Names of the fields, each once, in order of appearance."""
-        return tuple(dict.fromkeys(name for _, name in _parse(self.template) if name is not None))
+        return tuple(dict.fromkeys(name for _, name in self._pieces() if name is not None))
 
     def render(self, row: Mapping[str, Any], where: str) -> tuple[str, tuple[int, int] | None]:
         """The prompt of one row.
@@ -68,48 +75,48 @@ class PromptTemplate:
             DataError: the row lacks a field, or its value is something else (a list, null, half a character).
         """
         text, span = "", None
-        for literal, name in _parse(self.template):
+        for literal, name in self._pieces():
             text += literal
             if name is None:
                 continue
-            value = _value(row, name, where)
+            value = self._value(row, name, where)
             if name == self.truncate_field:
                 span = (len(text), len(text) + len(value))
             text += value
         return text, span
 
-
-def _parse(template: str) -> list[tuple[str, str | None]]:
-    """The template as pairs (text, name of the field after it or None)."""
-    try:
-        pieces = list(Formatter().parse(template))
-    except ValueError as error:
-        raise ConfigError(
-            f"data.prompt: expected matching braces; got {template!r} ({error}): double a brace that is meant literally"
-        ) from error
-    for _, name, spec, conversion in pieces:
-        plain = name and not name.isdigit() and not set(name) & set(".[]") and not spec and not conversion
-        if name is not None and not plain:
-            got = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+    def _pieces(self) -> list[tuple[str, str | None]]:
+        """The template as pairs (text, name of the field after it or None)."""
+        template = self.template
+        try:
+            pieces = list(Formatter().parse(template))
+        except ValueError as error:
             raise ConfigError(
-                f"data.prompt: expected plain field names in braces; got '{{{got}}}' in {template!r}: "
-                "name a field, and double a brace that is meant literally"
-            )
-    return [(literal, name) for literal, name, _, _ in pieces]
+                f"{self.setting}: expected matching braces; got {template!r} ({error}): double a brace that is meant "
+                "literally"
+            ) from error
+        for _, name, spec, conversion in pieces:
+            plain = name and not name.isdigit() and not set(name) & set(".[]") and not spec and not conversion
+            if name is not None and not plain:
+                got = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+                raise ConfigError(
+                    f"{self.setting}: expected plain field names in braces; got '{{{got}}}' in {template!r}: "
+                    "name a field, and double a brace that is meant literally"
+                )
+        return [(literal, name) for literal, name, _, _ in pieces]
 
-
-def _value(row: Mapping[str, Any], name: str, where: str) -> str:
-    """The text of one field."""
-    if name not in row:
-        raise DataError(f"{where}: expected the field {name!r}, which the prompt names; got {quoted(row)}")
-    value = row[name]
-    if not isinstance(value, _WRITABLE) or (isinstance(value, float) and not math.isfinite(value)):
-        got = "null" if value is None else str(value) if isinstance(value, float) else f"a {type(value).__name__}"
-        raise DataError(f"{where}: expected text, a number, true or false in the field {name!r}; got {got}")
-    text = str(value)
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        # JSON can spell half of a surrogate pair, "\\ud800", which no tokenizer takes
-        raise DataError(f"{where}: expected text in the field {name!r}; got half of a surrogate pair") from None
-    return text
+    def _value(self, row: Mapping[str, Any], name: str, where: str) -> str:
+        """The text of one field."""
+        if name not in row:
+            raise DataError(f"{where}: expected the field {name!r}, which the {self.noun} names; got {quoted(row)}")
+        value = row[name]
+        if not isinstance(value, _WRITABLE) or (isinstance(value, float) and not math.isfinite(value)):
+            got = "null" if value is None else str(value) if isinstance(value, float) else f"a {type(value).__name__}"
+            raise DataError(f"{where}: expected text, a number, true or false in the field {name!r}; got {got}")
+        text = str(value)
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            # JSON can spell half of a surrogate pair, "\\ud800", which no tokenizer takes
+            raise DataError(f"{where}: expected text in the field {name!r}; got half of a surrogate pair") from None
+        return text

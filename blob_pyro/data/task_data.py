@@ -19,7 +19,7 @@ class TaskData:
         train: training items, in an order that depends on the seed where the task is built in or num_train is given.
         test: test items; empty where there is no test file.
         validation: held-out items that are neither; empty unless the configuration asks for some.
-        labels: answer words in class order.
+        labels: answer words in class order; none where completions are learnt token by token.
         template: the prompt they were made with.
         notes: readable lines: what was left out, class counts, prompts and groups that occur in two parts, prompts that
             occur in training under two labels, and labels that training does not have.
@@ -61,7 +61,9 @@ def task_data(
 
 
 def count_note(name: str, examples: Sequence[Example], labels: Sequence[str]) -> str:
-    """One line with the class counts, "train: 3 items (negative 1, positive 2)"."""
+    """One line with the class counts, "train: 3 items (negative 1, positive 2)"; without classes those of the items."""
+    if not labels:
+        return f"{name}: {len(examples)} items"
     counts = Counter(example.label for example in examples)
     classes = ", ".join(f"{label.strip()} {counts[index]}" for index, label in enumerate(labels))
     return f"{name}: {len(examples)} items ({classes})"
@@ -106,12 +108,17 @@ def _shared_groups(train: list[Example], validation: list[Example], test: list[E
 
 
 def _contradictions(train: list[Example]) -> list[str]:
-    """Training items whose prompt another one has under another label."""
-    labels: dict[str, set[int | None]] = {}
+    """Training items whose prompt another one has under another label, or with another completion."""
+    answers: dict[str, set[int | str | None]] = {}
     for example in train:
-        labels.setdefault(example.prompt, set()).add(example.label)
-    count = sum(len(labels[example.prompt]) > 1 for example in train)
-    return [f"train: {count} items share their prompt with an item of another label"] if count else []
+        answers.setdefault(example.prompt, set()).add(_answer(example))
+    count = sum(len(answers[example.prompt]) > 1 for example in train)
+    kind = "completion" if any(example.completion for example in train) else "label"
+    return [f"train: {count} items share their prompt with an item of another {kind}"] if count else []
+
+
+def _answer(example: Example) -> int | str | None:
+    return example.label if example.completion is None else example.completion
 
 
 def _unseen(parts: dict[str, list[Example]], labels: Sequence[str]) -> list[str]:

@@ -194,7 +194,8 @@ def examples_for(config: DataConfig, rows: Sequence[Row], *, with_labels: bool, 
     Args:
         config: names the task, or holds prompt and labels.
         rows: raw items, as the task's official copy or the training file has them.
-        with_labels: whether each row must have a label; if not, whatever stands in its field is not read.
+        with_labels: whether each row must have a label; if not, whatever stands in its field is not read. A completion
+            each must have anyway.
         source: name of the file, for messages.
 
     Raises:
@@ -203,7 +204,7 @@ def examples_for(config: DataConfig, rows: Sequence[Row], *, with_labels: bool, 
     """
     task = None if config.task is None else task_of(config)
     label_field = config.label_field if task is None else task.label_field
-    if not with_labels:
+    if not with_labels and not config.own_texts:
         rows = [_without(row, label_field) for row in rows]
     if task is not None:
         rows = prepare_rows(rows, task.prepare, source)

@@ -48,6 +48,20 @@ def quoted(names: Iterable[Any]) -> str:
     return ", ".join(map(shown, every[:_SHOWN_NAMES])) + rest or "no field at all"
 
 
+def and_others(names: Sequence[str]) -> str:
+    """The items after the first for a message: the next ten, and how many there are; "" where the first is alone.
+
+    Example:
+        >>> and_others(["line 3"]), and_others(["line 3", "line 7"])
+        ('', ' (and 1 more item: line 7)')
+    """
+    others = names[1:]
+    if not others:
+        return ""
+    listed = ", ".join(others[:10]) + (", ..." if len(others) > 10 else "")
+    return f" (and {len(others)} more item{'s' if len(others) > 1 else ''}: {listed})"
+
+
 def name_words(words: Sequence[str]) -> str:
     """Answer words for a message: the first twenty, and how many there are where that is not all of them.
 

@@ -62,9 +62,10 @@ class LabelCategorical(dist.Categorical):
         Args:
             value: (...) integer classes, or (..., K) shares that sum to 1.
         """
-        if not value.is_floating_point() and not self.label_smoothing and self.class_weights is None:
+        if not value.is_floating_point() and self.class_weights is None:
             plain: Tensor = super().log_prob(value)
-            return plain
+            # without shares of every class: for next tokens there are as many classes as the vocabulary has tokens
+            return plain if not self.label_smoothing else torch.lerp(plain, self.logits.mean(-1), self.label_smoothing)
         count = self.logits.shape[-1]
         shares = (value if value.is_floating_point() else one_hot(value.long(), count)).to(self.logits.dtype)
         shares = (1 - self.label_smoothing) * shares + self.label_smoothing / count
@@ -73,14 +74,23 @@ class LabelCategorical(dist.Categorical):
         return (shares * self.logits).sum(-1)
 
 
+def check_label_smoothing(label_smoothing: float) -> None:
+    """Raise unless a law can have this smoothing.
+
+    Raises:
+        ConfigError: it is not in [0, 1).
+    """
+    if not 0 <= label_smoothing < 1:
+        raise ConfigError(f"label_smoothing: expected a share in [0, 1); got {label_smoothing}")
+
+
 def check_label_options(label_smoothing: float, class_weights: Sequence[float] | None, num_classes: int) -> None:
     """Raise unless smoothing and weights are ones that a law of K classes can have.
 
     Raises:
         ConfigError: the smoothing is not in [0, 1), or the weights are not K numbers above 0.
     """
-    if not 0 <= label_smoothing < 1:
-        raise ConfigError(f"label_smoothing: expected a share in [0, 1); got {label_smoothing}")
+    check_label_smoothing(label_smoothing)
     if class_weights is None:
         return
     positive = all(0 < weight < math.inf for weight in class_weights)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 
@@ -22,6 +22,8 @@ class TokenMetrics:
         entropy: mean entropy of the averaged next-token probabilities, nats per token.
         mutual_information: mean mutual information of next token and weights, nats per token; 0 for a single draw.
         nll_se: standard error of the nll over texts, whose tokens are no independent items; NaN for one text.
+        perplexity_se: likewise of the perplexity, to first order: perplexity x nll_se.
+        sequence_nll_se: standard error of the sequence_nll over texts; NaN for one text.
         num_tokens: M.
         num_items: n.
         num_samples: S.
@@ -36,6 +38,12 @@ class TokenMetrics:
     num_tokens: int
     num_items: int
     num_samples: int
+    perplexity_se: float
+    sequence_nll_se: float
+
+    def to_dict(self) -> dict[str, float | int]:
+        """The fields by name, plain numbers."""
+        return asdict(self)
 
 
 def evaluate_tokens(predictions: TokenPredictions) -> TokenMetrics:
@@ -50,18 +58,21 @@ def evaluate_tokens(predictions: TokenPredictions) -> TokenMetrics:
     """
     draws = len(predictions.log_probs)
     nll = -(predictions.log_probs.double().logsumexp(0) - math.log(draws))
-    sequences = predictions.sequence_log_probs().logsumexp(0) - math.log(draws)
+    sequences = predictions.text_log_probs()
     mean = float(nll.mean())
+    error = _standard_error(nll - mean, predictions)
     return TokenMetrics(
         nll=mean,
         perplexity=math.exp(mean),
         sequence_nll=-float(sequences.mean()),
         entropy=float(predictions.entropy.double().mean()),
         mutual_information=float(predictions.mutual_information.double().mean()),
-        nll_se=_standard_error(nll - mean, predictions),
+        nll_se=error,
         num_tokens=len(predictions),
         num_items=predictions.num_items,
         num_samples=draws,
+        perplexity_se=math.exp(mean) * error,
+        sequence_nll_se=float(sequences.std()) / math.sqrt(len(sequences)) if len(sequences) > 1 else math.nan,
     )
 
 

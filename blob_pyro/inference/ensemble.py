@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import torch
 
@@ -13,6 +14,7 @@ from blob_pyro.data.examples import Batch
 from blob_pyro.errors import ConfigError
 from blob_pyro.guides.ensemble import EnsembleGuide
 from blob_pyro.guides.mle import MLEGuide
+from blob_pyro.inference.checkpoints import Checkpoints
 from blob_pyro.inference.svi import StepResult
 from blob_pyro.inference.trainer import Callback, fit
 from blob_pyro.model import BayesianLoRA
@@ -28,6 +30,9 @@ def fit_ensemble(
     progress: bool = True,
     callbacks: Iterable[Callback] = (),
     description: str = "ensemble",
+    validate: Callable[[BayesianLoRA, MLEGuide], float] | None = None,
+    checkpoints: Sequence[Checkpoints] = (),
+    resume: bool = False,
 ) -> list[list[StepResult]]:
     """Train every member of `guide` by maximum likelihood, each from a start and in an order of its own.
 
@@ -46,6 +51,9 @@ def fit_ensemble(
         progress: show a progress bar for each member.
         callbacks: called with each StepResult of each member; steps count from 1 in each.
         description: title of the progress bars.
+        validate: gives a member's held-out NLL, as in `fit`.
+        checkpoints: of each member, as in `fit`; none keeps none.
+        resume: go on from them: members that were done are taken as they are.
 
     Returns:
         For each member one StepResult a step.
@@ -57,15 +65,22 @@ def fit_ensemble(
     """
     if len(loaders) != guide.num_members:
         raise ConfigError(f"loaders: expected one for each of {guide.num_members} members; got {len(loaders)}")
+    if checkpoints and len(checkpoints) != guide.num_members:
+        raise ConfigError(f"checkpoints: expected some for each of {guide.num_members} members; got {len(checkpoints)}")
     callbacks = tuple(callbacks)
     history = []
     for k, (adapter, loader) in enumerate(zip(guide.adapters, loaders, strict=True)):
         with _own_random_numbers(model, seed + k), _as_model(model, guide, adapter) as member:
             start_afresh(model.network, adapter)
             title = f"{description} {k + 1}/{guide.num_members}"
+            point = MLEGuide(member)
             history.append(
-                fit(member, MLEGuide(member), loader, config, progress=progress, callbacks=callbacks, description=title)
-            )
+                fit(
+                    member, point, loader, config, progress=progress, callbacks=callbacks, description=title,
+                    validate=None if validate is None else partial(validate, member, point),
+                    checkpoints=checkpoints[k] if checkpoints else None, resume=resume,
+                )
+            )  # fmt: skip
     return history
 
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from blob_pyro.errors import ConfigError
 from blob_pyro.guides import AdapterGuide
@@ -49,12 +48,13 @@ class Recipe(ABC):
     """Abstract. Turns the two terms of the ELBO into parameter updates."""
 
     optimizers: tuple[Optimizer, ...]
-    schedulers: tuple[LambdaLR, ...]
 
     def __init__(self, model: BayesianLoRA, guide: AdapterGuide, settings: OptimSettings) -> None:
         self.num_data = model.likelihood.total(model.num_data)
         self.optimizers = self._optimizers(model, guide, settings)
-        self.schedulers = tuple(LambdaLR(optimizer, settings.factor) for optimizer in self.optimizers)
+        self._settings = settings
+        self._full = [[float(group["lr"]) for group in optimizer.param_groups] for optimizer in self.optimizers]
+        self.set_rates(0)
 
     @abstractmethod
     def _optimizers(
@@ -65,9 +65,13 @@ class Recipe(ABC):
     def objective(self, nll: Tensor, kl: Tensor, kl_weight: float) -> Tensor:
         """The loss that a step descends."""
 
+    def backward_nll(self, nll: Tensor) -> None:
+        """Add the gradients of (a part of) the mean NLL to those that the first optimiser descends."""
+        nll.backward()
+
     @abstractmethod
-    def backward(self, nll: Tensor, kl: Tensor, kl_weight: float) -> None:
-        """Compute the gradients that the first optimiser needs."""
+    def backward_kl(self, kl: Tensor, kl_weight: float) -> None:
+        """Add the KL's gradients to them, where that optimiser descends the KL too; once a step."""
 
     @abstractmethod
     def update(self, kl: Callable[[], Tensor], kl_weight: float) -> None:
@@ -83,10 +87,12 @@ class Recipe(ABC):
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
-    def advance(self) -> None:
-        """Move every learning rate one step on."""
-        for scheduler in self.schedulers:
-            scheduler.step()
+    def set_rates(self, steps_done: int) -> None:
+        """Set every learning rate to what the schedule says after so many steps."""
+        factor = self._settings.factor(steps_done)
+        for optimizer, full in zip(self.optimizers, self._full, strict=True):
+            for group, rate in zip(optimizer.param_groups, full, strict=True):
+                group["lr"] = rate * factor
 
 
 class _SplitRecipe(Recipe):
@@ -99,8 +105,8 @@ class _SplitRecipe(Recipe):
     def objective(self, nll: Tensor, kl: Tensor, kl_weight: float) -> Tensor:
         return nll + kl_weight * kl
 
-    def backward(self, nll: Tensor, kl: Tensor, kl_weight: float) -> None:
-        nll.backward()
+    def backward_kl(self, kl: Tensor, kl_weight: float) -> None:
+        """Nothing: the KL has a step of its own."""
 
     def update(self, kl: Callable[[], Tensor], kl_weight: float) -> None:
         adamw, *of_the_kl = self.optimizers
@@ -151,8 +157,13 @@ class ElboRecipe(Recipe):
         assert self.num_data is not None
         return negative_elbo(nll, kl, self.num_data, kl_weight)
 
-    def backward(self, nll: Tensor, kl: Tensor, kl_weight: float) -> None:
-        self.objective(nll, kl, kl_weight).backward()
+    def backward_nll(self, nll: Tensor) -> None:
+        assert self.num_data is not None
+        (self.num_data * nll).backward()
+
+    def backward_kl(self, kl: Tensor, kl_weight: float) -> None:
+        if kl.requires_grad:
+            (kl_weight * kl).backward()
 
     def update(self, kl: Callable[[], Tensor], kl_weight: float) -> None:
         (adamw,) = self.optimizers

@@ -1,29 +1,34 @@
-"""`fit`: a thin loop around `BLoBSVI.step`, with a progress bar."""
+"""`fit`: a thin loop around `BLoBSVI.step`, on one process or several, that can be stopped and gone on with."""
 
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterable
 
-from tqdm.auto import tqdm
+import torch
 
 from blob_pyro.config import TrainConfig
 from blob_pyro.data.examples import Batch
-from blob_pyro.errors import DataError
+from blob_pyro.errors import ConfigError, Stopped
 from blob_pyro.guides import AdapterGuide
 from blob_pyro.handlers import flipout
-from blob_pyro.inference.kl_rate import widening_rate
-from blob_pyro.inference.kl_schedule import cycle_length, kl_schedule
-from blob_pyro.inference.lr_schedule import linear_warmup_decay
+from blob_pyro.inference.best import Best
+from blob_pyro.inference.checkpoints import Checkpoints
+from blob_pyro.inference.making import make_svi
+from blob_pyro.inference.passes import Passes, Place
+from blob_pyro.inference.progress import Tell, progress_of
+from blob_pyro.inference.random_state import kept_random_state
+from blob_pyro.inference.stopping import stop_requests
 from blob_pyro.inference.svi import BLoBSVI, StepResult
+from blob_pyro.inference.training_state import TrainingState
 from blob_pyro.model import BayesianLoRA
 from blob_pyro.modes import training_mode
+from blob_pyro.ranks import Ranks
 
 Callback = Callable[[StepResult], None]
-
-NUM_CYCLES = 3  # at the least: in a cycle that training does not see the end of, the KL does not act
+Validate = Callable[[], float]
 
 
 def fit(
@@ -35,86 +40,137 @@ def fit(
     progress: bool = True,
     callbacks: Iterable[Callback] = (),
     description: str = "fit",
+    validate: Validate | None = None,
+    checkpoints: Checkpoints | None = None,
+    resume: bool = False,
 ) -> list[StepResult]:
     """Learn the posterior: `config.num_steps` steps of `BLoBSVI`, going through `loader` again and again.
 
-    The network is in training mode inside and gets its former modes back, also when a step raises.
+    The network is in training mode inside and gets its former modes back, also when a step raises. Ctrl-C and SIGTERM
+    stop behind the step that is being made, with a checkpoint where `checkpoints` are given; a second Ctrl-C stops at
+    once. Where a launcher (`accelerate launch`, torchrun) has connected several processes, each trains on its share of
+    every batch: all must call `fit` with the same loader.
 
     Args:
         model: the model; its `num_data` sets the default KL cycle.
         guide: the posterior.
-        loader: batches with labels; iterated anew at each epoch.
+        loader: batches with labels, all items of a step in each; iterated anew at each epoch.
         config: the training settings; the paper's by default.
-        progress: show a progress bar with NLL, KL, KL weight, step time and time left.
+        progress: show progress with NLL, KL, KL weight, step time and time left: a bar, or lines without a terminal.
         callbacks: called with each StepResult.
-        description: title of the progress bar.
+        description: title of the progress.
+        validate: gives the held-out NLL, nats per item; called every `config.eval_steps` steps. The parameters of
+            the lowest one are those that training ends with. What it draws does not change what training draws.
+        checkpoints: where to save all that the next step depends on, every `config.save_steps` steps, at the last one,
+            and before a stop.
+        resume: go on from the newest checkpoint, where there is one. On CPUs, with the same libraries and threads, the
+            end is then bit by bit that of training without a break. A random order of the items must come from
+            `loader.generator` alone, as `bp.train_loader`'s does.
 
     Returns:
-        One StepResult a step.
+        One StepResult a step; of those that this call made.
 
     Raises:
-        NonFiniteLossError: the loss became NaN or infinite; the parameters are the last good ones.
+        NonFiniteLossError: the loss became NaN or infinite more than `config.max_skipped_steps` times; the parameters
+            are the last good ones.
+        CheckpointError: a checkpoint could not be written, or cannot serve.
         DataError: the loader is empty.
+        ConfigError: `config.eval_steps` without `validate`, or `resume` without `checkpoints`.
+        Stopped: after Ctrl-C or SIGTERM (a KeyboardInterrupt).
     """
     config = config or TrainConfig()
-    svi = make_svi(model, guide, config)
+    if config.eval_steps is not None and validate is None:
+        raise ConfigError("eval_steps: expected held-out items to evaluate on; got none")
+    if resume and checkpoints is None:
+        raise ConfigError("resume: expected checkpoints to go on from; got None")
+    ranks = Ranks.here()
+    svi = make_svi(model, guide, config, ranks)
+    training = _Training(svi, config, ranks, validate, checkpoints)
+    place = training.start(resume)
     history: list[StepResult] = []
-    with training_mode(model), _noise(guide, config), _bar(config.num_steps, description, progress) as bar:
-        for batch in _take(loader, config.num_steps):
-            start = time.perf_counter()
-            result = svi.step(batch.to(model.device))
+    with (
+        training_mode(model),
+        _noise(guide, config),
+        stop_requests() as stop,
+        _telling(config, svi.steps_done, description, progress and ranks.is_first) as tell,
+    ):
+        passes = Passes(loader, place)
+        for batch in passes if not training.is_over else ():
+            result = training.after(svi.step(batch.to(model.device)))
             history.append(result)
             for callback in callbacks:
                 callback(result)
-            bar.update()
-            bar.set_postfix_str(_status(result, time.perf_counter() - start), refresh=False)
+            tell(result)
+            stopped = max(ranks.gather(stop.signal)) if any(ranks.totals([stop.signal])) else 0
+            if training.is_over or training.saves_now or stopped:
+                training.save(passes.place)
+            if stopped:
+                raise Stopped(f"stopped behind step {svi.steps_done}", stopped)
+            if training.is_over:
+                break
+    training.end()
     return history
 
 
-def make_svi(model: BayesianLoRA, guide: AdapterGuide, config: TrainConfig) -> BLoBSVI:
-    """The BLoBSVI that `config` describes."""
-    return BLoBSVI(
-        model,
-        guide,
-        recipe=config.recipe,
-        num_steps=config.num_steps,
-        lr=config.lr,
-        adam_eps=config.adam_eps,
-        weight_decay=config.weight_decay,
-        kl_lr=kl_learning_rate(config, model.num_data, model.prior_scale),
-        kl_schedule=_kl_schedule(config, model.num_data),
-        kl_weight=config.kl_weight,
-        warmup_ratio=config.warmup_ratio,
-    )
+class _Training:
+    """What there is to do between two steps."""
 
+    def __init__(
+        self,
+        svi: BLoBSVI,
+        config: TrainConfig,
+        ranks: Ranks,
+        validate: Validate | None,
+        checkpoints: Checkpoints | None,
+    ) -> None:
+        self._svi, self._config, self._ranks = svi, config, ranks
+        self._validate, self._checkpoints = validate, checkpoints
+        self._best = Best(svi.recipe.parameters(), config.patience)
 
-def kl_learning_rate(config: TrainConfig, num_data: int | None, prior_scale: float) -> float:
-    """`config.kl_lr`, or the rate that widens the posterior in these steps as far as the paper's settings do.
+    def start(self, resume: bool) -> Place | None:
+        """Take up a checkpoint, or make all processes start at the same parameters with noise of their own."""
+        state = self._checkpoints.load(self._ranks) if self._checkpoints is not None and resume else None
+        if state is not None:
+            return state.restore(self._svi, self._best, self._ranks)
+        if self._ranks.num > 1:
+            self._ranks.copy_from_first_([parameter.detach() for parameter in self._svi.recipe.parameters()])
+            seed = self._ranks.gather(int(torch.randint(2**31, ())))[0]
+            torch.manual_seed(seed + self._ranks.index)
+        return None
 
-    Args:
-        config: the training settings.
-        num_data: number of training items, or None; it sets the default KL cycle.
-        prior_scale: standard deviation of the prior.
-    """
-    if config.kl_lr is not None:
-        return config.kl_lr
-    schedule, num_warmup = _kl_schedule(config, num_data), int(config.num_steps * config.warmup_ratio)
+    @property
+    def is_over(self) -> bool:
+        """Whether all steps are done, or the held-out NLL has not fallen for long enough."""
+        return self._svi.steps_done >= self._config.num_steps or self._best.is_enough
 
-    def kl_weight(step: int) -> float:
-        return schedule(step) * linear_warmup_decay(step - 1, config.num_steps, num_warmup)
+    @property
+    def saves_now(self) -> bool:
+        every = self._config.save_steps
+        return every is not None and self._svi.steps_done % every == 0
 
-    return widening_rate(kl_weight, config.num_steps, prior_scale)
+    def after(self, result: StepResult) -> StepResult:
+        """The result of a step, with the held-out NLL behind it where it is time for one."""
+        every = self._config.eval_steps
+        if every is None or self._validate is None or (result.step % every and result.step < self._config.num_steps):
+            return result
+        with kept_random_state(), training_mode(self._svi.model, False):
+            nll = self._ranks.gather(float(self._validate()))[0]
+        self._best.see(nll, result.step)
+        return dataclasses.replace(result, held_out_nll=nll)
 
+    def save(self, place: Place) -> None:
+        """Write a checkpoint, where they are kept."""
+        if self._checkpoints is not None:
+            self._checkpoints.save(TrainingState.of(self._svi, place, self._best, self._ranks), self._ranks)
 
-def _kl_schedule(config: TrainConfig, num_data: int | None) -> Callable[[int], float]:
-    return kl_schedule(config.kl_schedule, config.kl_cycle or _default_cycle(config, num_data))
-
-
-def _default_cycle(config: TrainConfig, num_data: int | None) -> int:
-    """The paper's rule, or a third of the steps; for a warm-up, or an unknown number of items, the warm-up's length."""
-    if config.kl_schedule == "warmup" or num_data is None:
-        return max(1, int(config.num_steps * config.warmup_ratio))
-    return max(1, min(cycle_length(num_data, config.batch_size), config.num_steps // NUM_CYCLES))
+    def end(self) -> None:
+        """Take the best parameters, and tell of steps that were skipped."""
+        self._best.put_back()
+        if skipped := self._svi.num_skipped:
+            warnings.warn(
+                f"{skipped} of {self._svi.steps_done} steps were skipped: their loss or gradient was not finite",
+                stacklevel=3,
+            )
 
 
 def _noise(guide: AdapterGuide, config: TrainConfig) -> contextlib.AbstractContextManager[object]:
@@ -122,26 +178,5 @@ def _noise(guide: AdapterGuide, config: TrainConfig) -> contextlib.AbstractConte
     return flipout() if config.flipout and guide.supports_flipout else contextlib.nullcontext()
 
 
-def _bar(total: int, description: str, progress: bool) -> tqdm[Any]:
-    """One line of at most 80 characters; tqdm's own bar would push the numbers off a narrow terminal."""
-    line = "{desc} {percentage:.0f}% {n_fmt}/{total_fmt}, {remaining} left{postfix}"
-    return tqdm(total=total, desc=description, disable=not progress, bar_format=line, dynamic_ncols=True)
-
-
-def _status(result: StepResult, seconds: float) -> str:
-    times = f"{1000 * seconds:.0f} ms/step"
-    return f"NLL {result.nll:.2f}, KL {result.kl:.1e}, KL weight {result.kl_weight:.0e}, {times}"
-
-
-def _take(loader: Iterable[Batch], num_steps: int) -> Iterator[Batch]:
-    """The first `num_steps` batches of endless passes over `loader`."""
-    done = 0
-    while done < num_steps:
-        before = done
-        for batch in loader:
-            yield batch
-            done += 1
-            if done == num_steps:
-                return
-        if done == before:
-            raise DataError("expected at least one batch to train on; got an empty loader")
+def _telling(config: TrainConfig, done: int, title: str, progress: bool) -> contextlib.AbstractContextManager[Tell]:
+    return progress_of(config.num_steps, done, title) if progress else contextlib.nullcontext(lambda result: None)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from blob_pyro.adapters.answer_head import logits_at
 from blob_pyro.data.examples import IGNORED, Batch
+from blob_pyro.distributions.label_categorical import LabelCategorical, check_label_smoothing
 from blob_pyro.errors import ConfigError, LabelError
 from blob_pyro.likelihoods.base import Likelihood
 
@@ -64,18 +64,21 @@ class CausalLM(Likelihood):
 
     Args:
         num_tokens: predicted tokens of the training set, or None.
+        label_smoothing: share of each predicted token that is spread evenly over the vocabulary, in [0, 1). It changes
+            what is trained, not what is predicted or how it is scored.
 
     Raises:
-        ConfigError: num_tokens below 1.
+        ConfigError: num_tokens below 1, or a share out of range.
     """
 
     task_type = "CAUSAL_LM"
     auto_class = "AutoModelForCausalLM"
 
-    def __init__(self, num_tokens: int | None = None) -> None:
+    def __init__(self, num_tokens: int | None = None, *, label_smoothing: float = 0.0) -> None:
         if num_tokens is not None and num_tokens < 1:
             raise ConfigError(f"num_tokens: expected at least 1, or None; got {num_tokens}")
-        self.num_tokens = num_tokens
+        check_label_smoothing(label_smoothing)
+        self.num_tokens, self.label_smoothing = num_tokens, label_smoothing
 
     def logits(self, network: PeftModel, batch: Batch) -> Tensor:
         """(B, L, V) float32, at the positions of `Targets`."""
@@ -88,7 +91,7 @@ class CausalLM(Likelihood):
         if bool((targets.tokens >= logits.shape[-1]).any()):
             raise LabelError(f"expected token ids below {logits.shape[-1]}; got {int(targets.tokens.max())}")
         # unvalidated, as a Categorical over classes
-        law = dist.Categorical(logits=logits, validate_args=False).mask(targets.mask).to_event(1)
+        law = LabelCategorical(logits, self.label_smoothing, validate_args=False).mask(targets.mask).to_event(1)
         return law, None if batch.labels is None else targets.tokens
 
     def check_labels(self, labels: Tensor) -> None:
@@ -108,4 +111,5 @@ class CausalLM(Likelihood):
         return num_data if self.num_tokens is None else self.num_tokens
 
     def settings(self) -> dict[str, Any]:
-        return {"num_tokens": self.num_tokens}
+        smoothing = {"label_smoothing": self.label_smoothing} if self.label_smoothing else {}
+        return {"num_tokens": self.num_tokens} | smoothing

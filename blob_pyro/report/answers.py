@@ -55,8 +55,6 @@ def write_predictions(path: Path, predictions: Predictions, examples: Sequence[E
 
     Where the predictions carry shares of annotators, a column "shares" (label -> share) is there too.
     """
-    from datasets import Dataset, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
     names = [label.strip() for label in labels]
     draws = predictions.draws.transpose(0, 1).tolist()
     shares = [None] * len(examples) if predictions.shares is None else predictions.shares.tolist()
@@ -73,6 +71,13 @@ def write_predictions(path: Path, predictions: Predictions, examples: Sequence[E
             examples, shares, answers_of(predictions, labels), draws, strict=True
         )
     ]
+    write_rows(path, rows)
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows of the same fields as a Parquet file."""
+    from datasets import Dataset, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
     were_disabled = are_progress_bars_disabled()
     disable_progress_bars()
     try:

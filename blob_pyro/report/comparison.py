@@ -12,11 +12,18 @@ from dataclasses import dataclass, field, fields
 from blob_pyro.errors import DataError
 from blob_pyro.evaluation.annotators import AnnotatorMetrics
 from blob_pyro.evaluation.metrics import OWN_SCORES, Metrics
-from blob_pyro.report.table import ANNOTATOR_COLUMNS, COLUMNS, markdown_table, value_cell
+from blob_pyro.report.table import (
+    ANNOTATOR_COLUMNS,
+    COLUMNS,
+    Scores,
+    annotators_of,
+    columns_of,
+    markdown_table,
+    value_cell,
+)
 
-COUNTS = ("N", "parameters", "num_items", "num_samples", "num_bins")
+COUNTS = ("N", "parameters", "num_items", "num_tokens", "num_samples", "num_bins")
 HEAD = ("method", "row", "seed")
-OWN_COLUMNS = ("N", "parameters", "train_seconds", *OWN_SCORES)
 
 ANNOTATOR_SCORES = tuple(column.name for column in fields(AnnotatorMetrics))
 ANNOTATED = [column for column in ANNOTATOR_COLUMNS if column[1] in ("expected_accuracy", "expected_nll", "dist_ce")]
@@ -28,7 +35,7 @@ class Outcome:
     """What one run of one method gave.
 
     Attributes:
-        metrics: scores on the test items.
+        metrics: scores on the test items; all outcomes of a table have the same kind.
         seconds: training time, or None.
         num_parameters: trainable numbers, or None.
         num_samples: posterior draws N at prediction, 0 for the posterior mean; or None.
@@ -38,20 +45,27 @@ class Outcome:
         DataError: a further score has the name of a column that is there anyway.
     """
 
-    metrics: Metrics
+    metrics: Scores
     seconds: float | None = None
     num_parameters: int | None = None
     num_samples: int | None = None
     further: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        taken = [name for name in self.further if name in (*HEAD, *OWN_COLUMNS, *ANNOTATOR_SCORES)]
+        own = (*HEAD, *_own_columns(type(self.metrics)), *ANNOTATOR_SCORES)
+        taken = [name for name in self.further if name in own]
         if taken:
             raise DataError(f"further: expected names that no other column has; got {taken[0]!r}; rename it")
 
 
 Outcomes = Mapping[str, Mapping[int, Outcome | None]]
 """Method -> seed -> outcome, in the order to print. None, or a seed that only other methods have, is a missing run."""
+
+
+def _own_columns(kind: type[Scores]) -> tuple[str, ...]:
+    """The columns of a CSV file that are there for every outcome."""
+    scores = OWN_SCORES if issubclass(kind, Metrics) else tuple(column.name for column in fields(kind))
+    return ("N", "parameters", "train_seconds", *scores)
 
 
 def comparison_markdown(outcomes: Outcomes) -> str:
@@ -121,21 +135,23 @@ def comparison_csv(outcomes: Outcomes) -> str:
     seeds = _seeds(outcomes)
     rows = {method: _runs(by_seed, seeds) for method, by_seed in outcomes.items()}
     everything = [run for runs in rows.values() for run in runs.values()]
-    columns = list(_record(None, [*(ANNOTATOR_SCORES if _annotated(everything) else ()), *_further(everything)]))
+    kind = type(everything[0].metrics) if everything else Metrics
+    against = ANNOTATOR_SCORES if _annotated(everything) else ()
+    columns = [*_own_columns(kind), *against, *_further(everything)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*HEAD, *columns])
     for method, runs in rows.items():
         for seed in seeds:
-            record = _record(runs.get(seed), ())
-            kind = "run" if seed in runs else "missing"
-            writer.writerow([method, kind, seed, *(_text(record.get(column)) for column in columns)])
-        records = [_record(run, ()) for run in runs.values()]
+            record = _record(runs.get(seed))
+            what = "run" if seed in runs else "missing"
+            writer.writerow([method, what, seed, *(_text(record.get(column)) for column in columns)])
+        records = [_record(run) for run in runs.values()]
         if not records:
             continue
-        for kind, summary in (("mean", _mean), ("std", _std)):
+        for what, summary in (("mean", _mean), ("std", _std)):
             values = (summary(column, [record.get(column) for record in records]) for column in columns)
-            writer.writerow([method, kind, "", *map(_text, values)])
+            writer.writerow([method, what, "", *map(_text, values)])
     return text.getvalue()
 
 
@@ -162,14 +178,14 @@ def _further(runs: Iterable[Outcome]) -> list[str]:
 
 def _annotated(runs: Iterable[Outcome]) -> list[AnnotatorMetrics]:
     """The scores against annotators of the runs that have some."""
-    return [run.metrics.annotators for run in runs if run.metrics.annotators is not None]
+    return [found for run in runs if (found := annotators_of(run.metrics)) is not None]
 
 
 def _headings(everything: Sequence[Outcome], num_seeds: int) -> list[str]:
     return [
         *(["N"] if _any(everything, "num_samples") else []),
         *(["seeds"] if num_seeds > 1 else []),
-        *(heading for heading, *_ in COLUMNS),
+        *(heading for heading, *_ in _columns(everything)),
         *(heading for heading, *_ in ANNOTATED if _annotated(everything)),
         *_further(everything),
         *(["parameters"] if _any(everything, "num_parameters") else []),
@@ -177,14 +193,19 @@ def _headings(everything: Sequence[Outcome], num_seeds: int) -> list[str]:
     ]
 
 
+def _columns(everything: Sequence[Outcome]) -> tuple[tuple[str, str, int, int], ...]:
+    """The columns of scores: heading, field, factor, decimals."""
+    return columns_of(everything[0].metrics) if everything else COLUMNS
+
+
 def _cells(runs: Sequence[Outcome], everything: Sequence[Outcome], num_seeds: int) -> list[str]:
     """The cells of one method, under `_headings`."""
     cells = [_count_cell(runs, "num_samples")] if _any(everything, "num_samples") else []
     if num_seeds > 1:
         cells.append(str(num_seeds) if len(runs) == num_seeds else f"{len(runs)} of {num_seeds}")
-    for _, name, factor, decimals in COLUMNS:
+    for _, name, factor, decimals in _columns(everything):
         values = [getattr(run.metrics, name) for run in runs]
-        alone = getattr(runs[0].metrics, f"{name}_se") if runs and num_seeds == 1 else math.nan
+        alone = getattr(runs[0].metrics, f"{name}_se", math.nan) if runs and num_seeds == 1 else math.nan
         cells.append(_score_cell(values, alone, factor, decimals))
     for _, name, factor, decimals in ANNOTATED if _annotated(everything) else ():
         values = [getattr(scores, name) for scores in _annotated(runs)]
@@ -236,10 +257,10 @@ def _notes(rows: Mapping[str, Mapping[int, Outcome]], seeds: Sequence[int]) -> s
     return " ".join([*notes, *([f"Missing runs: {', '.join(gaps)}."] if gaps else [])])
 
 
-def _record(run: Outcome | None, further: Sequence[str]) -> dict[str, float | int | None]:
-    """The columns of a CSV line after method, row and seed; for no run the names alone."""
+def _record(run: Outcome | None) -> dict[str, float | int | None]:
+    """The columns of a CSV line after method, row and seed; nothing for no run."""
     if run is None:
-        return dict.fromkeys((*OWN_COLUMNS, *further))
+        return {}
     return {
         "N": run.num_samples,
         "parameters": run.num_parameters,

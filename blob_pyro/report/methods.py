@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from blob_pyro.evaluation.metrics import Metrics
+from blob_pyro.evaluation.tokens import TokenMetrics
 from blob_pyro.predictions import Predictions
 from blob_pyro.report.plots import reliability_diagram
 from blob_pyro.report.style import (
@@ -16,6 +16,8 @@ from blob_pyro.report.style import (
     GREY,
     NLL,
     SINGLE_RUN,
+    TEXT_NLL,
+    TOKEN_NLL,
     Score,
     Spread,
     check_some,
@@ -23,6 +25,7 @@ from blob_pyro.report.style import (
     new_figure,
     spread_note,
 )
+from blob_pyro.report.table import Scores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,8 +34,8 @@ if TYPE_CHECKING:
 MOST_COLUMNS = 4
 
 
-def methods_plot(scores: Mapping[str, Sequence[Metrics]]) -> Figure:
-    """Accuracy, NLL and ECE of each method, a row a method, from the top in the order given.
+def methods_plot(scores: Mapping[str, Sequence[Scores]]) -> Figure:
+    """Accuracy, NLL and ECE of each method, a row a method, from the top in the order given; of texts the two NLLs.
 
     A dot is the mean over the method's seeds, its bar one standard deviation (n - 1) to either side, and small dots
     are the single runs. Where every method has a single seed, the bar is the standard error over the test items; a
@@ -45,6 +48,7 @@ def methods_plot(scores: Mapping[str, Sequence[Metrics]]) -> Figure:
         DataError: there is no method, or one without metrics.
 
     Example:
+        >>> from blob_pyro.evaluation import Metrics
         >>> metrics = Metrics(0.66, 1.2, 0.20, 0.46, 0.5, 0.1, 400, 10, 15, 0.0237, 0.061, 0.018, 0.019)
         >>> figure = methods_plot({"MLE": [metrics], "BLoB": [metrics]})
         >>> figure.get_supxlabel()
@@ -54,7 +58,9 @@ def methods_plot(scores: Mapping[str, Sequence[Metrics]]) -> Figure:
     note = spread_note(scores.values())
     one_seed = all(len(runs) == 1 for runs in scores.values())
     figure = new_figure(9.6, 1.3 + 0.33 * len(scores))
-    for ax, score in zip(figure.subplots(1, 3, sharey=True), (ACCURACY, NLL, ECE), strict=True):
+    of_tokens = isinstance(next(iter(scores.values()))[0], TokenMetrics)
+    shown = (TOKEN_NLL, TEXT_NLL) if of_tokens else (ACCURACY, NLL, ECE)
+    for ax, score in zip(figure.subplots(1, len(shown), sharey=True), shown, strict=True):
         _draw_scores(ax, score, list(scores.values()), one_seed)
         ax.set_xlabel(f"{score.label}\n{score.better} is better")
         light_grid(ax, "x")
@@ -110,7 +116,7 @@ def reliability_diagrams(predictions: Mapping[str, Predictions], *, num_bins: in
     return figure
 
 
-def _draw_scores(ax: Axes, score: Score, methods: Sequence[Sequence[Metrics]], one_seed: bool) -> None:
+def _draw_scores(ax: Axes, score: Score, methods: Sequence[Sequence[Scores]], one_seed: bool) -> None:
     """A dot with its bar for each method, among its single runs; every other row has a light ground."""
     for row in range(1, len(methods), 2):
         ax.axhspan(row - 0.5, row + 0.5, color="#F3F3F3", linewidth=0, zorder=0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blob_pyro.errors import DataError
-from blob_pyro.evaluation.metrics import Metrics
+from blob_pyro.report.table import Scores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +28,7 @@ class Score:
     """A score as pictures show it.
 
     Attributes:
-        name: field of Metrics.
+        name: field of Metrics, or of TokenMetrics.
         label: what an axis says.
         factor: 100 for shares shown in per cent, else 1.
         better: "higher" or "lower".
@@ -39,11 +39,11 @@ class Score:
     factor: int
     better: str
 
-    def of(self, metrics: Metrics) -> float:
+    def of(self, metrics: Scores) -> float:
         """The score of one run, in the unit of its label."""
         return float(self.factor * getattr(metrics, self.name))
 
-    def error_of(self, metrics: Metrics) -> float:
+    def error_of(self, metrics: Scores) -> float:
         """Its standard error over the items, in the same unit; NaN for a single item."""
         return float(self.factor * getattr(metrics, f"{self.name}_se"))
 
@@ -51,6 +51,8 @@ class Score:
 ACCURACY = Score("accuracy", "accuracy (%)", 100, "higher")
 ECE = Score("ece", "ECE (%)", 100, "lower")
 NLL = Score("nll", "NLL (nats per item)", 1, "lower")
+TOKEN_NLL = Score("nll", "NLL (nats per token)", 1, "lower")
+TEXT_NLL = Score("sequence_nll", "NLL (nats per text)", 1, "lower")
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Spread:
     deviation: float
 
     @classmethod
-    def of(cls, score: Score, runs: Sequence[Metrics]) -> Spread:
+    def of(cls, score: Score, runs: Sequence[Scores]) -> Spread:
         """Over the runs of one setting."""
         values = [score.of(run) for run in runs]
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan)
@@ -97,7 +99,7 @@ def check_some(name: str, given: Mapping[str, object], what: str) -> None:
         raise DataError(f"{name}: expected values for every {what}; got none for {empty[0]!r}; leave it out")
 
 
-def spread_note(groups: Iterable[Sequence[Metrics]]) -> str:
+def spread_note(groups: Iterable[Sequence[Scores]]) -> str:
     """One line on what bars and bands stand for."""
     counts = sorted({len(runs) for runs in groups})
     if not counts or counts[0] == 0:

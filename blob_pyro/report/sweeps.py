@@ -26,12 +26,13 @@ from blob_pyro.report.style import (
     spread_note,
     tick_values,
 )
+from blob_pyro.report.table import Scores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Runs = Mapping[float, Sequence[Metrics]]
+Runs = Mapping[float, Sequence[Scores]]
 
 
 def num_samples_plot(scores: Mapping[str, Mapping[int, Sequence[Metrics]]]) -> Figure:

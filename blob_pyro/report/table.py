@@ -6,7 +6,9 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
+from blob_pyro.evaluation.annotators import AnnotatorMetrics
 from blob_pyro.evaluation.metrics import Metrics
+from blob_pyro.evaluation.tokens import TokenMetrics
 
 # (heading, field of Metrics, factor, decimals)
 COLUMNS = (
@@ -15,6 +17,15 @@ COLUMNS = (
     ("ECE %", "ece", 100, 1),
     ("Brier", "brier", 1, 3),
 )
+# The same of TokenMetrics
+TOKEN_COLUMNS = (
+    ("NLL / token", "nll", 1, 3),
+    ("perplexity", "perplexity", 1, 2),
+    ("NLL / text", "sequence_nll", 1, 2),
+    ("entropy", "entropy", 1, 3),
+    ("mutual inf.", "mutual_information", 1, 4),
+)
+Scores = Metrics | TokenMetrics
 
 # (heading, field of AnnotatorMetrics, factor, decimals)
 ANNOTATOR_COLUMNS = (
@@ -27,15 +38,33 @@ ANNOTATOR_COLUMNS = (
 )
 
 
-def metrics_table(rows: Mapping[str, Metrics]) -> str:
+def columns_of(scores: Scores) -> tuple[tuple[str, str, int, int], ...]:
+    """The columns of a table of such scores: heading, field, factor, decimals."""
+    return TOKEN_COLUMNS if isinstance(scores, TokenMetrics) else COLUMNS
+
+
+def annotators_of(scores: Scores) -> AnnotatorMetrics | None:
+    """The scores against annotators; None where there are none, as of texts."""
+    return scores.annotators if isinstance(scores, Metrics) else None
+
+
+def score_cells(scores: Scores) -> list[str]:
+    """Each score ± its standard error, under `columns_of`; alone where it has none."""
+    return [
+        value_cell(getattr(scores, field), getattr(scores, f"{field}_se", math.nan), factor, decimals)
+        for _, field, factor, decimals in columns_of(scores)
+    ]
+
+
+def metrics_table(rows: Mapping[str, Scores]) -> str:
     """One row per method: each score ± its standard error over the items.
 
     Args:
-        rows: method name -> its metrics, in the order to print.
+        rows: method name -> its metrics, in the order to print; all of one kind.
 
     Returns:
-        A Markdown table without a final newline. Accuracy and ECE in per cent, NLL in nats per item. A score
-        without a standard error (a single item) stands alone.
+        A Markdown table without a final newline. Accuracy and ECE in per cent, NLL in nats per item, or per token
+        and per text. A score without a standard error (a single item) stands alone.
 
     Raises:
         ValueError: there are no rows.
@@ -47,16 +76,12 @@ def metrics_table(rows: Mapping[str, Metrics]) -> str:
         | :----- | ---------: | ------------: | ---------: | ------------: |
         | BLoB   | 67.0 ± 2.4 | 1.190 ± 0.061 | 21.3 ± 1.9 | 0.450 ± 0.018 |
     """
-    header = ["method", *(heading for heading, *_ in COLUMNS)]
-    body = [
-        [name, *(value_cell(getattr(metrics, field), getattr(metrics, f"{field}_se"), factor, decimals)
-                 for _, field, factor, decimals in COLUMNS)]
-        for name, metrics in rows.items()
-    ]  # fmt: skip
-    return markdown_table(header, body)
+    body = [[name, *score_cells(metrics)] for name, metrics in rows.items()]
+    columns = columns_of(next(iter(rows.values()))) if rows else ()
+    return markdown_table(["method", *(heading for heading, *_ in columns)], body)
 
 
-def annotators_table(rows: Mapping[str, Metrics]) -> str:
+def annotators_table(rows: Mapping[str, Scores]) -> str:
     """One row per method whose test items carry shares of annotators, each score ± its standard error over the items.
 
     Args:
@@ -66,7 +91,7 @@ def annotators_table(rows: Mapping[str, Metrics]) -> str:
         A Markdown table and a line with the floor of the NLL, without a final newline; "" where no method has such
         scores.
     """
-    found = {name: metrics.annotators for name, metrics in rows.items() if metrics.annotators is not None}
+    found = {name: against for name, scores in rows.items() if (against := annotators_of(scores)) is not None}
     if not found:
         return ""
     header = ["against annotators", *(heading for heading, *_ in ANNOTATOR_COLUMNS)]

@@ -20,9 +20,10 @@ from blob_pyro.config import RunConfig
 from blob_pyro.contenders.memory import memory_meter
 from blob_pyro.errors import BlobPyroError
 from blob_pyro.guides import GUIDES, PostHocGuide
+from blob_pyro.learning import learn
 from blob_pyro.report.terminal import quiet_libraries
 from blob_pyro.run_directory import read_config, read_json, write_json
-from blob_pyro.workflow import encode_task, learn, parameter_counts
+from blob_pyro.workflow import encode_task, parameter_counts
 
 MEASURED = "measured.json"
 WARM_UP, STEPS = 3, 20

@@ -10,7 +10,7 @@ from typing import Any
 from blob_pyro.config import RunConfig
 from blob_pyro.errors import ConfigError
 from blob_pyro.guides import GUIDES, EnsembleGuide, PostHocGuide
-from blob_pyro.inference.trainer import kl_learning_rate
+from blob_pyro.inference.making import kl_learning_rate
 
 Settings = dict[str, Any]
 Step = Callable[[Any], Any]

@@ -121,7 +121,9 @@ def test_prompts_that_fit_are_tokenised_as_the_tokenizer_does(bpe, bert):
 def test_a_prompt_that_cannot_fit_names_item_length_and_limit(bpe):
     long = " ".join(["rain"] * 30)
     length = len(bpe(long)["input_ids"])
-    with pytest.raises(DataError, match=f"^line 1: expected at most 9 tokens; got {length} .and 1 more items.: raise "):
+    with pytest.raises(
+        DataError, match=f"^line 1: expected at most 9 tokens; got {length} .and 1 more item: line 2.: raise "
+    ):
         encode([Example(long, 0, "line 1"), Example(long, 0, "line 2")], bpe, 9)
     short_passage = Example("rain" + long, 0, "line 3", passage=(0, 4))
     with pytest.raises(DataError, match=f"^line 3: .*; got {length} without its passage: raise data.max_length$"):

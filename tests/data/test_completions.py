@@ -34,6 +34,13 @@ def test_of_the_whole_text_all_but_the_first_token_is_predicted(bpe):
     assert num_predicted(found) == sum(len(item.input_ids) - 1 for item in found.items)
 
 
+def test_a_whole_text_may_be_its_prompt(bpe):
+    """With the end-of-text token behind it."""
+    found = encode_completions(items("rain"), [""], bpe, 200, over="text")
+    ids = (*bpe(found.examples[0].prompt)["input_ids"], bpe.eos_token_id)
+    assert found.items[0].input_ids == found.items[0].token_labels == ids
+
+
 @pytest.mark.parametrize("max_length", range(30, 60))
 def test_a_long_prompt_makes_room_for_its_completion(bpe, max_length):
     """Whatever the length, the completion is whole and the prompt ends as it did."""
@@ -51,7 +58,9 @@ def test_a_long_prompt_makes_room_for_its_completion(bpe, max_length):
         ([" yes"], 200, "expected a completion for each of 2 items; got 1"),
         ([" yes", ""], 200, "line 1: expected a completion with text; got ''"),
         ([" yes", " no" * 40], 30, "line 1: expected at most 30 tokens with the prompt; got a completion of 41: raise"),
-        ([" yes", " no"], 8, "line 0: expected at most 6 tokens; got .* without its passage"),
+        (["", ""], 200, "line 0: expected a completion with text; got '', .* .and 1 more item: line 1."),
+        ([" no" * 40] * 2, 30, "line 0: .*; got a completion of 41 .and 1 more item: line 1.: raise data.max_length"),
+        ([" yes", " no"], 8, "line 0: expected at most 6 tokens before a completion of 2; got .* without its passage"),
     ],
 )
 def test_what_cannot_be_learnt_is_refused(bpe, completions, max_length, message):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 
 import pytest
-from malformed import BAD_CHOICES, BAD_CSV, BAD_JSON, LABELS, PROMPT, Bad, malformed, whole_files
+from malformed import BAD_CHOICES, BAD_COMPLETIONS, BAD_CSV, BAD_JSON, LABELS, PROMPT, Bad, malformed, whole_files
 
 from blob_pyro.cli import main
 from blob_pyro.config import DataConfig
 from blob_pyro.data import load_task
 from blob_pyro.errors import BlobPyroError
 
-FILES = malformed(200, seed=0)
+FILES = malformed(230, seed=0)
 
 
 def config(path, bad: Bad, **settings) -> DataConfig:
@@ -25,14 +25,19 @@ def options(path, bad: Bad) -> list[str]:
     words = [
         word for name, value in settings.items() for word in (f"--data.{name}", "null" if value is None else str(value))
     ]
+    if "completion" in settings:
+        words += ["--model.likelihood", "causal_lm"]
     return ["fit", *words, "--model.id", "./no/such/model", "--output", str(path.parent / "run"), "--quiet"]
 
 
-def test_there_are_two_hundred_of_every_kind():
-    assert len(FILES) == 200
+def test_there_are_two_hundred_and_more_of_every_kind():
+    assert len(FILES) == 230
     kinds = {(bad.kind, bad.name.split(".")[1]) for bad in FILES}
     assert {(kind, "jsonl") for kind in (*BAD_JSON, *BAD_CHOICES)} <= kinds
     assert {(kind, ending) for kind in BAD_CSV for ending in ("csv", "tsv")} <= kinds
+    completions = {(kind, ending) for kind, ending in kinds if kind in BAD_COMPLETIONS}
+    assert {kind for kind, _ in completions} == set(BAD_COMPLETIONS)
+    assert {ending for _, ending in completions} == {"jsonl", "csv", "tsv"}
     assert sum(bad.name.endswith(".gz") for bad in FILES) > 20
 
 

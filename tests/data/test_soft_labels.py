@@ -95,6 +95,8 @@ def test_a_run_is_scored_against_its_annotators(tmp_path, monkeypatch, capfd) ->
     assert bp.Metrics.from_dict(metrics).annotators is not None
     assert main(["evaluate", "run", "--quiet"]) == 0
     assert capfd.readouterr().out.endswith(out[out.index("| method") : out.index("run directory")])
+    assert main(["fit", file, "--quiet", "--resume"]) == 0  # nothing is left to do: the scores are read
+    assert capfd.readouterr().out.endswith(out[out.index("| method") :])
     raw["output"] = "both"
     file = str(tiny.write_yaml(tmp_path / "soft.yaml", raw))
     assert main(["compare", file, "--methods", "mle,blob", "--seeds", "0", "--quiet"]) == 0

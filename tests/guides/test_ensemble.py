@@ -424,7 +424,7 @@ def test_a_member_that_fails_leaves_the_others() -> None:
         model.network.get_input_embeddings().weight[5] = float("nan")
     bad = make_batch()
     bad.input_ids[0, 0] = 5
-    with pytest.raises(NonFiniteLossError, match="step 1: expected a finite NLL"):
+    with pytest.raises(NonFiniteLossError, match="step 4: expected a finite NLL"):
         fit_ensemble(model, guide, [[bad]] * K, CONFIG, progress=False)
     assert model.network.active_adapters == [model.adapter]
 

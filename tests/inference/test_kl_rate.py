@@ -11,7 +11,7 @@ from blob_pyro.evaluation import scale_growth
 from blob_pyro.inference.kl_rate import INIT_SCALE, PAPER_RATE, PAPER_SHARE, widening_rate
 from blob_pyro.inference.kl_schedule import kl_schedule
 from blob_pyro.inference.lr_schedule import linear_warmup_decay
-from blob_pyro.inference.trainer import kl_learning_rate
+from blob_pyro.inference.making import kl_learning_rate
 
 
 def grown(train: bp.TrainConfig, cycle: int, rate: float, prior_scale: float) -> float:

@@ -9,9 +9,9 @@ from pathlib import Path
 from blob_pyro.compare import run_methods
 from blob_pyro.config import RunConfig
 from blob_pyro.errors import ConfigError
-from blob_pyro.evaluation import Metrics
 from blob_pyro.report.comparison import Outcome, comparison_csv, comparison_markdown
 from blob_pyro.report.sweeps import settings_plot
+from blob_pyro.report.table import Scores
 from blob_pyro.reproduce.figures.common import configuration, describe, failed, write
 from blob_pyro.reproduce.order import Order, Reproduction
 
@@ -97,9 +97,9 @@ def _scores_alone(by_seed: BySeed) -> dict[int, Outcome | None]:
     return {seed: outcome and Outcome(outcome.metrics) for seed, outcome in by_seed.items()}
 
 
-def _columns(found: Mapping[Cell, BySeed]) -> dict[str, dict[float, list[Metrics]]]:
+def _columns(found: Mapping[Cell, BySeed]) -> dict[str, dict[float, list[Scores]]]:
     """KL learning rate, as its axis is labelled -> prior scale -> the metrics of its seeds."""
-    columns: dict[str, dict[float, list[Metrics]]] = {}
+    columns: dict[str, dict[float, list[Scores]]] = {}
     for (scale, rate), by_seed in found.items():
         runs = [outcome.metrics for outcome in by_seed.values() if outcome]
         columns.setdefault(_column_name(rate), {})[scale] = runs

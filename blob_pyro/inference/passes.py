@@ -1,0 +1,64 @@
+"""`Passes`: batch after batch of endless passes over a loader, with a place that one can come back to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from torch import Generator, Tensor
+
+from blob_pyro.data.examples import Batch
+from blob_pyro.errors import DataError
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where training stands in its data.
+
+    Attributes:
+        done: batches that the present pass has given.
+        generator: state of the loader's generator when that pass began, uint8; None for a loader without one.
+    """
+
+    done: int = 0
+    generator: Tensor | None = None
+
+
+class Passes:
+    """Goes through a loader again and again.
+
+    Args:
+        loader: batches; iterated anew at each pass. Where its order is random, all of it must come from
+            `loader.generator`, as `bp.train_loader`'s does: only then can one come back to a place.
+        place: where to start; None is the beginning.
+    """
+
+    def __init__(self, loader: Iterable[Batch], place: Place | None = None) -> None:
+        self._loader, self._place = loader, place or Place()
+        found = getattr(loader, "generator", None)
+        self._generator = found if isinstance(found, Generator) else None
+
+    @property
+    def place(self) -> Place:
+        """Behind the batch that came last."""
+        return self._place
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches without end.
+
+        Raises:
+            DataError: a pass without a batch.
+        """
+        if self._generator is not None and self._place.generator is not None:
+            self._generator.set_state(self._place.generator)
+        skip = self._place.done
+        while True:
+            start = None if self._generator is None else self._generator.get_state()
+            self._place = Place(0, start)
+            for number, batch in enumerate(self._loader, 1):
+                self._place = Place(number, start)
+                if number > skip:
+                    yield batch
+            if not self._place.done:
+                raise DataError("expected at least one batch to train on; got an empty loader")
+            skip = 0

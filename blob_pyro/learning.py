@@ -1,0 +1,123 @@
+"""`learn`: trains what a configuration asks for into a run directory, from the start or from its checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from blob_pyro.answering import num_draws
+from blob_pyro.building import in_authors_order
+from blob_pyro.checkpoint import Run, describe, save
+from blob_pyro.config import RunConfig
+from blob_pyro.data.collate import EncodedDataset, padding_id
+from blob_pyro.data.loaders import ordered_loader, predict_loader, train_loader
+from blob_pyro.evaluating import Items
+from blob_pyro.guides import GUIDES, AdapterGuide, EnsembleGuide, PostHocGuide
+from blob_pyro.history import History
+from blob_pyro.inference.checkpoints import Checkpoints
+from blob_pyro.inference.ensemble import fit_ensemble
+from blob_pyro.inference.trainer import fit
+from blob_pyro.item_kinds import kind_of
+from blob_pyro.model import BayesianLoRA
+from blob_pyro.ranks import Ranks
+
+POST_HOC_BATCH_SIZE = 16  # what comes out does not depend on it
+_OF_CHECKPOINTS = ("save_steps", "save_total_limit")  # settings that change nothing of what is learnt
+
+
+def learn(
+    model: BayesianLoRA,
+    guide: AdapterGuide,
+    items: Items,
+    config: RunConfig,
+    path: Path,
+    progress: bool,
+    *,
+    checkpoints: Path | None = None,
+    resume: bool = False,
+) -> None:
+    """Train and save into `path`; what was learnt is saved also when training stops early.
+
+    Args:
+        model, guide: as built, untrained.
+        items: what to train on, and to evaluate on meanwhile.
+        config: the run.
+        path: its directory.
+        progress: show progress.
+        checkpoints: a folder for checkpoints; None keeps none.
+        resume: go on from those that are there.
+    """
+    trained = GUIDES[guide.trained_as](model) if isinstance(guide, PostHocGuide) else guide
+    if not (isinstance(guide, PostHocGuide) and config.model.adapter):
+        stores = [] if checkpoints is None else _stores(checkpoints, model, trained, config)
+        kept = sum(store.last_step for store in stores) if resume else 0
+        with History(path, items.train, model, trained, kept=kept, resumable=bool(stores)) as history:
+            shared: dict[str, Any] = {"progress": progress, "callbacks": [history.record], "resume": resume}
+            if isinstance(trained, EnsembleGuide):
+                _fit_members(model, trained, items, config, stores, shared)
+            else:
+                validate = partial(_held_out_nll, path, items, config, model, trained)
+                fit(
+                    model, trained, training_loader(items, model, config, config.seed), config.train, **shared,
+                    description=config.guide.name, validate=validate if config.train.eval_steps else None,
+                    checkpoints=stores[0] if stores else None,
+                )  # fmt: skip
+    if isinstance(guide, PostHocGuide):
+        batches, held_out = (_batches(part, model) for part in (items.train, items.validation))
+        guide.fit(batches, held_out if len(items.validation) else None)
+        if Ranks.here().is_first:
+            save(path, model, guide)
+
+
+def training_loader(items: Items, model: BayesianLoRA, config: RunConfig, seed: int) -> Any:
+    """Batches for training, in the order that the configuration asks for."""
+    train = config.train
+    pad = padding_id(model.tokenizer)
+    if in_authors_order(config):
+        return ordered_loader(items.train, train.batch_size, pad)
+    return train_loader(items.train, train.batch_size, pad, seed, group_by_length=train.group_by_length)
+
+
+def _fit_members(
+    model: BayesianLoRA,
+    guide: EnsembleGuide,
+    items: Items,
+    config: RunConfig,
+    stores: Sequence[Checkpoints],
+    shared: dict[str, Any],
+) -> None:
+    loaders = [training_loader(items, model, config, config.seed + k) for k in range(guide.num_members)]
+    validate = partial(_held_out_nll, Path(), items, config) if config.train.eval_steps else None
+    fit_ensemble(model, guide, loaders, config.train, seed=config.seed, validate=validate, checkpoints=stores, **shared)
+
+
+def _held_out_nll(path: Path, items: Items, config: RunConfig, model: BayesianLoRA, guide: AdapterGuide) -> float:
+    """Of the validation items under the run's draws, nats per item."""
+    kind, count = kind_of(config), num_draws(guide, config)
+    predictions = kind.predict(Run(path, model, guide), items.validation, config, count, progress=False)
+    return statistics.fmean(kind.nlls(predictions))
+
+
+def _stores(folder: Path, model: BayesianLoRA, guide: AdapterGuide, config: RunConfig) -> list[Checkpoints]:
+    """Checkpoints of the training; of an ensemble, of each member's. Each is a run's adapter and posterior as well."""
+    settings: dict[str, Any] = {"keep": config.train.save_total_limit, "belongs_to": _identity(model, guide, config)}
+    if isinstance(guide, EnsembleGuide):
+        return [Checkpoints(folder / f"member-{k}", **settings) for k in range(guide.num_members)]
+    return [Checkpoints(folder, **settings, also=partial(save, model=model, guide=guide))]
+
+
+def _identity(model: BayesianLoRA, guide: AdapterGuide, config: RunConfig) -> dict[str, Any]:
+    """What must be the same for training to go on."""
+    described = describe(model, guide)
+    train = {name: value for name, value in dataclasses.asdict(config.train).items() if name not in _OF_CHECKPOINTS}
+    names = ("base", "guide", "likelihood", "prior_scale", "num_data", "bayesian", "bayesian_layers", "sites")
+    return {name: described[name] for name in names} | {"train": train, "seed": config.seed}
+
+
+def _batches(items: EncodedDataset, model: BayesianLoRA) -> Any:
+    """Batches in the order of the items, for guides that are fitted to them."""
+    return predict_loader(items, POST_HOC_BATCH_SIZE, padding_id(model.tokenizer))

@@ -1,0 +1,125 @@
+"""`Ranks`: the processes that train or predict together, over torch.distributed; or a single one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """One of the processes of a run, and how it meets the others. Every method is called by all of them, in one order.
+
+    Attributes:
+        index: this process, from 0; the first one writes files and speaks.
+        num: how many there are; where it is 1 nothing is sent and no tensor is touched.
+    """
+
+    index: int = 0
+    num: int = 1
+
+    @classmethod
+    def here(cls) -> Ranks:
+        """The processes that a launcher has started and connected (accelerate, torchrun); one where none has."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return cls()
+        return cls(dist.get_rank(), dist.get_world_size())
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes: its own GPU, or the CPU."""
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes and speaks for all."""
+        return self.index == 0
+
+    def add_(self, tensors: Iterable[Tensor]) -> None:
+        """Put the sum over the processes into each tensor; all of one dtype and device travel together."""
+        if self.num == 1:
+            return
+        for group in _alike(tensors):
+            flat = torch.cat([tensor.reshape(-1) for tensor in group])
+            dist.all_reduce(flat)
+            _put(flat, group)
+
+    def copy_from_first_(self, tensors: Iterable[Tensor]) -> None:
+        """Put the first process's values into each tensor."""
+        if self.num == 1:
+            return
+        for group in _alike(tensors):
+            flat = torch.cat([tensor.reshape(-1) for tensor in group])
+            dist.broadcast(flat, 0)
+            _put(flat, group)
+
+    def totals(self, numbers: Sequence[float]) -> list[float]:
+        """The sum of each number over the processes, in float64."""
+        if self.num == 1:
+            return list(numbers)
+        found = torch.tensor(numbers, dtype=torch.float64, device=_device())
+        dist.all_reduce(found)
+        return [float(number) for number in found.tolist()]
+
+    def gather(self, value: Any) -> list[Any]:
+        """What each process has, in their order; any object that pickles, from processes of this run alone."""
+        if self.num == 1:
+            return [value]
+        found: list[Any] = [None] * self.num
+        dist.all_gather_object(found, value)
+        return found
+
+    def share(self, items: Sequence[Any]) -> Sequence[Any]:
+        """This process's part of a list that all have: each num-th one, so that sorted items come out even."""
+        return items[self.index :: self.num]
+
+    def wait(self) -> None:
+        """Go on when all have come here."""
+        if self.num > 1:
+            dist.barrier()
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[Ranks]:
+    """The processes of this run, connected for the while where a launcher has started several.
+
+    accelerate chooses the backend and the device, as its own `Accelerator` does.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or (dist.is_available() and dist.is_initialized()):
+        yield Ranks.here()
+        return
+    from accelerate import PartialState  # type: ignore[import-untyped]
+
+    PartialState(cpu=not torch.cuda.is_available())
+    try:
+        yield Ranks.here()
+    finally:
+        dist.destroy_process_group()
+        PartialState._reset_state()
+
+
+def _alike(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Tensors of one dtype and device, in order of appearance."""
+    groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+    return list(groups.values())
+
+
+def _put(flat: Tensor, tensors: Sequence[Tensor]) -> None:
+    for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))
+
+
+def _device() -> torch.device:
+    """Where a tensor must be to travel."""
+    return Ranks.here().device if "nccl" in dist.get_backend() else torch.device("cpu")

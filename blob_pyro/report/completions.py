@@ -1,0 +1,66 @@
+"""Scored completions as rows that people and programs read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blob_pyro.data.examples import Example
+from blob_pyro.report.answers import write_rows
+from blob_pyro.token_predictive import TokenPredictions
+
+
+def completion_scores(predictions: TokenPredictions) -> list[dict[str, Any]]:
+    """One JSON-ready row a text: how probable it is, and how sure the draws are of its tokens.
+
+    "log_prob" is the logarithm of the whole text's probability averaged over the draws, in nats, "num_tokens" how many
+    tokens that is of, and "perplexity" exp(-log_prob / num_tokens). "entropy" and "mutual_information" (of next token
+    and weights) are means over the text's tokens, in nats. A text of which nothing is predicted has 0 tokens, a
+    log-probability of 0 and null for the rest.
+
+    Example:
+        >>> log_probs = torch.tensor([[0.5, 0.25], [0.25, 0.5]]).log()  # two draws, one text of two tokens
+        >>> two = TokenPredictions(log_probs, torch.ones(2), torch.zeros(2), items=torch.tensor([0, 0]), num_items=1)
+        >>> {name: round(value, 4) for name, value in completion_scores(two)[0].items()}
+        {'log_prob': -2.0794, 'num_tokens': 2, 'perplexity': 2.8284, 'entropy': 1.0, 'mutual_information': 0.0}
+    """
+    counts = torch.bincount(predictions.items, minlength=predictions.num_items)
+    columns = zip(
+        predictions.text_log_probs().tolist(),
+        counts.tolist(),
+        _sums(predictions, predictions.entropy).tolist(),
+        _sums(predictions, predictions.mutual_information).tolist(),
+        strict=True,
+    )
+    return [
+        {
+            "log_prob": log_prob,
+            "num_tokens": count,
+            "perplexity": math.exp(-log_prob / count) if count else None,
+            "entropy": entropy / count if count else None,
+            "mutual_information": information / count if count else None,
+        }
+        for log_prob, count, entropy, information in columns
+    ]
+
+
+def write_completions(path: Path, predictions: TokenPredictions, examples: Sequence[Example]) -> None:
+    """Write scores with prompts, completions and each draw's log-probability as a Parquet file, one row a text."""
+    draws = predictions.sequence_log_probs().T.tolist()
+    write_rows(
+        path,
+        [
+            {"id": example.id, "prompt": example.prompt, "completion": example.completion, **scores, "draws": item}
+            for example, scores, item in zip(examples, completion_scores(predictions), draws, strict=True)
+        ],
+    )
+
+
+def _sums(predictions: TokenPredictions, values: Tensor) -> Tensor:
+    """(n,) sums over each text's tokens."""
+    return values.new_zeros(predictions.num_items, dtype=torch.float64).index_add(0, predictions.items, values.double())

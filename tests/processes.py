@@ -1,0 +1,87 @@
+"""Commands in processes of their own that start quickly: forked from a server that has the imports done.
+
+They are real processes, to be killed for real.
+"""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import tempfile
+import time
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
+
+
+class Process:
+    """`blob-pyro WORDS --quiet` in a process, with what it writes kept in files.
+
+    Args:
+        words: of the command line.
+        max_file_size: bytes that a file may have, as on a disk that is full beyond; None is no limit.
+    """
+
+    def __init__(self, *words: object, max_file_size: int | None = None) -> None:
+        folder = Path(tempfile.mkdtemp())
+        self._out, self._err = folder / "out", folder / "err"
+        for file in (self._out, self._err):
+            file.touch()
+        self._start = time.time_ns()
+        arguments = ([*(str(word) for word in words), "--quiet"], str(self._out), str(self._err), max_file_size)
+        self._process: Any = server().Process(target=_command, args=arguments)
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        return int(self._process.pid)
+
+    def send(self, number: int) -> None:
+        """Send a signal."""
+        os.kill(self.pid, number)
+
+    def wait(self) -> tuple[int, str, str]:
+        """Exit code (minus the signal that killed it), standard output and standard error."""
+        self._process.join(240)
+        assert self._process.exitcode is not None, f"still running: {self._err.read_text()}"
+        return self._process.exitcode, self._out.read_text(), self._err.read_text()
+
+    def wait_for_lines(self, file: Path, count: int) -> None:
+        """Until a file that it has written to has so many lines."""
+        deadline = time.monotonic() + 120
+        while not file.exists() or file.stat().st_mtime_ns < self._start or file.read_bytes().count(b"\n") < count:
+            assert self._process.is_alive(), self.wait()
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+
+
+def finished(*words: object, max_file_size: int | None = None) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a command that runs to its end."""
+    return Process(*words, max_file_size=max_file_size).wait()
+
+
+@functools.cache
+def server() -> ForkServerContext:
+    """Starts processes that have the imports done."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["blob_pyro.cli.dispatch", "blob_pyro.loading", "transformers", "peft"])
+    return context
+
+
+def _command(words: list[str], out: str, err: str, max_file_size: int | None) -> None:
+    import torch
+
+    from blob_pyro.cli import main
+
+    for descriptor, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY), descriptor)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    torch.set_num_threads(1)
+    if max_file_size is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_size, max_file_size))
+    sys.exit(main(words))
