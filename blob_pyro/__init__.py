@@ -14,6 +14,7 @@ from blob_pyro.data.loaders import predict_loader, train_loader
 from blob_pyro.data.tasks import load_task
 from blob_pyro.errors import BlobPyroError
 from blob_pyro.evaluation import (
+    AnnotatorMetrics,
     ConformalSets,
     Metrics,
     Selection,
@@ -49,6 +50,7 @@ from blob_pyro.token_predictive import TokenPredictions, TokenPredictive
 __version__ = "0.1.0"
 
 __all__ = [
+    "AnnotatorMetrics",
     "BLoBGuide",
     "BLoBSVI",
     "Batch",

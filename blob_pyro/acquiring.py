@@ -29,7 +29,7 @@ def acquire_run(
 
     Args:
         run_dir: a directory that `fit_run` wrote.
-        file: .jsonl, .csv (both also .gz) or .parquet, with the fields of the run's prompt; labels are not needed.
+        file: .jsonl, .csv, .tsv (also .gz) or .parquet, with the fields of the run's prompt; labels are not needed.
         k: how many to choose.
         score: the uncertainty to choose by, one of `SCORES`.
         num_samples: posterior draws; None takes the run's own number.

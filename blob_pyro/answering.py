@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -17,6 +18,7 @@ from blob_pyro.config import RunConfig
 from blob_pyro.data.collate import EncodedDataset, padding_id
 from blob_pyro.data.loaders import predict_loader
 from blob_pyro.data.sources import Row
+from blob_pyro.device_maps import missing_device
 from blob_pyro.errors import ConfigError, RunDirectoryError
 from blob_pyro.evaluation import NEED_DRAWS, Temperature, fit_temperature
 from blob_pyro.guides import GUIDES, AdapterGuide, EnsembleGuide, LaplaceGuide
@@ -24,7 +26,7 @@ from blob_pyro.likelihoods import CausalLM, MultipleChoice, WholeAnswer
 from blob_pyro.linearised import LinearisedPredictive
 from blob_pyro.predictions import Predictions
 from blob_pyro.predictive import PosteriorPredictive
-from blob_pyro.run_directory import CONFIG
+from blob_pyro.run_directory import CONFIG, read_config
 
 Say = Callable[[str], None]
 Fields = dict[str, Any]
@@ -71,7 +73,9 @@ class Answerer:
 
 
 def load_run(run_dir: str | Path, labels: Sequence[str]) -> Run:
-    """`load`, and a check that the posterior was learnt for these labels.
+    """`load` to where the run was trained, and a check that the posterior was learnt for these labels.
+
+    Where this machine lacks a device of the run's `model.device_map`, the run is loaded as without one, with a warning.
 
     Args:
         run_dir: the run.
@@ -80,7 +84,7 @@ def load_run(run_dir: str | Path, labels: Sequence[str]) -> Run:
     Raises:
         RunDirectoryError: the directory is not a whole run, or its labels or its likelihood were altered.
     """
-    run = load(run_dir)
+    run = load(run_dir, device_map=device_map_of(run_dir))
     if not labels:
         _check_tokens(run, run_dir)
         return run
@@ -95,6 +99,20 @@ def load_run(run_dir: str | Path, labels: Sequence[str]) -> Run:
             f"{CONFIG} and {DESCRIPTION} come from different runs, or one was altered"
         )
     return run
+
+
+def device_map_of(run_dir: str | Path) -> Any:
+    """The run's device map; None for a run without configuration.
+
+    None, with a warning, where this machine lacks one of its devices too.
+    """
+    device_map = read_config(run_dir).model.device_map if (Path(run_dir) / CONFIG).is_file() else None
+    missing = missing_device(device_map)
+    if missing is None:
+        return device_map
+    told = f"{run_dir}: the run was trained on {missing} (model.device_map), which is not here: loaded as without it"
+    warnings.warn(told, stacklevel=3)
+    return None
 
 
 def _check_tokens(run: Run, run_dir: str | Path) -> None:

@@ -143,8 +143,9 @@ def build_model(config: RunConfig, labels: Sequence[str], num_data: int) -> Baye
         "dtype": settings.dtype,
         "attn_implementation": settings.attn_implementation,
     }
+    device_map = settings.device_map
     if settings.adapter is not None:
-        model = _with_adapter(settings, likelihood, BaseSource(id=settings.id, **base), shared)
+        model = _with_adapter(settings, likelihood, BaseSource(id=settings.id, **base), shared, device_map)
     else:
         model = BayesianLoRA.from_pretrained(
             settings.id,
@@ -153,6 +154,7 @@ def build_model(config: RunConfig, labels: Sequence[str], num_data: int) -> Baye
             lora_alpha=settings.lora_alpha,
             lora_dropout=settings.lora_dropout,
             target_modules=settings.target_modules,
+            device_map=device_map,
             **base,
             **shared,
         )
@@ -242,11 +244,11 @@ def _prior_scale(config: ModelConfig) -> Any:
 
 
 def _with_adapter(
-    config: ModelConfig, likelihood: Likelihood, source: BaseSource, settings: dict[str, Any]
+    config: ModelConfig, likelihood: Likelihood, source: BaseSource, settings: dict[str, Any], device_map: Any
 ) -> BayesianLoRA:
     """The base with the trained adapter of a folder."""
     assert config.adapter is not None
     tokenizer = load_tokenizer(source.id)
-    network = load_adapter(Path(config.adapter), load_base(source, likelihood))
+    network = load_adapter(Path(config.adapter), load_base(source, likelihood, device_map))
     fill_padding(network.get_base_model(), tokenizer)
     return BayesianLoRA(network, likelihood, tokenizer=tokenizer, source=source, **settings)

@@ -74,17 +74,22 @@ def save(run_dir: str | Path, model: BayesianLoRA, guide: AdapterGuide) -> None:
     (path / DESCRIPTION).write_text(json.dumps(describe(model, guide), indent=2) + "\n", encoding="utf-8")
 
 
-def load(run_dir: str | Path, *, base: Any = None) -> Run:
+def load(run_dir: str | Path, *, base: Any = None, device_map: Any = None) -> Run:
     """Make the model and guide of a run directory again, bit for bit.
 
     Args:
         run_dir: what `save` wrote.
         base: the base network, where it is in memory already; by default it is loaded from where it came.
+        device_map: where the base is loaded to, whatever the run was trained on: as in
+            `BayesianLoRA.from_pretrained`; not beside `base`.
 
     Raises:
+        ConfigError: the device map cannot be, or names a device that is not here; or there is a base too.
         RunDirectoryError: a part is missing or altered, or of another format version.
         ModelLoadError: the base model was not found.
     """
+    if base is not None and device_map is not None:
+        raise ConfigError("device_map: expected none beside a base, which is in memory already; got both")
     path = Path(run_dir)
     described = _read_description(path)
     with _refuse_altered(path / DESCRIPTION):
@@ -94,7 +99,7 @@ def load(run_dir: str | Path, *, base: Any = None) -> Run:
         others = [str(name) for name in described.get("adapters", []) if name != described["adapter"]]
     tokenizer = load_tokenizer(source.id) if base is None else None
     network = _load_adapters(
-        path, described["adapter"], others, load_base(source, likelihood) if base is None else base
+        path, described["adapter"], others, load_base(source, likelihood, device_map) if base is None else base
     )
     if tokenizer is not None:
         fill_padding(network.get_base_model(), tokenizer)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from blob_pyro.data_config import DataConfig
+from blob_pyro.device_maps import check_device_map
 from blob_pyro.setting_checks import check as _check
 from blob_pyro.setting_checks import check_positive as _check_positive
 
@@ -46,6 +47,8 @@ class ModelConfig:
         llm_int8_threshold: outlier threshold of 8-bit layers; at 0.0 a row's logits do not depend on the
             other rows of its batch (see docs/gotchas.md).
         dtype: type of the base weights; "auto" takes the checkpoint's own.
+        device_map: where the base goes: a device ("cuda", "cuda:0", "cpu", or its number), "auto" and what else
+            accelerate takes, or devices by name of a module. None takes the CPU; of a quantised base the GPU, if any.
         attn_implementation: as in transformers; None takes eager for bfloat16 on CPUs (sdpa is faster there beyond
             some 300 tokens), and elsewhere the choice of transformers.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
@@ -70,6 +73,7 @@ class ModelConfig:
     quantization: Literal["8bit", "4bit"] | None = None
     llm_int8_threshold: float = 6.0
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device_map: dict[str, int | str] | int | str | None = None
     attn_implementation: str | None = None
     gradient_checkpointing: bool = False
     shard_base: bool = False
@@ -87,6 +91,7 @@ class ModelConfig:
         if self.prior_scale_spread is not None:
             _check_positive("model.prior_scale_spread", self.prior_scale_spread)
         _check(self.bayesian_layers != [], "model.bayesian_layers", "at least one block, or null", self.bayesian_layers)
+        check_device_map(self.device_map, "model.device_map")
         _check(self.target_modules != [], "model.target_modules", "at least one name, or null", self.target_modules)
 
 

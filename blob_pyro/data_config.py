@@ -20,11 +20,11 @@ class DataConfig:
 
     Attributes:
         task: name of a built-in task (`blob-pyro tasks` lists them); leave it out to use items of your own.
-        data_dir: folder with local copies of a built-in task's splits, TASK/SPLIT.jsonl, .csv (both also .gz) or
+        data_dir: folder with local copies of a built-in task's splits, TASK/SPLIT.jsonl, .csv, .tsv (also .gz) or
             .parquet, with the field names of the hub's copies; None asks the hub.
         compat: "authors" reads a built-in task as the paper's public code does, deviations from the paper included;
             `--compat authors` for short.
-        train_file: file of your own to train on: .jsonl, .csv (both also .gz) or .parquet.
+        train_file: file of your own to train on: .jsonl, .csv, .tsv (also .gz) or .parquet.
         test_file: such a file to evaluate on; without one there are no metrics.
         dataset: data set of the hub, or its local folder, as `datasets.load_dataset` takes it; instead of files.
         dataset_config: its configuration, where it has several.

@@ -87,7 +87,7 @@ class ClassItems(ItemKind[Predictions, Metrics]):
         return evaluate(predictions)
 
     def read_scores(self, found: Mapping[str, Any]) -> Metrics:
-        return Metrics(**found)
+        return Metrics.from_dict(found)
 
     def nlls(self, predictions: Predictions) -> tuple[float, ...]:
         return label_nlls(predictions)

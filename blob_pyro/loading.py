@@ -14,7 +14,9 @@ import transformers
 from safetensors import SafetensorError
 
 from blob_pyro.adapters.targets import default_target_modules
+from blob_pyro.device_maps import check_device_map, refuse_missing_device, refuse_offloaded, refuse_unknown_modules
 from blob_pyro.errors import ConfigError, ModelLoadError
+from blob_pyro.hub_errors import one_line, refusal
 from blob_pyro.likelihoods import Likelihood
 from blob_pyro.packaged import ALIASES, packaged_model
 
@@ -103,10 +105,18 @@ def load_tokenizer(id_or_path: str) -> Any:
 def load_base(source: BaseSource, likelihood: Likelihood, device_map: Any = None) -> Any:
     """The pretrained network with the head that `likelihood` needs.
 
+    Args:
+        source: where it is from.
+        likelihood: decides the head.
+        device_map: where it goes, as in transformers; None takes the CPU, of a quantised base the GPU if there is one.
+
     Raises:
         ModelLoadError: it was not found or could not be read.
-        ConfigError: the likelihood needs a causal language model, and this is an encoder.
+        ConfigError: the likelihood needs a causal language model, and this is an encoder; or the device map cannot be,
+            names a device that is not here, or leaves weights out of memory.
     """
+    check_device_map(device_map)
+    refuse_missing_device(device_map)
     place = locate(source.id)
     auto_class = getattr(transformers, likelihood.auto_class)
     settings: dict[str, Any] = {
@@ -121,10 +131,14 @@ def load_base(source: BaseSource, likelihood: Likelihood, device_map: Any = None
         "device_map": device_map,
     }
     settings |= {name: value for name, value in optional.items() if value is not None}
+    if place.why:  # transformers looks for an adapter beside the base, and would ask the hub for it again and again
+        settings["adapter_kwargs"] = {"local_files_only": True}
     try:
         network, report = auto_class.from_pretrained(place.path, **settings)
     except _UNREADABLE as error:
         raise _unreadable(source.id, place, error) from error
+    refuse_offloaded(network)
+    refuse_unknown_modules(network, device_map)
     if source.attn_implementation is None:
         choose_attention(network)
     if likelihood.task_type == "CAUSAL_LM":
@@ -149,7 +163,7 @@ def load_network(
         source: the base.
         likelihood: decides the head and PEFT's task type.
         adapter: arguments of `peft.LoraConfig`.
-        device_map: passed on to transformers.
+        device_map: as in `load_base`.
 
     Raises:
         ModelLoadError: the base was not found.
@@ -170,7 +184,7 @@ def load_network(
             network = get_peft_model(base, LoraConfig(task_type=likelihood.task_type, **adapter))
     except ValueError as error:
         raise ConfigError(
-            f"target_modules: expected names of linear layers of {source.id}; PEFT says: {_one_line(error)} "
+            f"target_modules: expected names of linear layers of {source.id}; PEFT says: {one_line(error, limit=300)} "
             f"Its linear layers are: {', '.join(linear_layer_names(base))}"
         ) from error
     return network, tokenizer
@@ -196,11 +210,13 @@ class Place:
         path: a folder, or a hub id.
         local_only: the hub need not or cannot be asked; its files are in the local cache or nowhere.
         why: what is wrong with the hub, "" where nothing is.
+        refusal: why the hub refuses access and what to do, "" where it does not.
     """
 
     path: str
     local_only: bool = False
     why: str = ""
+    refusal: str = ""
 
 
 def locate(id_or_path: str) -> Place:
@@ -209,14 +225,14 @@ def locate(id_or_path: str) -> Place:
     Left to themselves the libraries ask an unreachable hub six times, for nearly a minute.
 
     Raises:
-        ModelLoadError: it is none of these, or the hub does not know it.
+        ModelLoadError: it is none of these, or the hub does not know it, or keeps it behind a gate.
     """
     if id_or_path in ALIASES:
         return Place(str(packaged_model(id_or_path)), local_only=True)
     if Path(id_or_path).exists():
         return Place(id_or_path, local_only=True)
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     if id_or_path.startswith((".", "/", "~")):
         raise _no_such_model(id_or_path, "there is no such folder")
@@ -224,10 +240,14 @@ def locate(id_or_path: str) -> Place:
         HfApi().model_info(id_or_path, timeout=HUB_TIMEOUT)
     except HFValidationError as error:
         raise _no_such_model(id_or_path, "there is no such folder, and it cannot be a hub id") from error
+    except GatedRepoError as error:
+        raise _refused(id_or_path, refusal(error)) from error
     except RepositoryNotFoundError as error:
-        raise _no_such_model(id_or_path, "the hub does not know it (or it is private: log in)") from error
-    except Exception as error:  # no network, offline mode, a proxy in between: whatever the HTTP library raises
-        return Place(id_or_path, local_only=True, why=_one_line(error, limit=120))
+        raise _no_such_model(
+            id_or_path, "the hub does not know it, or it is private (log in with `hf auth login`)"
+        ) from error
+    except Exception as error:  # no network, offline mode, a bad token: whatever the HTTP library raises
+        return Place(id_or_path, local_only=True, why=one_line(error, limit=120), refusal=refusal(error))
     return Place(id_or_path)
 
 
@@ -239,13 +259,21 @@ def _no_such_model(id_or_path: str, why: str) -> ModelLoadError:
     )
 
 
+def _refused(id_or_path: str, why: str) -> ModelLoadError:
+    return ModelLoadError(
+        f"model {id_or_path}: expected a model that may be downloaded; {why}; or name a local folder that holds it"
+    )
+
+
 def _unreadable(id_or_path: str, place: Place, error: Exception) -> ModelLoadError:
+    if told := place.refusal or refusal(error):
+        return _refused(id_or_path, told)
     if place.why:
         return _no_such_model(
             id_or_path, f"no such folder, not in the hub's local cache, and the hub cannot be asked ({place.why})"
         )
     return ModelLoadError(
-        f"model {id_or_path}: expected a model that transformers can load; it says: {_one_line(error)}"
+        f"model {id_or_path}: expected a model that transformers can load; it says: {one_line(error, limit=300)}"
     )
 
 
@@ -257,8 +285,3 @@ def _refuse_encoder(network: Any, id_or_path: str, likelihood: str) -> None:
             f"model {id_or_path}: expected a causal language model for the likelihood {likelihood}; got an encoder "
             f"({config.model_type}): set model.likelihood to sequence_classification"
         )
-
-
-def _one_line(error: Exception, limit: int = 300) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -151,11 +151,13 @@ class BayesianLoRA(PyroModule):
             dtype: of the base weights; "auto" takes the checkpoint's. Adapters are float32.
             attn_implementation: as in transformers; None takes eager for bfloat16 on CPUs (faster up to some
                 300 tokens; "sdpa" beyond), and elsewhere transformers' choice.
-            device_map: passed on to transformers.
+            device_map: where the base goes: a device ("cuda", "cuda:0", "cpu"), "auto", or devices by name of a
+                module, as in transformers. None takes the CPU; of a quantised base the GPU, if there is one.
 
         Raises:
             ModelLoadError: the model was not found or could not be read.
-            ConfigError: no default target_modules for this architecture, or a bad setting.
+            ConfigError: no default target_modules for this architecture, or a bad setting, such as a device that this
+                machine does not have.
         """
         source = BaseSource(
             id=id_or_path,

@@ -16,7 +16,9 @@ class Predictions:
     Attributes:
         probs: (n, K) mean over the draws of the draws' probabilities (Bayesian model averaging), float32.
         draws: (S, n, K) probabilities under each draw; S is 1 for the posterior mean (N = 0).
-        labels: (n,) true classes, or None.
+        labels: (n,) true classes, or None. Where there are shares and no labels, the class of the largest share is
+            put in (the first, on ties).
+        shares: (n, K) of the annotators for each class (soft labels), rows summing to 1, or None.
 
     Raises:
         ValueError: the shapes do not fit together.
@@ -25,6 +27,7 @@ class Predictions:
     probs: Tensor
     draws: Tensor
     labels: Tensor | None = None
+    shares: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.probs.dim() != 2:
@@ -34,6 +37,10 @@ class Predictions:
                 f"expected draws of shape (S, {self.probs.shape[0]}, {self.probs.shape[1]}); "
                 f"got {tuple(self.draws.shape)}"
             )
+        if self.shares is not None and self.shares.shape != self.probs.shape:
+            raise ValueError(f"expected shares of shape {tuple(self.probs.shape)}; got {tuple(self.shares.shape)}")
+        if self.shares is not None and self.labels is None:
+            object.__setattr__(self, "labels", self.shares.argmax(-1))
         if self.labels is not None and self.labels.shape != self.probs.shape[:1]:
             raise ValueError(f"expected labels of shape ({len(self)},); got {tuple(self.labels.shape)}")
 
@@ -82,4 +89,4 @@ class Predictions:
         if not 1 <= num_samples <= len(self.draws):
             raise ValueError(f"expected 1 to {len(self.draws)} draws; got {num_samples}")
         draws = self.draws[:num_samples]
-        return Predictions(draws.mean(0), draws, self.labels)
+        return Predictions(draws.mean(0), draws, self.labels, self.shares)

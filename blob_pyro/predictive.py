@@ -78,7 +78,7 @@ class PosteriorPredictive:
             description: title of the progress bar.
 
         Returns:
-            Predictions with labels where every batch has them, on the CPU.
+            Predictions with labels, or shares of annotators, where every batch has them, on the CPU.
 
         Raises:
             DataError: no item at all.
@@ -227,17 +227,18 @@ def posterior_mean(model: BayesianLoRA, guide: Callable[..., Any]) -> Draws | No
 
 
 def _gather(parts: list[tuple[Tensor, Batch]]) -> Predictions:
-    """Put the batches together, in the order of their index where they have one; of shares the largest is the label."""
+    """Put the batches together, in the order of their index where they have one."""
     if not parts:
         raise DataError("expected at least one batch to predict; got an empty loader")
     draws = torch.cat([probs for probs, _ in parts], dim=1)
     labels = _cat([batch.labels for _, batch in parts])
-    labels = labels.argmax(-1) if labels is not None and labels.dim() == 2 else labels
     index = _cat([batch.index for _, batch in parts])
     if index is not None:
         order = index.argsort()
         draws, labels = draws[:, order], None if labels is None else labels[order]
-    return Predictions(probs=draws.mean(0), draws=draws, labels=labels)
+    if labels is not None and labels.dim() == 2:
+        return Predictions(draws.mean(0), draws, shares=labels)
+    return Predictions(draws.mean(0), draws, labels)
 
 
 def _cat(values: list[Tensor | None]) -> Tensor | None:

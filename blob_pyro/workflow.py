@@ -197,7 +197,7 @@ def predict_run(
 
     Args:
         run_dir: a directory that `fit_run` wrote.
-        file: .jsonl, .csv (both also .gz) or .parquet, with the fields of the run's prompt; labels are not needed.
+        file: .jsonl, .csv, .tsv (also .gz) or .parquet, with the fields of the run's prompt; labels are not needed.
         num_samples: posterior draws; None takes the run's own number.
         decisions: what else to decide on each item, by held-out items under the same draws and temperature.
         progress: show a progress bar.

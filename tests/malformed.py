@@ -50,7 +50,7 @@ class Bad:
 
     def write_sound(self, folder: Path) -> Path:
         """The sound file, under an ending that fits it."""
-        endings = (".jsonl.gz", ".csv.gz", ".jsonl", ".csv", ".parquet")
+        endings = (".jsonl.gz", ".csv.gz", ".tsv.gz", ".jsonl", ".csv", ".tsv", ".parquet")
         ending = ".parquet" if ".parquet" in self.name else next(end for end in endings if self.name.endswith(end))
         path = folder / f"sound{ending}"
         path.write_bytes(self.sound)
@@ -88,13 +88,13 @@ def json_lines(rows: Rows) -> list[bytes]:
     return [json.dumps(row, ensure_ascii=False).encode() for row in rows]
 
 
-def csv_lines(rows: Rows) -> list[bytes]:
+def csv_lines(rows: Rows, mark: str = ",") -> list[bytes]:
     """The header and the records; a record may hold line breaks."""
     records = [list(rows[0]), *(list(row.values()) for row in rows)]
     lines = []
     for record in records:
         out = io.StringIO()
-        csv.writer(out, lineterminator="\n").writerow(record)
+        csv.writer(out, lineterminator="\n", delimiter=mark).writerow(record)
         lines.append(out.getvalue().removesuffix("\n").encode())
     return lines
 
@@ -221,6 +221,17 @@ def bad_csv(kind: str, rng: random.Random) -> Bad:
     return _packed(rng, kind, ".csv", joined(damaged), joined(lines), named)
 
 
+def bad_tsv(kind: str, rng: random.Random) -> Bad:
+    """As `bad_csv`, with tabs for the commas of the damaged lines."""
+    lines, commas = csv_lines(rows := sound_rows(rng), "\t"), csv_lines(rows)
+    damaged = list(lines)
+    places = [place + 1 for place in _some(rng, len(rows))]
+    for place in places:
+        damaged[place] = BAD_CSV[kind](rng, rows[place - 1], commas[place]).replace(b",", b"\t")
+    named = tuple(line_of(damaged, place) for place in places)
+    return _packed(rng, kind, ".tsv", joined(damaged), joined(lines), named)
+
+
 def bad_choices(kind: str, rng: random.Random) -> Bad:
     rows = choice_rows(rng)
     place = rng.randrange(len(rows))
@@ -233,16 +244,17 @@ def bad_choices(kind: str, rng: random.Random) -> Bad:
 
 
 def bad_completions(kind: str, rng: random.Random) -> Bad:
-    """Of a file with completions, as JSON lines; what CSV can hold of it, half of the time as CSV."""
+    """Of a file with completions, as JSON lines; what CSV can hold of it, half of the time as CSV or TSV."""
     rows = completion_rows(rng)
     places = _some(rng, len(rows))
     damaged = [BAD_COMPLETIONS[kind](rng, row) if place in places else row for place, row in enumerate(rows)]
     settings = {"labels": None, "completion": COMPLETION}
     plain = all(row.keys() == rows[0].keys() and isinstance(row["answer"], str | int | float) for row in damaged)
     if plain and "surrogate" not in kind and rng.random() < 0.5:
-        lines, sound = csv_lines(damaged), csv_lines(rows)
+        ending, mark = rng.choice([(".csv", ","), (".tsv", "\t")])
+        lines, sound = csv_lines(damaged, mark), csv_lines(rows, mark)
         named = tuple(line_of(lines, place + 1) for place in places)
-        bad = _packed(rng, kind, ".csv", joined(lines), joined(sound), named)
+        bad = _packed(rng, kind, ending, joined(lines), joined(sound), named)
         return dataclasses.replace(bad, settings=settings)
     content = "".join(json.dumps(row) + "\n" for row in damaged).encode()
     bad = _packed(rng, kind, ".jsonl", content, joined(json_lines(rows)), tuple(place + 1 for place in places))
@@ -298,6 +310,18 @@ def whole_files(rng: random.Random) -> Iterator[Bad]:
     yield Bad("a folder", "x.csv", None, cells)
     yield Bad("a packed file cut", "x.csv.gz", packed_cells[: rng.randrange(12, len(packed_cells) - 1)], packed_cells)
     yield Bad("a plain file called packed", "x.csv.gz", cells, packed_cells)
+    tabs = csv_lines(rows, "\t")
+    tabbed = joined(tabs)
+    yield Bad("empty", "x.tsv", b"", tabbed)
+    yield Bad("a header alone", "x.tsv", tabs[0] + b"\n", tabbed)
+    yield Bad("commas", "x.tsv", b"text,label\ntea,good\nsoup,bad\n", tabbed)
+    yield Bad("spaces", "x.tsv", b"text    label\ntea    good\n", tabbed)
+    yield Bad("TSV called CSV", "x.csv", tabbed, cells)
+    yield Bad("a column twice", "x.tsv", joined([tabs[0].replace(b"label", b"text"), *tabs[1:]]), tabbed)
+    yield Bad(
+        "a quote that is never closed", "x.tsv", joined([*tabs, b'"a\tgood']), tabbed, (line_of(tabs, len(tabs)),)
+    )
+    yield Bad("a plain file called packed", "x.tsv.gz", tabbed, gzip.compress(tabbed))
     yield Bad("empty", "x.parquet", b"", table)
     yield Bad("cut in the middle", "x.parquet", table[: rng.randrange(5, len(table) - 1)], table)
     yield Bad("its end alone", "x.parquet", table[rng.randrange(60, len(table) - 8) :], table)
@@ -367,6 +391,7 @@ def malformed(count: int, seed: int) -> list[Bad]:
     """`count` files, of each kind at least one."""
     rng = random.Random(seed)
     lines = [(bad_json, kind) for kind in BAD_JSON] + [(bad_csv, kind) for kind in BAD_CSV]
+    lines += [(bad_tsv, kind) for kind in BAD_CSV]
     lines += [(bad_choices, kind) for kind in BAD_CHOICES]
     lines += [(bad_completions, kind) for kind in BAD_COMPLETIONS]
     found = list(whole_files(rng))

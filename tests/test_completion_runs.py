@@ -14,6 +14,7 @@ import pyro
 import pytest
 import tiny
 import torch
+import yaml
 
 import blob_pyro as bp
 from blob_pyro.building import load_data
@@ -370,6 +371,32 @@ def test_a_posterior_of_another_likelihood_is_refused(run, tmp_path, capfd):
     shutil.copy(run / "config.yaml", classes / "run" / "config.yaml")
     assert main(["evaluate", str(classes / "run"), "--quiet"]) == 2
     assert "expected a posterior of causal_lm, as config.yaml says; got one of MultipleChoice" in capfd.readouterr().err
+
+
+@pytest.mark.filterwarnings("default:.*which is not here")
+def test_a_run_of_texts_is_loaded_to_a_device_map_and_without_one(run, tmp_path, capfd):
+    """`bp.load` takes one; predict goes to that of config.yaml, and falls back where it is not here."""
+    import shutil
+
+    posterior = bp.load(run)
+    for place in ("cpu", {"": "cpu"}, "auto"):
+        again = bp.load(run, device_map=place)
+        assert isinstance(again.model.likelihood, bp.CausalLM)
+        assert all(torch.equal(value, again.guide.tensors()[name]) for name, value in posterior.guide.tensors().items())
+    moved = Path(shutil.copytree(run, tmp_path / "moved"))
+    file = tiny.write_jsonl(tmp_path / "new.jsonl", rows(3))
+    assert main(["predict", str(run), str(file), "--quiet"]) == 0
+    scored = capfd.readouterr().out
+    for place, told in ((None, False), ({"": "cpu"}, False), ("cuda:99", True)):
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        config["model"]["device_map"] = place
+        tiny.write_yaml(moved / "config.yaml", config)
+        assert main(["predict", str(moved), str(file), "--quiet"]) == 0
+        out, err = capfd.readouterr()
+        assert out == scored and ("trained on cuda:99 (model.device_map), which is not here" in err) == told
+    assert main(["evaluate", str(moved), "--quiet"]) == 0
+    out, err = capfd.readouterr()
+    assert "NLL / token" in out and "against annotators" not in out and "which is not here" in err
 
 
 def test_the_example_runs_on_the_real_model(tmp_path, monkeypatch, capsys):

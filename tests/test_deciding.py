@@ -11,7 +11,6 @@ from pathlib import Path
 import pyro
 import pytest
 import tiny
-import torch
 from safetensors.torch import load_file, save_file
 from test_workflow import make_config
 
@@ -365,9 +364,12 @@ def test_what_cannot_be_acquired_is_one_line(refused, finished, without, tmp_pat
 
 
 def test_draws_that_agree_on_everything_are_no_ground_to_choose_by(finished, tmp_path):
-    run = shutil.copytree(finished.output, tmp_path / "narrow")
-    tensors = load_file(run / "posterior.safetensors")
-    save_file({name: torch.full_like(value, 1e-12) for name, value in tensors.items()}, run / "posterior.safetensors")
+    """Where B is 0 every draw of A is the same network."""
+    run = shutil.copytree(finished.output, tmp_path / "same")
+    adapter = run / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(adapter)
+    assert any("lora_B" in name for name in tensors)
+    save_file({name: value * ("lora_B" not in name) for name, value in tensors.items()}, adapter)
     with pytest.raises(ConfigError, match="score 'bald': expected draws that disagree on some item; got 3 that agree"):
         acquire_run(run, folder_of(finished) / "new.jsonl", 2, progress=False)
 

@@ -17,10 +17,12 @@ PACKAGE = Path(bp.__file__).parent
 ROOMS = (
     "errors",
     "setting_checks",
+    "device_maps",
     "data_config",
     "config",
     "config_file",
     "packaged",
+    "hub_errors",
     "predictions",
     "ranks",
     "data",

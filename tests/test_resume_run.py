@@ -113,6 +113,25 @@ def test_another_configuration_is_refused(config: Path, tmp_path: Path, capfd: p
     assert "its run was made with; model.r 2, now 3; train.lr 0.01, now 0.5: go on with the same" in err
 
 
+def test_a_device_map_is_a_setting_like_others(
+    config: Path, tmp_path: Path, whole: dict[str, bytes], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A mapping is compared whole, with none too; a run with one goes on with the same."""
+    run, place = tmp_path / "run", ["--model.device_map", '{"": cpu}']
+    words = ["fit", str(config), "--output", str(run), "--quiet", "--resume"]
+    stopped_after(4, config, run, *place)
+    assert main(words) == 2
+    assert (
+        "its run was made with; model.device_map {'': 'cpu'}, now None: go on with the same" in capfd.readouterr().err
+    )
+    assert main([*words, *place]) == 0
+    assert contents(run) == whole
+    plain = tmp_path / "plain"
+    stopped_after(4, config, plain)
+    assert main(["fit", str(config), "--output", str(plain), "--quiet", "--resume", *place]) == 2
+    assert "model.device_map None, now {'': 'cpu'}: go on" in capfd.readouterr().err
+
+
 def test_a_damaged_checkpoint_is_told_and_the_older_one_serves(
     config: Path, tmp_path: Path, whole: dict[str, bytes], capfd: pytest.CaptureFixture[str]
 ) -> None:

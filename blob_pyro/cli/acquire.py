@@ -17,9 +17,9 @@ def _acquire_parser() -> ArgumentParser:
         "acquire",
         "blob-pyro acquire RUN FILE --k K [--score NAME] [--output OUT.jsonl] [--num_samples N]",
         """
-        Choose the K items of a file (.jsonl, .csv, .parquet) to have labelled next: those a saved run is least sure of.
-        The chosen lines come back, the least sure first, with "line" (where it stands in FILE) and
-        "score" added.
+        Choose the K items of a file (.jsonl, .csv, .tsv, .parquet) to have labelled next: those a saved run is
+        least sure of. The chosen lines come back, the least sure first, with "line" (where it stands in FILE)
+        and "score" added.
 
         bald finds where posterior draws disagree, and needs a guide that has draws; the other scores
         also find items that are ambiguous whatever the weights (docs/decisions.md).

@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from blob_pyro.config import RunConfig
 from blob_pyro.config_file import check_file
 from blob_pyro.errors import ConfigError, DataError
-from blob_pyro.report.table import Scores, metrics_table
+from blob_pyro.report.table import Scores, annotators_table, metrics_table
 
 
 @dataclass(frozen=True)
@@ -111,3 +111,5 @@ def check_output(path: str) -> None:
 
 def print_metrics(metrics: Mapping[str, Scores]) -> None:
     print(metrics_table(metrics) if metrics else "no test items: nothing to evaluate")
+    if against_annotators := annotators_table(metrics):
+        print(f"\n{against_annotators}")

@@ -20,7 +20,7 @@ def _fit_parser() -> ArgumentParser:
         Fine-tune, predict the test items, write a run directory. Every key of the YAML file can be
         given (or given anew) on the command line; of a key under `train:` the option is --train.KEY.
 
-        The smallest file (.jsonl, .csv, .parquet; labels that are left out are those of train_file):
+        The smallest file (.jsonl, .csv, .tsv, .parquet; labels that are left out are those of train_file):
 
           data:
             train_file: train.jsonl              # {"text": "Lovely day", "label": "positive"}

@@ -10,6 +10,7 @@ from typing import Any
 import pyro
 from jsonargparse import ArgumentParser, Namespace
 
+from blob_pyro.answering import device_map_of
 from blob_pyro.checkpoint import load
 from blob_pyro.cli.command import Command, command_parser
 from blob_pyro.cli.lines import json_line
@@ -55,7 +56,7 @@ def _generate(parser: ArgumentParser, words: Sequence[str]) -> None:
     parsed = parser.parse_args(words)
     if parsed.uncertainty not in EDGES:
         raise ConfigError(f"--uncertainty: expected one of {', '.join(EDGES)}; got {parsed.uncertainty!r}")
-    run = load(parsed.run)
+    run = load(parsed.run, device_map=device_map_of(parsed.run))
     pyro.set_rng_seed(parsed.seed)
     found = generate(
         run.model,

@@ -20,7 +20,7 @@ def _predict_parser() -> ArgumentParser:
         "predict",
         "blob-pyro predict RUN FILE [--output OUT.jsonl] [--target_risk R] [--coverage C] [--ood SCORE]",
         f"""
-        Answer the items of a file (.jsonl, .csv, both also .gz, or .parquet); each comes back as a line of JSON with
+        Answer the items of a file (.jsonl, .csv, .tsv, also .gz, or .parquet); each comes back as a line of JSON with
         "prediction", "probabilities", "confidence", "margin", "entropy" and "mutual_information" (nats) added.
 
         Of a run that learns texts token by token the file holds completions too, and each comes back with

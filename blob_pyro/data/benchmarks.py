@@ -75,13 +75,14 @@ def _benchmark(
     template: PromptTemplate,
     prepare: Callable[[Mapping[str, Any]], dict[str, Any]],
     label_field: str = "label",
+    group: str = "",
 ) -> Task:
     """A task whose splits are those of a published data set."""
     files = ", ".join(f"{source.file(split.name)}.jsonl" for split in (train, test))
     return Task(
         name=name,
         description=description,
-        source=f"hub {source}; or {files} (or .csv, .parquet, .gz) in data.data_dir",
+        source=f"hub {source}; or {files} (or .csv, .tsv, .parquet, .gz) in data.data_dir",
         labels=labels,
         template=template,
         read=functools.partial(_read, source, name),
@@ -89,6 +90,7 @@ def _benchmark(
         test=test,
         prepare=prepare,
         label_field=label_field,
+        group=group,
     )
 
 
@@ -106,6 +108,7 @@ def _winogrande(size: str, num_train: int) -> Task:
         labels=TWO,
         template=QUESTION,
         prepare=formats.winogrande,
+        group="both options",
         label_field="answer",
     )
 

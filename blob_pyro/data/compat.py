@@ -68,7 +68,8 @@ def whole_batches(data: TaskData, batch_size: int) -> TaskData:
         for name, examples in parts.items()
         if len(examples) % batch_size
     )
-    return task_data(kept["train"], kept["test"], data.validation, data.labels, data.template, notes + data.own_notes)
+    notes += data.own_notes
+    return task_data(kept["train"], kept["test"], data.validation, data.labels, data.template, notes, data.group)
 
 
 def _changed(template: PromptTemplate, old: str, new: str) -> PromptTemplate:

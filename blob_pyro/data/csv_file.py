@@ -1,14 +1,38 @@
-"""Reads CSV files, strictly: every row that is not right is named by its line."""
+"""Reads CSV and TSV files, strictly: every row that is not right is named by its line."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from blob_pyro.data.sources import Row, read_bytes
 from blob_pyro.data.wording import bad_lines, quoted, shown
 from blob_pyro.errors import DataError
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What a file's cells are separated by, and what they might be by mistake.
+
+    Attributes:
+        name: of the format.
+        mark: between two cells.
+        cells: the cells in words.
+        marks: the mark in words.
+        others: marks of other formats, which no name of a lone column should hold.
+    """
+
+    name: str
+    mark: str
+    cells: str
+    marks: str
+    others: str
+
+
+_CSV = _Kind("CSV", ",", "comma-separated cells", "commas", ";\t|")
+_TSV = _Kind("TSV", "\t", "tab-separated cells", "tabs", ",;|")
 
 
 def read_csv(path: str | Path) -> list[Row]:
@@ -22,12 +46,27 @@ def read_csv(path: str | Path) -> list[Row]:
             are not UTF-8, hold a NUL byte, are wrongly quoted, or have another number of cells than the header: then
             every bad line is counted and nothing is returned.
     """
-    path = Path(path)
-    lines, bad = _decoded(read_bytes(path, "CSV"))
-    records = _records(lines, bad)
+    return _read(Path(path), _CSV)
+
+
+def read_tsv(path: str | Path) -> list[Row]:
+    """Read a UTF-8 file of tab-separated cells below a header, as `read_csv` reads commas.
+
+    Quoting is that of CSV, too, as spreadsheets write it (Python's "excel-tab"): a cell that begins with a double
+    quote ends with one, may hold tabs and line breaks, and doubles the quotes inside it.
+
+    Raises:
+        DataError: as `read_csv`.
+    """
+    return _read(Path(path), _TSV)
+
+
+def _read(path: Path, kind: _Kind) -> list[Row]:
+    lines, bad = _decoded(read_bytes(path, kind.name))
+    records = _records(lines, bad, kind.mark)
     header = next(records, None)
     if header is not None and not bad:
-        _check_header(path, header[1])
+        _check_header(path, header[1], kind)
     rows = []
     for line, cells in records:
         if header is not None and len(cells) != len(header[1]) and line not in bad:
@@ -35,7 +74,7 @@ def read_csv(path: str | Path) -> list[Row]:
         elif header is not None:
             rows.append(Row(line, dict(zip(header[1], cells, strict=False))))
     if bad:
-        raise bad_lines(path, "comma-separated cells in UTF-8, as many as the header has", bad)
+        raise bad_lines(path, f"{kind.cells} in UTF-8, as many as the header has", bad)
     if not rows:
         got = "an empty file" if header is None else "a header alone"
         raise DataError(f"{path}: expected a header and at least one row below it; got {got}: put one item on each row")
@@ -56,9 +95,9 @@ def _decoded(data: bytes) -> tuple[list[str], dict[int, str]]:
     return lines, bad
 
 
-def _records(lines: Sequence[str], bad: dict[int, str]) -> Iterator[tuple[int, list[str]]]:
+def _records(lines: Sequence[str], bad: dict[int, str], mark: str) -> Iterator[tuple[int, list[str]]]:
     """Records with the line that each begins on; what cannot be read is added to `bad`."""
-    reader = csv.reader(lines, strict=True)
+    reader = csv.reader(lines, strict=True, delimiter=mark)
     while True:
         start = reader.line_num + 1
         try:
@@ -82,12 +121,14 @@ def _in_our_words(message: str) -> str:
     return message
 
 
-def _check_header(path: Path, names: Sequence[str]) -> None:
+def _check_header(path: Path, names: Sequence[str], kind: _Kind) -> None:
     twice = [name for position, name in enumerate(names) if name in names[:position]]
     if twice:
         raise DataError(f"{path}: expected a name of its own for each column; got {shown(twice[0])} twice: rename one")
-    if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
-        raise DataError(f"{path}: expected commas between the columns; got the header {quoted(names)}: write commas")
+    if len(names) == 1 and any(mark in names[0] for mark in kind.others):
+        raise DataError(
+            f"{path}: expected {kind.marks} between the columns; got the header {quoted(names)}: write {kind.marks}"
+        )
 
 
 def _cells(count: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,8 @@ class Example:
             largest, the first of equals. None where one class is known.
         completion: what follows the prompt where that is learnt token by token (`bp.CausalLM`), the space between
             them included; None for items of classes.
+        group: what it shares with items that it belongs together with (a user, the twins of winogrande); None where
+            that is not known.
     """
 
     prompt: str
@@ -35,6 +37,7 @@ class Example:
     passage: tuple[int, int] | None = None
     shares: tuple[float, ...] | None = None
     completion: str | None = None
+    group: Hashable = None
 
 
 @dataclass(frozen=True)

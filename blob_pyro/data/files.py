@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from blob_pyro.data.csv_file import read_csv
+from blob_pyro.data.csv_file import read_csv, read_tsv
 from blob_pyro.data.parquet_file import read_parquet
 from blob_pyro.data.sources import Row, read_jsonl
 from blob_pyro.errors import DataError
@@ -17,18 +17,19 @@ _READERS: dict[str, Callable[[Path], list[Row]]] = {
     ".jsonl": read_jsonl,
     ".ndjson": read_jsonl,
     ".csv": read_csv,
+    ".tsv": read_tsv,
     ".parquet": read_parquet,
 }
-SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 """The endings to give a file; .json and .ndjson (also .gz) are read as JSON lines too."""
 
 
 def read_rows(path: str | Path) -> list[Row]:
-    """Read a file of items by its ending: .jsonl, .csv (both also .gz) or .parquet; without an ending JSON lines.
+    """Read a file of items by its ending: .jsonl, .csv, .tsv (also .gz) or .parquet; without an ending JSON lines.
 
     Raises:
-        DataError: the ending is another, or the file is not right (see `read_jsonl`, `read_csv`, `read_parquet`);
-            then nothing is returned.
+        DataError: the ending is another, or the file is not right (see `read_jsonl`, `read_csv`, `read_tsv`,
+            `read_parquet`); then nothing is returned.
     """
     path = Path(path)
     packed = path.suffix.lower() == ".gz"

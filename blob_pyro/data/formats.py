@@ -136,7 +136,7 @@ def lettered(texts: Any, keys: Any, alphabet: str) -> tuple[tuple[str, ...], str
 
 
 def from_cell(value: Any) -> Any:
-    """The list or object whose JSON a text is, as in a cell of CSV; any other value itself.
+    """The list or object whose JSON a text is, as in a cell of CSV or TSV; any other value itself.
 
     Example:
         >>> from_cell('["a", "b"]'), from_cell("ab"), from_cell([1])

@@ -11,6 +11,7 @@ from blob_pyro.data.files import SUFFIXES, read_rows
 from blob_pyro.data.sources import Row
 from blob_pyro.data.values import json_value
 from blob_pyro.errors import DataError
+from blob_pyro.hub_errors import one_line, refusal
 
 HUB_TIMEOUT = 10.0  # seconds
 
@@ -71,7 +72,7 @@ def local_file(source: HubSource, split: str, data_dir: str, task: str) -> Path:
     found = [path for suffix in SUFFIXES if (path := Path(data_dir, source.file(split) + suffix)).exists()]
     if not found:
         raise DataError(
-            f"{task}: expected {source.file(split)}.jsonl, .csv (or .gz of these) or .parquet in data.data_dir; "
+            f"{task}: expected {source.file(split)}.jsonl, .csv, .tsv (or .gz of these) or .parquet in data.data_dir; "
             f"{data_dir} has none: put it there, or leave data.data_dir out to ask the hub"
         )
     return found[0]
@@ -85,8 +86,8 @@ def _read_hub(source: HubSource, split: str, task: str) -> list[Row]:
         return _load(source.path, source.config, split, rows_of)
     except _NoDataError as error:
         raise DataError(
-            f"{task}: expected the split {split!r} of {source} on the hub; {error}: set data.data_dir to a "
-            f"folder that holds {source.file(split)}.jsonl"
+            f"{task}: expected the split {split!r} of {source} on the hub; {error}; without it, set data.data_dir to "
+            f"a folder that holds {source.file(split)}.jsonl"
         ) from error
 
 
@@ -109,7 +110,7 @@ def read_dataset(path: str, config: str | None, split: str) -> list[Row]:
         rows = _load(path, config, split, _named_rows)
     except _NoDataError as error:
         raise DataError(
-            f"data.dataset: expected the split {split!r} of {named}; {error}: where the hub cannot be asked, name the "
+            f"data.dataset: expected the split {split!r} of {named}; {error}; without the hub, name the "
             "data set's local folder, or save it as a file (to_json, to_csv, to_parquet) for data.train_file"
         ) from error
     if not rows:
@@ -140,15 +141,16 @@ def _load(path: str, config: str | None, split: str, rows_of: Callable[[Any], li
 
     why = _unreachable(path)
     if why and not _is_cached(path):
-        raise _NoDataError(f"the hub cannot be asked ({why})")
+        raise _NoDataError(why)
     try:
         return rows_of(datasets.load_dataset(path, config, split=split))
     except Exception as error:  # whatever the HTTP library, the file formats and the cache raise
-        raise _NoDataError(f"it cannot be read ({_one_line(error)})") from error
+        refused = refusal(error) or ("" if why else _refused(path))
+        raise _NoDataError(refused or f"it cannot be read ({one_line(error, limit=200)})") from error
 
 
 def _unreachable(path: str) -> str:
-    """Why the hub does not answer, or "".
+    """Why the hub does not answer, or refuses to; or "".
 
     Left to itself `datasets` asks an unreachable hub six times, for half a minute.
     """
@@ -159,7 +161,23 @@ def _unreachable(path: str) -> str:
     try:
         HfApi().dataset_info(path, timeout=HUB_TIMEOUT)
     except Exception as error:  # no network, offline mode, a proxy in between
-        return _one_line(error)
+        return refusal(error) or f"the hub cannot be asked ({one_line(error, limit=200)})"
+    return ""
+
+
+def _refused(path: str) -> str:
+    """Why the hub keeps the files of a data set to itself, or "".
+
+    It tells whoever asks about a gated one, and `datasets` drops the error that its files are refused with.
+    """
+    from huggingface_hub import HfApi
+
+    if Path(path).is_dir():
+        return ""
+    try:
+        HfApi().auth_check(path, repo_type="dataset")
+    except Exception as error:
+        return refusal(error)
     return ""
 
 
@@ -168,8 +186,3 @@ def _is_cached(path: str) -> bool:
     import datasets
 
     return Path(datasets.config.HF_DATASETS_CACHE, path.replace("/", "___")).is_dir()
-
-
-def _one_line(error: Exception, limit: int = 200) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from blob_pyro.data.examples import Example
-from blob_pyro.data.formats import BadRowError
+from blob_pyro.data.formats import BadRowError, from_cell
 from blob_pyro.data.prompts import PromptTemplate
 from blob_pyro.data.soft_labels import shares_of
 from blob_pyro.data.sources import Row
@@ -58,7 +58,8 @@ def examples_from_rows(
     A label is compared as text, without the white space around it, so that "negative" in a file is the answer word
     " negative", true is "True", and 1 is "1". Null and empty text are no label. An object of labels with numbers,
     {"negative": 3, "positive": 1}, is a soft label: how many annotators, or which share of them, chose each. Where one
-    row has such a label, the labels of all of them are shares.
+    row has such a label, the labels of all of them are shares. A text that is the JSON of such an object, as in a cell
+    of CSV or TSV, is one too.
 
     Args:
         rows: raw items.
@@ -76,9 +77,10 @@ def examples_from_rows(
     Example:
         >>> rows = [Row(1, {"text": "Lovely", "label": "good"})]
         >>> examples_from_rows(rows, PromptTemplate("{text} is"), [" bad", " good"], "label", require_label=True)
-        [Example(prompt='Lovely is', label=1, id='line 1', passage=None, shares=None, completion=None)]
+        [Example(prompt='Lovely is', label=1, id='line 1', passage=None, shares=None, completion=None, group=None)]
     """
     classes = _class_of_text(labels)
+    rows = [_with_object(row, label_field) for row in rows]
     soft = _soft_labels(rows, classes, label_field, source)
     found = [
         _largest(soft[row.line], labels) if row.line in soft else label_text(row.fields.get(label_field))
@@ -90,6 +92,12 @@ def examples_from_rows(
         Example(prompt, label, f"line {row.line}", passage, _shares(soft, row, label, len(labels)))
         for row, label, (prompt, passage) in zip(rows, known, rendered(rows, template, source), strict=True)
     ]
+
+
+def _with_object(row: Row, label_field: str) -> Row:
+    """The row with the object whose JSON its label is, if it is one."""
+    value = from_cell(row.fields.get(label_field))
+    return Row(row.line, {**row.fields, label_field: value}) if isinstance(value, Mapping) else row
 
 
 def _soft_labels(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from string import ascii_uppercase
 from typing import Any
 
@@ -17,7 +17,7 @@ from blob_pyro.data.labelled import examples_from_rows, label_text, no_label, pr
 from blob_pyro.data.own_choices import choices_of, prompt_field, with_choices
 from blob_pyro.data.prompts import PromptTemplate
 from blob_pyro.data.sources import Row
-from blob_pyro.data.splitting import grouped, hold_out, shuffled, take
+from blob_pyro.data.splitting import grouped, hold_out, shuffled, take, with_groups
 from blob_pyro.data.task_data import TaskData, task_data
 from blob_pyro.data.wording import bad_lines, name_lines, name_words, quoted
 from blob_pyro.errors import ConfigError, DataError
@@ -29,16 +29,18 @@ def load_own(config: DataConfig, seed: int) -> TaskData:
     rows, source = train_rows(config)
     config, notes = _labelled(config, rows, source)
     train = own_examples(config, rows, require_label=True, source=source)
+    keys: Sequence[Hashable] = [("line", row.line) for row in rows]
+    if config.group_field is not None:  # a row without a group is refused, whatever is held out
+        keys = _groups(config, rows, source)
+        train = with_groups(train, keys)
     groups = [[example] for example in train]
     if config.num_train is not None or config.num_validation:
-        keys = [("line", row.line) for row in rows] if config.group_field is None else _groups(config, rows, source)
         groups = shuffled(grouped(train, keys), seed)
-    elif config.group_field is not None:
-        _groups(config, rows, source)  # a row without a group is refused, whatever is held out
     held = hold_out(groups, config.num_train, config.num_validation, source)
     if held.left_out:
         notes = (*notes, f"train: {len(held.left_out)} items left out: they belong together with validation items")
-    return task_data(held.train, _test(config), held.validation, tuple(config.labels or ()), template, notes)
+    group = "" if config.group_field is None else f"their {config.group_field!r}"
+    return task_data(held.train, _test(config), held.validation, tuple(config.labels or ()), template, notes, group)
 
 
 def _test(config: DataConfig) -> list[Example]:
@@ -50,6 +52,8 @@ def _test(config: DataConfig) -> list[Example]:
     else:
         return []
     examples = own_examples(config, rows, require_label=True, source=source)
+    if config.group_field is not None:
+        examples = with_groups(examples, [label_text(row.fields.get(config.group_field)) for row in rows])
     return take(examples, config.num_test, "data.num_test", source)
 
 

@@ -11,7 +11,7 @@ from blob_pyro.data.wording import quoted, shown
 
 
 def shares_of(value: Mapping[str, Any], classes: Mapping[str, int]) -> tuple[float, ...]:
-    """Counts or shares by label as shares that sum to 1, in class order; a label that is left out has none.
+    """Counts or shares by label as shares that sum to 1, in class order; a label that is left out, or null, has none.
 
     Args:
         value: label -> number of annotators, or their share.
@@ -25,6 +25,7 @@ def shares_of(value: Mapping[str, Any], classes: Mapping[str, int]) -> tuple[flo
         (0.25, 0.75)
     """
     found = [0.0] * len(classes)
+    value = {name: number for name, number in value.items() if number is not None}
     names = [str(name).strip() for name in value]
     for name, number in zip(names, value.values(), strict=True):
         if name not in classes:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from blob_pyro.data.examples import Example
 from blob_pyro.errors import DataError
 
 T = TypeVar("T")
@@ -61,6 +63,11 @@ def grouped(items: Sequence[T], keys: Sequence[Hashable]) -> list[list[T]]:
     for item, key in zip(items, keys, strict=True):
         groups.setdefault(key, []).append(item)
     return list(groups.values())
+
+
+def with_groups(examples: Sequence[Example], keys: Sequence[Hashable]) -> list[Example]:
+    """The examples, each with its group; None for none."""
+    return [dataclasses.replace(example, group=key) for example, key in zip(examples, keys, strict=True)]
 
 
 def hold_out(groups: Sequence[Sequence[T]], num_train: int | None, num_validation: int, source: str) -> HeldOut[T]:

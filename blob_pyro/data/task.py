@@ -56,6 +56,7 @@ class Task:
         test: the split to test on; None where the test items are cut off the training split.
         prepare: the template's fields and the label of a raw row (see `blob_pyro.data.formats`).
         label_field: the field that holds the label, in raw and in prepared rows.
+        group: what items of a group share, in words; "" where the items have none.
         num_test: size of the fixed test set where the configuration does not say; None takes the whole split.
     """
 
@@ -69,6 +70,7 @@ class Task:
     test: Split | None = None
     prepare: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
     label_field: str = "label"
+    group: str = ""
     num_test: int | None = None
 
     def load(self, split: str, data_dir: str | None) -> TaskRows:

@@ -21,9 +21,10 @@ class TaskData:
         validation: held-out items that are neither; empty unless the configuration asks for some.
         labels: answer words in class order; none where completions are learnt token by token.
         template: the prompt they were made with.
-        notes: readable lines: what was left out, class counts, prompts that occur in two parts, or in training under
-            two labels, and labels that training does not have.
+        notes: readable lines: what was left out, class counts, prompts and groups that occur in two parts, prompts that
+            occur in training under two labels, and labels that training does not have.
         own_notes: those of them that do not follow from the items.
+        group: what items of a group share, in words ("their 'user'"); "" where no groups are known.
     """
 
     train: list[Example]
@@ -33,6 +34,7 @@ class TaskData:
     template: PromptTemplate
     notes: tuple[str, ...]
     own_notes: tuple[str, ...] = ()
+    group: str = ""
 
 
 def task_data(
@@ -42,13 +44,20 @@ def task_data(
     labels: tuple[str, ...],
     template: PromptTemplate,
     notes: tuple[str, ...],
+    group: str = "",
 ) -> TaskData:
     """The record, with notes on class counts, overlaps, contradictions and labels that are not trained on."""
     parts = {"train": train, "validation": validation, "test": test}
     counts = tuple(count_note(name, examples, labels) for name, examples in parts.items() if examples)
     shares = tuple(note for name, examples in parts.items() for note in _soft_note(name, examples))
-    found = (*shares, *_overlaps(train, validation, test), *_contradictions(train), *_unseen(parts, labels))
-    return TaskData(train, test, validation, labels, template, notes + counts + found, notes)
+    found = (
+        *shares,
+        *_overlaps(train, validation, test),
+        *_shared_groups(train, validation, test, group),
+        *_contradictions(train),
+        *_unseen(parts, labels),
+    )
+    return TaskData(train, test, validation, labels, template, notes + counts + found, notes, group)
 
 
 def count_note(name: str, examples: Sequence[Example], labels: Sequence[str]) -> str:
@@ -67,7 +76,8 @@ def _soft_note(name: str, examples: Sequence[Example]) -> list[str]:
         return []
     ties = sum(shares.count(max(shares)) > 1 for shares in soft)
     tied = f", of {ties} the first of equals" if ties else ""
-    return [f"{name}: the annotators of {len(soft)} items disagree; counted and scored by the largest share{tied}"]
+    scored = "; scored by it, and by the shares" if name == "test" else ""
+    return [f"{name}: the annotators of {len(soft)} items disagree; counted by the largest share{tied}{scored}"]
 
 
 def _overlaps(train: list[Example], validation: list[Example], test: list[Example]) -> list[str]:
@@ -78,6 +88,22 @@ def _overlaps(train: list[Example], validation: list[Example], test: list[Exampl
         prompts = {example.prompt for example in seen}
         if shared := sum(example.prompt in prompts for example in examples):
             notes.append(f"{name}: {shared} of {len(examples)} prompts also occur in {other}")
+    return notes
+
+
+def _shared_groups(train: list[Example], validation: list[Example], test: list[Example], group: str) -> list[str]:
+    """Test items whose group, a user say, is known from another part; training and validation never share one."""
+    if not group:
+        return []
+    notes = []
+    for other, seen in (("training", train), ("validation", validation)):
+        groups = {example.group for example in seen} - {None}
+        if shared := sum(example.group in groups for example in test):
+            notes.append(f"test: {shared} of {len(test)} items share {group} with items of {other}")
+    if missing := sum(example.group is None for example in test):
+        notes.append(
+            f"test: {missing} of {len(test)} items lack {group}, so that it cannot be compared with training's"
+        )
     return notes
 
 

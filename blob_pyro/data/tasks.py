@@ -16,7 +16,7 @@ from blob_pyro.data.labelled import examples_from_rows, prepare_rows
 from blob_pyro.data.own_files import load_own, own_examples
 from blob_pyro.data.prompts import PromptTemplate
 from blob_pyro.data.sources import Row, read_tweets
-from blob_pyro.data.splitting import grouped, hold_out, shuffled, take
+from blob_pyro.data.splitting import grouped, hold_out, shuffled, take, with_groups
 from blob_pyro.data.task import Split, Task, TaskRows
 from blob_pyro.data.task_data import TaskData, count_note, task_data
 from blob_pyro.errors import ConfigError
@@ -248,7 +248,7 @@ def _load_splits(task: Task, test_split: Split, config: DataConfig, seed: int) -
     if held.left_out:
         notes.append(f"train: {len(held.left_out)} items left out: they belong together with validation items")
     trained = held.train if config.compat is None else _in_order(held.train, examples)
-    return task_data(trained, test_items, held.validation, task.labels, task.template, tuple(notes))
+    return task_data(trained, test_items, held.validation, task.labels, task.template, tuple(notes), task.group)
 
 
 def _in_order(some: Sequence[Example], examples: Sequence[Example]) -> list[Example]:
@@ -263,7 +263,8 @@ def _ordered(items: Sequence[T], config: DataConfig, seed: int) -> list[T]:
 
 
 def _examples(rows: Sequence[Row], task: Task, labels: Sequence[str], source: str) -> list[Example]:
-    return examples_from_rows(rows, task.template, labels, task.label_field, require_label=True, source=source)
+    examples = examples_from_rows(rows, task.template, labels, task.label_field, require_label=True, source=source)
+    return with_groups(examples, [row.fields.get("group") for row in rows])
 
 
 def _options(row: Row, task: Task) -> set[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from blob_pyro.errors import ConfigError
+from blob_pyro.evaluation.bins import bin_index
 from blob_pyro.evaluation.checks import check_probabilities
-from blob_pyro.evaluation.metrics import bin_index
 from blob_pyro.predictions import Predictions
 
 

@@ -24,6 +24,19 @@ def checked(predictions: Predictions) -> tuple[Tensor, Tensor]:
     return predictions.probs.detach().cpu().double().clamp(0.0, 1.0), labels.long()
 
 
+def checked_shares(predictions: Predictions) -> Tensor | None:
+    """(n, K) float64 shares of the annotators on the CPU, rows summing to 1; None where there are none.
+
+    Raises:
+        DataError: a row is not finite, negative or off 1.
+    """
+    if predictions.shares is None:
+        return None
+    _check_rows("shares", predictions.shares)
+    shares = predictions.shares.detach().cpu().double()
+    return shares / shares.sum(-1, keepdim=True)
+
+
 def check_probabilities(predictions: Predictions) -> None:
     """Raise unless there are items, and every row of `probs` and `draws` is a distribution; labels may be absent.
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from blob_pyro.evaluation.checks import SMALLEST_PROB, checked
+from blob_pyro.evaluation.annotators import AnnotatorMetrics, against_annotators
+from blob_pyro.evaluation.bins import bin_index, bootstrap_ece_se, standard_error
+from blob_pyro.evaluation.checks import SMALLEST_PROB, checked, checked_shares
 from blob_pyro.evaluation.uncertainty import mutual_information, predictive_entropy
 from blob_pyro.predictions import Predictions
-
-NUM_RESAMPLES = 200
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Metrics:
         brier_se: likewise.
         ece_se: standard deviation of the ECE over 200 bootstrap resamples of the items (fixed seed). ECE itself
             is biased upwards on small n, which this does not show.
+        annotators: scores against the shares of the annotators, where the predictions carry them. The scores above
+            are then those of the largest share.
     """
 
     accuracy: float
@@ -51,10 +54,33 @@ class Metrics:
     nll_se: float
     brier_se: float
     ece_se: float
+    annotators: AnnotatorMetrics | None = None
 
     def to_dict(self) -> dict[str, float | int]:
-        """The fields by name, plain numbers."""
-        return asdict(self)
+        """The scores by name, plain numbers; those against annotators, where there are any, stand beside the others."""
+        own = {name: getattr(self, name) for name in OWN_SCORES}
+        return own if self.annotators is None else own | self.annotators.to_dict()
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> Metrics:
+        """What `to_dict` gave.
+
+        Raises:
+            TypeError: scores are missing, or unknown.
+
+        Example:
+            >>> probs = torch.tensor([[0.8, 0.2], [0.6, 0.4]])
+            >>> metrics = evaluate(Predictions(probs, probs[None], shares=torch.tensor([[0.75, 0.25], [0.0, 1.0]])))
+            >>> Metrics.from_dict(metrics.to_dict()) == metrics
+            True
+        """
+        own = {name: value for name, value in found.items() if name in OWN_SCORES}
+        others = {name: value for name, value in found.items() if name not in OWN_SCORES}
+        return cls(**own, annotators=AnnotatorMetrics(**others) if others else None)
+
+
+OWN_SCORES = tuple(field.name for field in fields(Metrics) if field.name != "annotators")
+"""The scores of `Metrics` itself."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +107,11 @@ def evaluate(predictions: Predictions, num_bins: int = 15) -> Metrics:
     in float32, which was seen to move it by up to 3e-5 at 10,000 items and 1e-3 at 100,000.
 
     Args:
-        predictions: n items with labels.
+        predictions: n items with labels, or shares of annotators.
         num_bins: bins of the ECE.
 
     Raises:
-        DataError: labels are missing or out of range, there are no items, or a row of probabilities is not
+        DataError: labels are missing or out of range, there are no items, or a row of probabilities or shares is not
             one (not finite, negative, or a sum off 1 by more than 1e-3).
         ValueError: `num_bins` is below 1.
 
@@ -95,7 +121,7 @@ def evaluate(predictions: Predictions, num_bins: int = 15) -> Metrics:
         >>> metrics.accuracy, round(metrics.nll, 4), round(metrics.ece, 4), round(metrics.brier, 4)
         (0.75, 0.4004, 0.3, 0.25)
     """
-    probs, labels = checked(predictions)
+    (probs, labels), shares = checked(predictions), checked_shares(predictions)
     nll = -_label_probs(probs, labels).clamp(min=SMALLEST_PROB).log()
     brier = (probs - torch.nn.functional.one_hot(labels, probs.shape[1])).square().sum(-1)
     confidence, correct = _confidence_and_correct(probs, labels)
@@ -109,10 +135,11 @@ def evaluate(predictions: Predictions, num_bins: int = 15) -> Metrics:
         num_items=len(predictions),
         num_samples=predictions.draws.shape[0],
         num_bins=num_bins,
-        accuracy_se=_standard_error(correct),
-        nll_se=_standard_error(nll),
-        brier_se=_standard_error(brier),
-        ece_se=_bootstrap_ece_se(confidence, correct, num_bins),
+        accuracy_se=standard_error(correct),
+        nll_se=standard_error(nll),
+        brier_se=standard_error(brier),
+        ece_se=bootstrap_ece_se(confidence, correct, num_bins),
+        annotators=None if shares is None else against_annotators(probs, shares, num_bins),
     )
 
 
@@ -168,29 +195,6 @@ def _ece(probs: Tensor, labels: Tensor, num_bins: int) -> float:
     return float(multiclass_calibration_error(probs, labels, num_classes=probs.shape[1], n_bins=num_bins, norm="l1"))
 
 
-def _bootstrap_ece_se(confidence: Tensor, correct: Tensor, num_bins: int) -> float:
-    """Standard deviation of the ECE over resamples of the items; NaN for one item.
-
-    The ECE is sum over bins of |sum over the bin's items of (correct - confidence)| / n.
-    """
-    n = len(confidence)
-    if n < 2:
-        return math.nan
-    gap, index = correct - confidence, bin_index(confidence, num_bins)
-    generator = torch.Generator().manual_seed(0)
-    eces = torch.empty(NUM_RESAMPLES, dtype=torch.float64)
-    for resample in range(NUM_RESAMPLES):
-        items = torch.randint(n, (n,), generator=generator)
-        eces[resample] = torch.bincount(index[items], gap[items]).abs().sum() / n
-    return float(eces.std())
-
-
-def bin_index(confidence: Tensor, num_bins: int) -> Tensor:
-    """(n,) bin of each confidence as torchmetrics has it: 0..num_bins, the last being that of 1.0 alone (float32)."""
-    edges = torch.linspace(0, 1, num_bins + 1, dtype=torch.float32)
-    return torch.bucketize(confidence.float(), edges, right=True) - 1
-
-
 def _confidence_and_correct(probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """(n,) probability of the most probable class, and (n,) 1.0 where it is the label, else 0.0."""
     confidence, predicted = probs.max(-1)
@@ -200,10 +204,3 @@ def _confidence_and_correct(probs: Tensor, labels: Tensor) -> tuple[Tensor, Tens
 def _label_probs(probs: Tensor, labels: Tensor) -> Tensor:
     """(n,) probability of each item's label."""
     return probs.gather(1, labels[:, None])[:, 0]
-
-
-def _standard_error(values: Tensor) -> float:
-    """Standard error of the mean of (n,) values; NaN for one value."""
-    if len(values) < 2:
-        return math.nan
-    return float(values.std() / math.sqrt(len(values)))

@@ -51,18 +51,25 @@ def answers_of(predictions: Predictions, labels: Sequence[str]) -> list[dict[str
 
 
 def write_predictions(path: Path, predictions: Predictions, examples: Sequence[Example], labels: Sequence[str]) -> None:
-    """Write answers with prompts, labels and the draws' probabilities as a Parquet file, one row an item."""
+    """Write answers with prompts, labels and the draws' probabilities as a Parquet file, one row an item.
+
+    Where the predictions carry shares of annotators, a column "shares" (label -> share) is there too.
+    """
     names = [label.strip() for label in labels]
     draws = predictions.draws.transpose(0, 1).tolist()
+    shares = [None] * len(examples) if predictions.shares is None else predictions.shares.tolist()
     rows = [
         {
             "id": example.id,
             "prompt": example.prompt,
             "label": None if example.label is None else names[example.label],
+            **({} if item_shares is None else {"shares": dict(zip(names, item_shares, strict=True))}),
             **answer,
             "draws": item_draws,
         }
-        for example, answer, item_draws in zip(examples, answers_of(predictions, labels), draws, strict=True)
+        for example, item_shares, answer, item_draws in zip(
+            examples, shares, answers_of(predictions, labels), draws, strict=True
+        )
     ]
     write_rows(path, rows)
 
@@ -81,7 +88,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def read_predictions(path: Path) -> Predictions:
-    """The predictions in a file of `write_predictions`, under all their draws and with their labels.
+    """The predictions in a file of `write_predictions`, under all their draws, with their labels and shares.
 
     Raises:
         RunDirectoryError: there is no such file, it cannot be read, or an item has no label.
@@ -89,10 +96,12 @@ def read_predictions(path: Path) -> Predictions:
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
     try:
-        rows = pq.read_table(path, columns=["label", "probabilities", "draws"])
+        there = [name for name in ("shares",) if name in pq.read_schema(path).names]
+        rows = pq.read_table(path, columns=["label", "probabilities", "draws", *there])
         names = [field.name for field in rows.schema.field("probabilities").type]
         labels = torch.tensor([names.index(label) for label in rows["label"].to_pylist()])
         draws = torch.tensor(rows["draws"].to_pylist(), dtype=torch.float32).transpose(0, 1).contiguous()
-        return Predictions(draws.mean(0), draws, labels)
+        shares = [[row[name] for name in names] for row in rows["shares"].to_pylist()] if there else None
+        return Predictions(draws.mean(0), draws, labels, None if shares is None else torch.tensor(shares))
     except (OSError, KeyError, ValueError) as error:  # pyarrow's own errors are kinds of these
         raise RunDirectoryError(f"{path}: expected predictions of a run; {' '.join(str(error).split())}") from error

@@ -10,11 +10,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 from blob_pyro.errors import DataError
-from blob_pyro.evaluation.metrics import Metrics
-from blob_pyro.report.table import COLUMNS, Scores, columns_of, markdown_table, value_cell
+from blob_pyro.evaluation.annotators import AnnotatorMetrics
+from blob_pyro.evaluation.metrics import OWN_SCORES, Metrics
+from blob_pyro.report.table import (
+    ANNOTATOR_COLUMNS,
+    COLUMNS,
+    Scores,
+    annotators_of,
+    columns_of,
+    markdown_table,
+    value_cell,
+)
 
 COUNTS = ("N", "parameters", "num_items", "num_tokens", "num_samples", "num_bins")
 HEAD = ("method", "row", "seed")
+
+ANNOTATOR_SCORES = tuple(column.name for column in fields(AnnotatorMetrics))
+ANNOTATED = [column for column in ANNOTATOR_COLUMNS if column[1] in ("expected_accuracy", "expected_nll", "dist_ce")]
+"""The scores against annotators that a table shows; a CSV file has all of them."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +52,8 @@ class Outcome:
     further: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        taken = [name for name in self.further if name in (*HEAD, *_own_columns(type(self.metrics)))]
+        own = (*HEAD, *_own_columns(type(self.metrics)), *ANNOTATOR_SCORES)
+        taken = [name for name in self.further if name in own]
         if taken:
             raise DataError(f"further: expected names that no other column has; got {taken[0]!r}; rename it")
 
@@ -50,7 +64,8 @@ Outcomes = Mapping[str, Mapping[int, Outcome | None]]
 
 def _own_columns(kind: type[Scores]) -> tuple[str, ...]:
     """The columns of a CSV file that are there for every outcome."""
-    return ("N", "parameters", "train_seconds", *(column.name for column in fields(kind)))
+    scores = OWN_SCORES if issubclass(kind, Metrics) else tuple(column.name for column in fields(kind))
+    return ("N", "parameters", "train_seconds", *scores)
 
 
 def comparison_markdown(outcomes: Outcomes) -> str:
@@ -58,7 +73,8 @@ def comparison_markdown(outcomes: Outcomes) -> str:
 
     With several seeds a cell is the mean ± the standard deviation (n - 1) over the method's runs, and a single run
     stands alone. With one seed in all, ± is the standard error over the test items. The columns N, parameters, train
-    s, and those of further scores are there if any outcome has them; "-" stands for what a method has not.
+    s, those of scores against annotators, and those of further scores are there if any outcome has them; "-" stands
+    for what a method has not.
 
     Args:
         outcomes: method -> seed -> outcome.
@@ -120,7 +136,8 @@ def comparison_csv(outcomes: Outcomes) -> str:
     rows = {method: _runs(by_seed, seeds) for method, by_seed in outcomes.items()}
     everything = [run for runs in rows.values() for run in runs.values()]
     kind = type(everything[0].metrics) if everything else Metrics
-    columns = [*_own_columns(kind), *_further(everything)]
+    against = ANNOTATOR_SCORES if _annotated(everything) else ()
+    columns = [*_own_columns(kind), *against, *_further(everything)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*HEAD, *columns])
@@ -159,11 +176,17 @@ def _further(runs: Iterable[Outcome]) -> list[str]:
     return list(dict.fromkeys(name for run in runs for name in run.further))
 
 
+def _annotated(runs: Iterable[Outcome]) -> list[AnnotatorMetrics]:
+    """The scores against annotators of the runs that have some."""
+    return [found for run in runs if (found := annotators_of(run.metrics)) is not None]
+
+
 def _headings(everything: Sequence[Outcome], num_seeds: int) -> list[str]:
     return [
         *(["N"] if _any(everything, "num_samples") else []),
         *(["seeds"] if num_seeds > 1 else []),
         *(heading for heading, *_ in _columns(everything)),
+        *(heading for heading, *_ in ANNOTATED if _annotated(everything)),
         *_further(everything),
         *(["parameters"] if _any(everything, "num_parameters") else []),
         *(["train s"] if _any(everything, "seconds") else []),
@@ -183,6 +206,10 @@ def _cells(runs: Sequence[Outcome], everything: Sequence[Outcome], num_seeds: in
     for _, name, factor, decimals in _columns(everything):
         values = [getattr(run.metrics, name) for run in runs]
         alone = getattr(runs[0].metrics, f"{name}_se", math.nan) if runs and num_seeds == 1 else math.nan
+        cells.append(_score_cell(values, alone, factor, decimals))
+    for _, name, factor, decimals in ANNOTATED if _annotated(everything) else ():
+        values = [getattr(scores, name) for scores in _annotated(runs)]
+        alone = getattr(_annotated(runs)[0], f"{name}_se") if values and num_seeds == 1 else math.nan
         cells.append(_score_cell(values, alone, factor, decimals))
     for name in _further(everything):
         cells.append(_score_cell([run.further[name] for run in runs if name in run.further], math.nan, 1, 3))

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
+from blob_pyro.evaluation.annotators import AnnotatorMetrics
 from blob_pyro.evaluation.metrics import Metrics
 from blob_pyro.evaluation.tokens import TokenMetrics
 
@@ -26,10 +27,25 @@ TOKEN_COLUMNS = (
 )
 Scores = Metrics | TokenMetrics
 
+# (heading, field of AnnotatorMetrics, factor, decimals)
+ANNOTATOR_COLUMNS = (
+    ("expected accuracy %", "expected_accuracy", 100, 1),
+    ("expected NLL", "expected_nll", 1, 3),
+    ("expected ECE %", "expected_ece", 100, 1),
+    ("expected Brier", "expected_brier", 1, 3),
+    ("KL", "kl", 1, 3),
+    ("DistCE %", "dist_ce", 100, 1),
+)
+
 
 def columns_of(scores: Scores) -> tuple[tuple[str, str, int, int], ...]:
     """The columns of a table of such scores: heading, field, factor, decimals."""
     return TOKEN_COLUMNS if isinstance(scores, TokenMetrics) else COLUMNS
+
+
+def annotators_of(scores: Scores) -> AnnotatorMetrics | None:
+    """The scores against annotators; None where there are none, as of texts."""
+    return scores.annotators if isinstance(scores, Metrics) else None
 
 
 def score_cells(scores: Scores) -> list[str]:
@@ -63,6 +79,30 @@ def metrics_table(rows: Mapping[str, Scores]) -> str:
     body = [[name, *score_cells(metrics)] for name, metrics in rows.items()]
     columns = columns_of(next(iter(rows.values()))) if rows else ()
     return markdown_table(["method", *(heading for heading, *_ in columns)], body)
+
+
+def annotators_table(rows: Mapping[str, Scores]) -> str:
+    """One row per method whose test items carry shares of annotators, each score ± its standard error over the items.
+
+    Args:
+        rows: method name -> its metrics, in the order to print.
+
+    Returns:
+        A Markdown table and a line with the floor of the NLL, without a final newline; "" where no method has such
+        scores.
+    """
+    found = {name: against for name, scores in rows.items() if (against := annotators_of(scores)) is not None}
+    if not found:
+        return ""
+    header = ["against annotators", *(heading for heading, *_ in ANNOTATOR_COLUMNS)]
+    body = [
+        [name, *(value_cell(getattr(scores, field), getattr(scores, f"{field}_se"), factor, decimals)
+                 for _, field, factor, decimals in ANNOTATOR_COLUMNS)]
+        for name, scores in found.items()
+    ]  # fmt: skip
+    floor = next(iter(found.values())).annotator_entropy
+    note = f"The annotators' own entropy, {floor:.3f} nats, is the floor of the expected NLL; KL is what lies above it."
+    return f"{markdown_table(header, body)}\n\n{note}"
 
 
 def seeds_table(rows: Mapping[str, Sequence[Metrics]]) -> str:

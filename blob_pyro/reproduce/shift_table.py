@@ -131,7 +131,7 @@ def _outcome(base: Outcome | None, found: Mapping[str, Any] | None, *, inside: b
         return base if inside else None
     if inside:
         return dataclasses.replace(base, further=found["further"])
-    return Outcome(Metrics(**found["metrics"]), num_samples=base.num_samples, further=found["further"])
+    return Outcome(Metrics.from_dict(found["metrics"]), num_samples=base.num_samples, further=found["further"])
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import pytest
 
 from blob_pyro.config import DataConfig
 from blob_pyro.data import TASKS, describe_tasks, find_task, label_token_ids, load_items, load_task
+from blob_pyro.data.compat import whole_batches
 from blob_pyro.errors import ConfigError, DataError
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data"
@@ -198,6 +199,21 @@ def test_twins_are_never_on_both_sides(name):
 
 
 @needs_data
+def test_test_items_with_the_options_of_a_training_item_are_counted():
+    """Names of people as a rule: none of them is a twin, and whole batches count anew what is left."""
+    data = load_task(real("winogrande_s"), 0)
+    seen, tested = (
+        [{row["option1"].lower(), row["option2"].lower()} for row in raw_rows(f"winogrande/{name}.jsonl")]
+        for name in ("train_s", "validation")
+    )
+    count = sum(options in seen for options in tested)
+    assert f"test: {count} of 1267 items share both options with items of training" in data.notes and count == 160
+    kept = whole_batches(data, batch_size=16)
+    assert sum("share both options" in note for note in kept.notes) == 1
+    assert any(f"of {len(kept.test)} items share both options" in note for note in kept.notes)
+
+
+@needs_data
 def test_the_seed_draws_training_items_and_never_test_items():
     runs = [load_task(real("arc_challenge", num_train=50, num_test=40, num_validation=20), seed) for seed in range(4)]
     assert all(run.test == runs[0].test for run in runs)
@@ -256,7 +272,7 @@ def test_items_that_cannot_be_answered_are_refused():
         load_items("boolq", None, real("openbookqa"), labels=LETTERS)
     with pytest.raises(ConfigError, match="task tweets: expected a task with an official test split; it has none"):
         load_items("tweets", None, real("openbookqa"))
-    with pytest.raises(DataError, match="rte: expected rte/test.jsonl, .csv .* in data.data_dir"):
+    with pytest.raises(DataError, match="rte: expected rte/test.jsonl, .csv, .* in data.data_dir"):
         load_items("rte", "test", real("openbookqa"))
 
 
@@ -281,7 +297,7 @@ def test_each_task_describes_its_items_and_says_where_they_are():
     assert shown["winogrande_s"].splits == "train on train (640), test on validation (1,267)"
     assert shown["mmlu/SUBJECT"].source == (
         "hub cais/mmlu (SUBJECT); or mmlu/SUBJECT/validation.jsonl, mmlu/SUBJECT/test.jsonl "
-        "(or .csv, .parquet, .gz) in data.data_dir"
+        "(or .csv, .tsv, .parquet, .gz) in data.data_dir"
     )
 
 

@@ -33,7 +33,7 @@ def write(folder: Path, rows: list[dict[str, Any]], ending: str = ".jsonl") -> P
     return path
 
 
-@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet"])
+@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet"])
 def test_every_format_gives_the_same_texts(tmp_path, ending):
     data = load_task(own(write(tmp_path, ROWS, ending)), seed=0)
     assert [(item.prompt, item.completion) for item in data.train] == [
@@ -68,6 +68,17 @@ def test_groups_and_validation_items_are_held_out(tmp_path):
         data = load_task(own(write(tmp_path, rows), num_validation=4, group_field="who"), seed)
         users = [{int(item.completion.strip(" !")) // 4 for item in part} for part in (data.train, data.validation)]
         assert len(data.validation) == 4 and not users[0] & users[1]
+
+
+def test_groups_of_test_texts_that_training_has_are_told(tmp_path):
+    rows = [{"q": f"q{i}", "a": str(i), "who": f"user {i}"} for i in range(6)]
+    test = tmp_path / "test.tsv"
+    test.write_bytes(
+        file_bytes([row | {"q": f"new {row['q']}"} for row in rows[4:]] + [{**rows[0], "who": "z"}], ".tsv")
+    )
+    data = load_task(own(write(tmp_path, rows), test_file=str(test), group_field="who"), seed=0)
+    assert "test: 2 of 3 items share their 'who' with items of training" in data.notes
+    assert [item.group for item in data.test] == ["user 4", "user 5", "z"]
 
 
 def test_prompts_with_several_completions_are_told(tmp_path):

@@ -19,7 +19,7 @@ from blob_pyro.data import Row, load_task, read_rows
 from blob_pyro.data.values import json_value
 from blob_pyro.errors import DataError
 
-FORMATS = ("jsonl", "jsonl.gz", "json", "csv", "csv.gz", "parquet")
+FORMATS = ("jsonl", "jsonl.gz", "json", "csv", "csv.gz", "tsv", "tsv.gz", "parquet")
 
 
 def write(folder: Path, name: str, rows: list[dict]) -> Path:
@@ -30,7 +30,19 @@ def write(folder: Path, name: str, rows: list[dict]) -> Path:
 
 # --- the law: the same items in every format ---
 
-TEXTS = ("plain", ' "quoted", with a comma ', "two\nlines", "a\r\nb\rc", "ü\u2028 🙂", "[1", "007", "1e3", "null", "")
+TEXTS = (
+    "plain",
+    "a\ttab",
+    ' "quoted", with a comma ',
+    "two\nlines",
+    "a\r\nb\rc",
+    "ü\u2028 🙂",
+    "[1",
+    "007",
+    "1e3",
+    "null",
+    "",
+)
 LABELS = {
     "words": ["bad", "good", "so so"],
     "numbers": [0, 1, 2],
@@ -157,6 +169,33 @@ def test_every_row_of_csv_that_is_not_right_is_named(tmp_path, content, message)
     with pytest.raises(DataError, match=message) as told:
         read_rows(tmp_path / "a.csv")
     assert str(told.value).startswith(str(tmp_path / "a.csv")) and "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a\tb\n1\t2\n1\n1\t2\t3\n", r"on lines 3, 4 .line 3: 1 cell, where the header has 2.: mend or delete them"),
+        (b'a\tb\n"x"y\t2\n1\t"open\n2\t3\n', r"on lines 2, 3 .line 2: text behind a closing quote"),
+        (b"a\tb\n1\t\xe4\n\x00\t2\n", r"expected tab-separated cells in UTF-8, .* on lines 2, 3 .line 2: not UTF-8"),
+        (b"a\ta\n1\t2\n", "expected a name of its own for each column; got 'a' twice: rename one"),
+        (b"a,b\n1,2\n", "expected tabs between the columns; got the header 'a,b': write tabs"),
+        (b"", "expected a header and at least one row below it; got an empty file"),
+    ],
+)
+def test_every_row_of_tsv_that_is_not_right_is_named(tmp_path, content, message):
+    (tmp_path / "a.tsv").write_bytes(content)
+    with pytest.raises(DataError, match=message) as told:
+        read_rows(tmp_path / "a.tsv")
+    assert str(told.value).startswith(str(tmp_path / "a.tsv")) and "\n" not in str(told.value)
+
+
+def test_quotes_of_tsv_are_those_of_csv(tmp_path):
+    """A quote inside a cell that does not begin with one is a quote; commas are text."""
+    (tmp_path / "a.TSV").write_bytes(b'\xef\xbb\xbftext\tlabel\r\n"a\t""b""\nc"\tgood, bad\r\n5" pipe\t\r\n')
+    assert read_rows(tmp_path / "a.TSV") == [
+        Row(2, {"text": 'a\t"b"\nc', "label": "good, bad"}),
+        Row(4, {"text": '5" pipe', "label": ""}),
+    ]
 
 
 # --- values that JSON has no word for ---

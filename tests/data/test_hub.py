@@ -39,7 +39,8 @@ def test_a_split_without_a_name_of_its_own_is_the_file_of_that_name(tmp_path):
 def test_a_missing_file_or_folder_is_named(tmp_path):
     with pytest.raises(
         DataError,
-        match=r"^rain: expected rain/train_s.jsonl, .csv \(or .gz of these\) or .parquet in data.data_dir; .* has none",
+        match=r"^rain: expected rain/train_s.jsonl, .csv, .tsv \(or .gz of these\) or .parquet in data.data_dir; "
+        ".* has none",
     ):
         read_split(SOURCE, "train", str(tmp_path), "rain")
     with pytest.raises(DataError, match="^rain: expected a folder in data.data_dir; got '.*none', which is none"):
@@ -81,7 +82,7 @@ def test_a_hub_that_does_not_answer_is_said_at_once_in_one_line(tmp_path):
     assert result.stdout.startswith(
         "arc_easy: expected the split 'train' of allenai/ai2_arc (ARC-Easy) on the hub; the hub cannot be asked ("
     )
-    assert result.stdout.endswith("): set data.data_dir to a folder that holds arc_easy/train.jsonl\n")
+    assert result.stdout.endswith("); without it, set data.data_dir to a folder that holds arc_easy/train.jsonl\n")
     assert result.stdout.count("\n") == 1
 
 

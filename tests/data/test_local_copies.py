@@ -58,7 +58,7 @@ def rows_of(folder: str, split: str) -> list[dict]:
 def test_every_format_gives_the_same_examples(tmp_path, folder):
     splits = {"winogrande": ("train_s", "validation"), "mmlu/virology": ("validation", "test")}
     found = []
-    for ending in (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet"):
+    for ending in (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".tsv", ".parquet"):
         place = tmp_path / ending[1:]
         (place / folder).mkdir(parents=True)
         for split in splits.get(folder, ("train", "validation")):

@@ -12,7 +12,7 @@ from blob_pyro.config import DataConfig
 from blob_pyro.data import load_task
 from blob_pyro.errors import BlobPyroError
 
-FILES = malformed(220, seed=0)
+FILES = malformed(230, seed=0)
 
 
 def config(path, bad: Bad, **settings) -> DataConfig:
@@ -31,11 +31,13 @@ def options(path, bad: Bad) -> list[str]:
 
 
 def test_there_are_two_hundred_and_more_of_every_kind():
-    assert len(FILES) == 220
-    kinds = {(bad.kind, "csv" in bad.name) for bad in FILES}
-    assert {(kind, False) for kind in (*BAD_JSON, *BAD_CHOICES, *BAD_COMPLETIONS)} | {
-        (kind, True) for kind in BAD_CSV
-    } <= kinds
+    assert len(FILES) == 230
+    kinds = {(bad.kind, bad.name.split(".")[1]) for bad in FILES}
+    assert {(kind, "jsonl") for kind in (*BAD_JSON, *BAD_CHOICES)} <= kinds
+    assert {(kind, ending) for kind in BAD_CSV for ending in ("csv", "tsv")} <= kinds
+    completions = {(kind, ending) for kind, ending in kinds if kind in BAD_COMPLETIONS}
+    assert {kind for kind, _ in completions} == set(BAD_COMPLETIONS)
+    assert {ending for _, ending in completions} == {"jsonl", "csv", "tsv"}
     assert sum(bad.name.endswith(".gz") for bad in FILES) > 20
 
 
@@ -57,7 +59,9 @@ def test_a_malformed_file_is_one_line_and_no_model_is_loaded(tmp_path, capfd, ba
     assert set(bad.lines) <= named, err
 
 
-@pytest.mark.parametrize("name", ["none.jsonl", "none.csv", "none.parquet", "x.txt", "x.tsv.gz", "x.xlsx"])
+@pytest.mark.parametrize(
+    "name", ["none.jsonl", "none.csv", "none.parquet", "none.tsv.gz", "x.txt", "x.psv.gz", "x.xlsx"]
+)
 def test_a_missing_file_and_an_unknown_ending_are_one_line(tmp_path, name):
     if name.startswith("x"):
         (tmp_path / name).write_text("text,label\ntea,good\n")

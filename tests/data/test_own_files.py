@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import random
@@ -196,12 +197,40 @@ def test_no_group_is_trained_on_and_held_out(tmp_path, seed):
 def test_groups_alone_change_nothing_and_each_row_needs_one(tmp_path):
     rows = grouped_rows(0)
     plain, with_groups = (load_task(own(tmp_path, rows, group_field=name), 0) for name in (None, "who"))
-    assert plain.train == with_groups.train
+    assert plain.train == [dataclasses.replace(example, group=None) for example in with_groups.train]
+    assert [example.group for example in with_groups.train] == [str(row["who"]) for row in rows]
     rows[3]["who"] = ""
     del rows[7]["who"]
     for settings in ({}, {"num_validation": 3}):
         with pytest.raises(DataError, match="expected a group in the field 'who' of every row; got none on lines 4, 8"):
             load_task(own(tmp_path, rows, group_field="who", **settings), 0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_test_items_of_groups_that_training_has_are_counted(tmp_path, seed):
+    """As a loop counts them; they stay, and nothing is said where no group is shared, or none is given."""
+    rng = random.Random(seed)
+    rows = grouped_rows(seed)
+    test = [{"text": f"t{i}", "label": i % 2, "who": rng.choice([*range(6, 20), "", None])} for i in range(25)]
+    del test[-1]["who"]
+    settings = {"num_validation": 5, "num_test": 24 if seed % 2 else None}
+    data = load_task(own(tmp_path, rows, test, group_field="who", **settings), seed)
+    tested = test[: settings["num_test"]]
+    expected = []
+    for name, part in (("training", data.train), ("validation", data.validation)):
+        known = [str(rows[int(example.prompt[:-1])]["who"]) for example in part]
+        if count := sum(str(row.get("who")) in known for row in tested):
+            expected.append(f"test: {count} of {len(tested)} items share their 'who' with items of {name}")
+    missing = sum(row.get("who") in ("", None) for row in tested)
+    if missing:
+        expected.append(
+            f"test: {missing} of {len(tested)} items lack their 'who', so that it cannot be compared with training's"
+        )
+    assert [note for note in data.notes if "'who'" in note] == expected != []
+    assert [example.prompt for example in data.test] == [f"{row['text']}:" for row in tested]
+    plain = load_task(own(tmp_path, rows, test, **settings), seed)
+    apart = load_task(own(tmp_path, rows, [row | {"who": "new"} for row in test], group_field="who", **settings), seed)
+    assert not [note for note in (*plain.notes, *apart.notes) if "'who'" in note]
 
 
 # --- what is odd about the items ---

@@ -8,13 +8,15 @@ import random
 import pytest
 import tiny
 import torch
+from row_files import file_bytes
 
 import blob_pyro as bp
 from blob_pyro.cli import main
-from blob_pyro.data import PromptTemplate, Row, collate, encode, examples_from_rows
+from blob_pyro.data import PromptTemplate, Row, collate, encode, examples_from_rows, read_rows
 from blob_pyro.data.formats import BadRowError
 from blob_pyro.data.soft_labels import shares_of
 from blob_pyro.errors import DataError
+from blob_pyro.report.answers import read_predictions
 from blob_pyro.run_directory import read_json
 
 CLASSES = {"bad": 0, "good": 1, "mixed": 2}
@@ -54,6 +56,55 @@ def test_what_is_no_soft_label_is_refused(value: dict[str, object], message: str
         examples_from_rows(rows, PromptTemplate("{text}"), LABELS, "label", require_label=True)
 
 
+def disputed(count: int) -> list[dict]:
+    """Rows with counts of annotators by label; each label has both, none or all of them somewhere."""
+    votes = ({"negative": 3, "positive": 1}, {"negative": 1, "positive": 1}, {"negative": 4}, {"positive": 2})
+    return [row | {"label": votes[i % 4]} for i, row in enumerate(tiny.items(count))]
+
+
+@pytest.mark.parametrize("ending", ["csv", "csv.gz", "tsv", "parquet"])
+def test_shares_are_the_same_in_every_format(ending: str, tmp_path) -> None:
+    """A cell of CSV holds the JSON of the object; Parquet has null for a label that is left out."""
+    rows = disputed(8)
+    (tmp_path / f"a.{ending}").write_bytes(file_bytes(rows, ending))
+    labels, template = [" negative", " positive"], PromptTemplate("{text}")
+    found = examples_from_rows(read_rows(tmp_path / f"a.{ending}"), template, labels, "label", require_label=True)
+    expected = [shares_of(row["label"], {"negative": 0, "positive": 1}) for row in rows]
+    assert [example.shares for example in found] == expected
+
+
+def test_a_run_is_scored_against_its_annotators(tmp_path, monkeypatch, capfd) -> None:
+    """Where test items have shares, metrics.json, the file of predictions and the terminal have what they score."""
+    monkeypatch.chdir(tmp_path)
+    raw = tiny.settings(tmp_path, tiny.llama())
+    tiny.write_jsonl(tmp_path / "test.jsonl", disputed(8))
+    raw |= {"data": raw["data"] | {"num_validation": 4}, "predict": {"num_samples": 3, "temperature": True}}
+    file = str(tiny.write_yaml(tmp_path / "soft.yaml", raw))
+    assert main(["fit", file, "--quiet"]) == 0
+    out = capfd.readouterr().out
+    note = "disagree; counted by the largest share, of 2 the first of equals; scored by it, and by the shares"
+    assert f"test: the annotators of 4 items {note}\n" in out
+    assert "| against annotators | expected accuracy % |" in out and "is the floor of the expected NLL" in out
+    stored = read_predictions(tmp_path / "run" / "predictions.parquet")
+    shares = torch.tensor([shares_of(row["label"], {"negative": 0, "positive": 1}) for row in disputed(8)])
+    assert stored.shares is not None and torch.equal(stored.shares, shares)
+    assert torch.equal(stored.labels, shares.argmax(-1))
+    metrics = read_json(tmp_path / "run" / "metrics.json")["N=3"]
+    by_hand = -(shares.double() * stored.probs.double().log()).sum(-1).mean()
+    assert metrics["expected_nll"] == pytest.approx(float(by_hand), rel=1e-6)
+    assert bp.Metrics.from_dict(metrics).annotators is not None
+    assert main(["evaluate", "run", "--quiet"]) == 0
+    assert capfd.readouterr().out.endswith(out[out.index("| method") : out.index("run directory")])
+    assert main(["fit", file, "--quiet", "--resume"]) == 0  # nothing is left to do: the scores are read
+    assert capfd.readouterr().out.endswith(out[out.index("| method") :])
+    raw["output"] = "both"
+    file = str(tiny.write_yaml(tmp_path / "soft.yaml", raw))
+    assert main(["compare", file, "--methods", "mle,blob", "--seeds", "0", "--quiet"]) == 0
+    assert "| expected accuracy % |  expected NLL |" in capfd.readouterr().out
+    header, *_ = (tmp_path / "both" / "comparison.csv").read_text().splitlines()
+    assert "expected_nll" in header.split(",") and "dist_ce_se" in header.split(",")
+
+
 def test_one_soft_label_makes_all_of_them_shares() -> None:
     rows = [Row(1, {"text": "a", "label": "good"}), Row(2, {"text": "b", "label": {"bad": 3, "mixed": 1}})]
     first, second = examples_from_rows(rows, PromptTemplate("{text} is"), LABELS, "label", require_label=True)
@@ -76,6 +127,7 @@ def test_a_run_learns_from_soft_labels(tmp_path, monkeypatch, capfd) -> None:
     tiny.write_jsonl(tmp_path / "train.jsonl", rows)
     assert main(["fit", str(tiny.write_yaml(tmp_path / "soft.yaml", raw)), "--quiet"]) == 0
     out = capfd.readouterr().out
-    assert "train: the annotators of 6 items disagree; counted and scored by the largest share, of 1 the first" in out
+    assert "train: the annotators of 6 items disagree; counted by the largest share, of 1 the first of equals\n" in out
+    assert "expected" not in out  # the test items have one label each
     history = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
     assert len(history) == 4 and read_json(tmp_path / "run" / "metrics.json")

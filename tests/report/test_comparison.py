@@ -11,7 +11,7 @@ import statistics
 import pytest
 
 from blob_pyro.errors import DataError
-from blob_pyro.evaluation import Metrics
+from blob_pyro.evaluation import AnnotatorMetrics, Metrics
 from blob_pyro.report import Outcome, comparison_csv, comparison_markdown
 
 METRICS = Metrics(0.67, 1.19, 0.213, 0.45, 0.5, 0.1, 1400, 10, 15, 0.0235, 0.061, 0.018, 0.019)
@@ -115,8 +115,8 @@ def test_the_csv_file_holds_every_run_in_full_precision() -> None:
     for seed, nll in nlls.items():
         line = runs['a, "b"', seed]
         found = Metrics(**{
-            field.name: (int if field.name.startswith("num_") else float)(line[field.name])
-            for field in dataclasses.fields(Metrics)
+            name: (int if name.startswith("num_") else float)(line[name])
+            for name in METRICS.to_dict()
         })  # type: ignore[arg-type]  # fmt: skip
         assert found == dataclasses.replace(METRICS, nll=nll)
         assert (line["N"], line["parameters"], float(line["train_seconds"]), line["AURC"]) == ("5", "7", 10.5, "")
@@ -134,7 +134,26 @@ def test_the_csv_file_sums_up_and_names_what_is_missing() -> None:
     assert (float(mean["nll"]), float(std["nll"])) == (statistics.fmean(NLLS), statistics.stdev(NLLS))
     assert (mean["N"], mean["num_items"], mean["nll_se"]) == ("10", "1400", "")
     assert (std["N"], std["num_items"], std["nll_se"], float(std["ece"])) == ("", "", "", 0.0)
-    assert all(lines[-1][field.name] == "" for field in dataclasses.fields(Metrics))
+    assert all(lines[-1][name] == "" for name in METRICS.to_dict())
+
+
+def test_scores_against_annotators_have_columns_where_a_run_has_them() -> None:
+    scores = AnnotatorMetrics(0.6, 0.9, 0.1, 0.5, 0.2, 0.7, 0.25, 0.02, 0.03, 0.01, 0.04, 0.05, 0.06)
+    with_them = [
+        Outcome(dataclasses.replace(METRICS, annotators=dataclasses.replace(scores, expected_nll=nll))) for nll in NLLS
+    ]
+    outcomes = {"BLoB": dict(enumerate(with_them)), "old": {0: outcome()}}
+    table = rows_of(comparison_markdown(outcomes))
+    assert table["BLoB"]["expected NLL"] == f"{statistics.fmean(NLLS):.3f} ± {statistics.stdev(NLLS):.3f}"
+    assert (table["BLoB"]["DistCE %"], table["old"]["DistCE %"]) == ("25.0 ± 0.0", "-")
+    alone = rows_of(comparison_markdown({"BLoB": {0: with_them[0]}}))
+    assert alone["BLoB"]["expected accuracy %"] == "60.0 ± 2.0"
+    lines = lines_of(comparison_csv(outcomes))
+    assert [float(line["expected_nll"]) for line in lines[:3]] == list(NLLS)
+    assert all(float(lines[0][name]) == value for name, value in scores.to_dict().items() if name != "expected_nll")
+    assert {line["kl"] for line in lines if line["method"] == "old"} == {""}
+    with pytest.raises(DataError, match="got 'kl'; rename it"):
+        outcome(further={"kl": 1.0})
 
 
 def test_a_number_that_is_none_is_left_empty() -> None:

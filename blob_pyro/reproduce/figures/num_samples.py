@@ -66,7 +66,7 @@ def scores_by_count(path: Path, counts: Sequence[int], *, progress: bool = False
     """
     most = max(counts)
     answers = kept(path / f"draws_N={most}.safetensors", lambda: _answers(path, most, progress))
-    mean = Metrics(**read_json(path / METRICS)["N=0"])
+    mean = Metrics.from_dict(read_json(path / METRICS)["N=0"])
     predictions = Predictions(answers["draws"].mean(0), **answers)
     return {0: mean} | {n: evaluate(predictions.first_draws(n)) for n in counts}
 
