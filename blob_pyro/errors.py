@@ -59,3 +59,7 @@ class NonFiniteLossError(BlobPyroError, ArithmeticError):
 
 class RunDirectoryError(BlobPyroError, OSError):
     """A run directory is missing, incomplete, altered, or of another format version."""
+
+
+class HubError(BlobPyroError, OSError):
+    """A folder could not be sent to the Hugging Face hub."""

@@ -92,7 +92,9 @@ def load_tokenizer(id_or_path: str) -> Any:
     """
     place = locate(id_or_path)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(place.path, local_files_only=place.local_only)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            place.path, local_files_only=place.local_only, trust_remote_code=False
+        )
     except _UNREADABLE as error:
         raise _unreadable(id_or_path, place, error) from error
     if tokenizer.pad_token_id is None:
@@ -113,6 +115,7 @@ def load_base(source: BaseSource, likelihood: Likelihood, device_map: Any = None
         "dtype": source.dtype,
         "local_files_only": place.local_only,
         "output_loading_info": True,
+        "trust_remote_code": False,  # left open, transformers asks at the terminal whether to run a model's code
         **likelihood.model_settings(),
     }
     optional = {

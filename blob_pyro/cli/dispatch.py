@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentError
 
-from blob_pyro.cli import acquire, bench, compare, evaluate, fit, generate, predict, reproduce, tasks
+from blob_pyro.cli import acquire, bench, compare, evaluate, export, fit, generate, predict, reproduce, tasks
 from blob_pyro.cli.mistakes import in_our_words
 from blob_pyro.errors import BlobPyroError, ConfigError
 from blob_pyro.report.terminal import quiet_libraries
@@ -22,6 +22,7 @@ COMMANDS = {
     "predict": predict.COMMAND,
     "acquire": acquire.COMMAND,
     "generate": generate.COMMAND,
+    "export": export.COMMAND,
     "tasks": tasks.COMMAND,
     "bench": bench.COMMAND,
 }
