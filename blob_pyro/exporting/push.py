@@ -59,4 +59,4 @@ def _why(error: Exception, limit: int = 200) -> str:
     if status in (401, 403):
         return f"the hub refuses ({status}): log in with `hf auth login`, with a token that may write to it"
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return f"its client says: {text if len(text) <= limit else text[: limit - 1] + '…'}"
