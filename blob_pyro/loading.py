@@ -243,6 +243,11 @@ def _no_such_model(id_or_path: str, why: str) -> ModelLoadError:
 
 
 def _unreadable(id_or_path: str, place: Place, error: Exception) -> ModelLoadError:
+    if "trust_remote_code" in str(error):
+        return ModelLoadError(
+            f"model {id_or_path}: expected a model of an architecture that transformers has; this one has code of its "
+            "own, which is never run; take another model"
+        )
     if place.why:
         return _no_such_model(
             id_or_path, f"no such folder, not in the hub's local cache, and the hub cannot be asked ({place.why})"

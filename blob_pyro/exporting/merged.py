@@ -49,7 +49,7 @@ def write_merged(subject: Subject, folder: Path) -> tuple[dict[str, Any], Roundi
         Entries of the manifest, and the rounding.
 
     Raises:
-        UnsupportedPosteriorError: the base is quantised.
+        UnsupportedPosteriorError: the base is quantised, or PEFT cannot merge the adapter.
     """
     model = subject.run.model
     if model.source.quantization is not None:
@@ -63,7 +63,7 @@ def write_merged(subject: Subject, folder: Path) -> tuple[dict[str, Any], Roundi
     with torch.no_grad(), substitute(network, single):
         before = network(input_ids=tokens).logits
         _untie(network)
-        merged = network.merge_and_unload(safe_merge=True)
+        merged = _merge(network)
         after = merged(input_ids=tokens).logits
     if subject.labels and isinstance(model.likelihood, SequenceClassification):
         merged.config.id2label = {k: label.strip() for k, label in enumerate(subject.labels)}
@@ -73,6 +73,17 @@ def write_merged(subject: Subject, folder: Path) -> tuple[dict[str, Any], Roundi
         model.tokenizer.save_pretrained(folder)
     rounding = _rounding(before, after, str(merged.dtype).removeprefix("torch."))
     return {"adapter_is": subject.single_is, "rounding": vars(rounding)}, rounding
+
+
+def _merge(network: Any) -> Any:
+    """PEFT's merge, which refuses weights that are not finite, and biases of B where the base has none."""
+    try:
+        return network.merge_and_unload(safe_merge=True)
+    except (ValueError, RuntimeError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise UnsupportedPosteriorError(
+            f"--as merged: expected an adapter that PEFT can merge; it says: {why}; take --as mean"
+        ) from error
 
 
 def _probe(network: Any) -> Tensor:
