@@ -63,7 +63,7 @@ SERVED: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed")  # PEFT: it cannot be merged
+@pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed", "ignore:Adapter 'default'. 2 LoRA tensor")  # PEFT
 @pytest.mark.parametrize("name", list(SERVED))
 def test_a_run_starts_from_it_and_exports_it(name: str, tmp_path: Path) -> None:
     """The run's adapter gives the logits of the one it started from, and so does its export."""
@@ -159,7 +159,7 @@ def test_the_code_of_a_base_is_not_run(tmp_path: Path, capfd: pytest.CaptureFixt
     assert not marker.exists()
 
 
-@pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed")
+@pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed", "ignore:Adapter 'default'. 2 LoRA tensor")  # PEFT
 def test_what_peft_cannot_merge_is_one_line(tmp_path: Path) -> None:
     folder = adapter(tmp_path / "theirs", LoraConfig(task_type="CAUSAL_LM", **SERVED["biases of B"]))
     assert fit(tmp_path, folder, *STILL) == 0
