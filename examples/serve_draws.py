@@ -92,17 +92,18 @@ class DrawServer:
         return probs.unflatten(0, (count, len(batch))).mean(0)
 
 
-def compare(run_dir: Path, num_draws: int, num_items: int, batch_size: int) -> Served:
+def compare(run_dir: Path, num_draws: int, num_items: int, batch_size: int, dtype: str) -> Served:
     """Export draws of a run, answer some of its test items with them, and with `PosteriorPredictive`."""
     config = read_config(run_dir)
-    run = bp.load(run_dir)
+    run = bp.load(run_dir, base=plain_base(config.model.id, dtype))
+    run.model.tokenizer = bp.load_tokenizer(config.model.id)
     if not isinstance(run.model.likelihood, bp.MultipleChoice):
         raise ConfigError(f"{run_dir}: expected a run whose answers are single tokens; got {run.model.likelihood!r}")
     items = encode_items(load_data(config).test[:num_items], run.model, config.data, config.data.test_file)
     batches = list(bp.predict_loader(items, batch_size, run.model.tokenizer.pad_token_id))
     with tempfile.TemporaryDirectory() as name:
         folder = bp.export(run_dir, f"draws:{num_draws}", output=Path(name) / "draws", seed=config.seed)
-        server = DrawServer(folder, plain_base(run))
+        server = DrawServer(folder, plain_base(config.model.id, dtype))
         peft = torch.cat([server(batch.right_padded()) for batch in batches])
     pyro.set_rng_seed(config.seed)
     library = bp.PosteriorPredictive(run.model, run.guide, num_draws)(batches)
@@ -112,19 +113,16 @@ def compare(run_dir: Path, num_draws: int, num_items: int, batch_size: int) -> S
     return Served(peft[order], library.probs, library.labels, mean.probs)
 
 
-def plain_base(run: bp.Run) -> Any:
-    """The run's base by transformers alone, of the same type and attention."""
-    base = run.model.network.get_base_model()
-    return AutoModelForCausalLM.from_pretrained(
-        locate(run.model.source.id).path, dtype=base.dtype, attn_implementation=base.config._attn_implementation
-    )
+def plain_base(id_or_path: str, dtype: str) -> Any:
+    """The base network by transformers alone."""
+    return AutoModelForCausalLM.from_pretrained(locate(id_or_path).path, dtype=dtype)
 
 
-def short_run(folder: Path, num_steps: int, num_items: int, dtype: str) -> Path:
+def short_run(folder: Path, num_steps: int, num_items: int) -> Path:
     """BLoB on a few tweets."""
     config = RunConfig(
         data=DataConfig(task="tweets", num_train=120, num_test=num_items),
-        model=ModelConfig(id="smollm2", target_modules=["q_proj", "v_proj"], dtype=dtype),  # type: ignore[arg-type]
+        model=ModelConfig(id="smollm2", target_modules=["q_proj", "v_proj"]),
         train=TrainConfig(num_steps=num_steps, lr=2e-3, kl_lr=0.03, kl_cycle=max(1, num_steps // 3)),
         predict=PredictConfig(num_samples=0),  # the draws come below
         output=str(folder / "run"),
@@ -139,15 +137,15 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--num_items", type=int, default=32, help="test items to answer")
     parser.add_argument("--batch_size", type=int, default=8, help="prompts in a forward")
     parser.add_argument("--num_steps", type=int, default=60, help="of the short run")
-    parser.add_argument("--dtype", default="float32", help="of the short run's base: float32 or bfloat16")
+    parser.add_argument("--dtype", default="float32", help="of the base in both roads; bfloat16 rounds them apart")
     return parser.parse_args(words)
 
 
 def main(words: Sequence[str] | None = None) -> Served:
     options = parse(words)
     with tempfile.TemporaryDirectory() as name, quiet_libraries():
-        run_dir = options.run or short_run(Path(name), options.num_steps, options.num_items, options.dtype)
-        served = compare(run_dir, options.num_draws, options.num_items, options.batch_size)
+        run_dir = options.run or short_run(Path(name), options.num_steps, options.num_items)
+        served = compare(run_dir, options.num_draws, options.num_items, options.batch_size, options.dtype)
     for title, probs in (("PEFT's mixed batch", served.peft), ("PosteriorPredictive", served.library)):
         metrics = bp.evaluate(bp.Predictions(probs, probs[None], served.labels))
         print(f"{title:<19} accuracy {100 * metrics.accuracy:.1f} %, NLL {metrics.nll:.4f}")

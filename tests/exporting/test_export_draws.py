@@ -153,6 +153,14 @@ def test_drawing_leaves_the_random_state(tmp_path: Path) -> None:
         assert all(torch.equal(ours[site], theirs[site]) for site in run.model.sites)
 
 
+@pytest.mark.parametrize("name", RANDOM)
+def test_every_guide_draws_one_after_another(name: str, tmp_path: Path) -> None:
+    """So that more draws begin with the same ones."""
+    guide = saved(tmp_path / "run", name).guide
+    few, more = (seeded_draws(guide, count, SEED) for count in (2, 3))
+    assert all(torch.equal(few[k][key], more[k][key]) for k in range(2) for key in few[k])
+
+
 def test_more_draws_begin_with_the_same(tmp_path: Path) -> None:
     run = saved(tmp_path / "run")
     few, more = exported(run), exported(run, "draws:4")
