@@ -87,7 +87,9 @@ def _use(subject: Subject, kind: Kind) -> str:
         parts += ["With blob_pyro, which has the posterior too:", _fenced(own, "python")]
     origin = ORIGINS.get(subject.base)
     if origin is not None:
-        parts += [f"`{subject.base}` is blob_pyro's packaged copy of {origin}; its weights differ from the hub's."]
+        parts += [
+            f"`{subject.base}` is blob_pyro's packaged copy of {origin}; its weights may differ from those on the hub."
+        ]
     return "\n\n".join(parts)
 
 
