@@ -55,7 +55,7 @@ def write_merged(subject: Subject, folder: Path) -> tuple[dict[str, Any], Roundi
     if model.source.quantization is not None:
         raise UnsupportedPosteriorError(
             f"--as merged: expected a base that is not quantised; got {model.source.quantization}: the sum would be "
-            "rounded to few bits again and lose most of the adapter; take --as mean, beside the quantised base"
+            "rounded to few bits again and lose much of the adapter; take --as mean, beside the quantised base"
         )
     network: Any = model.network
     tokens = _probe(network)
