@@ -33,9 +33,11 @@ from blob_pyro.evaluation import (
     risk_coverage,
     uncertainty,
 )
+from blob_pyro.exporting import export, push_to_hub
 from blob_pyro.generation import Generations, generate
 from blob_pyro.guides import BLoBGuide, MAPGuide, MLEGuide
 from blob_pyro.handlers import flipout
+from blob_pyro.importing import load_authors_checkpoint
 from blob_pyro.inference.ensemble import fit_ensemble
 from blob_pyro.inference.svi import BLoBSVI, StepResult
 from blob_pyro.inference.trainer import fit
@@ -94,6 +96,7 @@ __all__ = [
     "encode_completions",
     "evaluate",
     "evaluate_tokens",
+    "export",
     "fit",
     "fit_conformal",
     "fit_ensemble",
@@ -104,11 +107,13 @@ __all__ = [
     "guides",
     "label_token_ids",
     "load",
+    "load_authors_checkpoint",
     "load_task",
     "load_tokenizer",
     "num_predicted",
     "ood_p_values",
     "predict_loader",
+    "push_to_hub",
     "risk_coverage",
     "save",
     "train_loader",

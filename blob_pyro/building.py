@@ -8,13 +8,11 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pyro.distributions as dist
 
 from blob_pyro.adapters.sharding import shard_base
-from blob_pyro.checkpoint import load_adapter
 from blob_pyro.config import DataConfig, GuideConfig, ModelConfig, RunConfig
 from blob_pyro.data.collate import EncodedDataset, encode
 from blob_pyro.data.compat import whole_batches
@@ -27,6 +25,7 @@ from blob_pyro.data.task_data import TaskData
 from blob_pyro.data.tasks import find_task, load_task
 from blob_pyro.errors import ConfigError, DataError
 from blob_pyro.guides import GUIDES, AdapterGuide
+from blob_pyro.importing import put_on, read_adapter, start_spread
 from blob_pyro.likelihoods import CausalLM, Likelihood, MultipleChoice, SequenceClassification, WholeAnswer
 from blob_pyro.loading import BaseSource, fill_padding, load_base, load_tokenizer
 from blob_pyro.model import BayesianLoRA
@@ -165,9 +164,18 @@ def build_model(config: RunConfig, labels: Sequence[str], num_data: int) -> Baye
     return model
 
 
-def build_guide(model: BayesianLoRA, config: GuideConfig) -> AdapterGuide:
-    """The guide that `config` names."""
-    return GUIDES[config.name](model, **config.settings)
+def build_guide(model: BayesianLoRA, config: GuideConfig, adapter: str | None = None) -> AdapterGuide:
+    """The guide that `config` names.
+
+    Args:
+        model: the model.
+        config: names the guide.
+        adapter: folder of the adapter that the model starts from; of one with a spread the guide starts at it.
+    """
+    guide = GUIDES[config.name](model, **config.settings)
+    if adapter is not None:
+        start_spread(guide, read_adapter(adapter))
+    return guide
 
 
 def max_length(model: BayesianLoRA, config: DataConfig) -> int:
@@ -249,6 +257,7 @@ def _with_adapter(
     """The base with the trained adapter of a folder."""
     assert config.adapter is not None
     tokenizer = load_tokenizer(source.id)
-    network = load_adapter(Path(config.adapter), load_base(source, likelihood, device_map))
+    adapter = read_adapter(config.adapter)  # before the base, which takes longer
+    network = put_on(adapter, load_base(source, likelihood, device_map))
     fill_padding(network.get_base_model(), tokenizer)
     return BayesianLoRA(network, likelihood, tokenizer=tokenizer, source=source, **settings)

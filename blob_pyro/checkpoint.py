@@ -27,6 +27,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from blob_pyro.adapter_files import CONFIG, read_adapter_config, write_adapter_config
+from blob_pyro.adapter_files import TENSORS as ADAPTER_TENSORS
 from blob_pyro.errors import ConfigError, RunDirectoryError, UnsupportedLayerError
 from blob_pyro.guides import GUIDES, AdapterGuide
 from blob_pyro.likelihoods import LIKELIHOODS
@@ -67,8 +69,15 @@ def save(run_dir: str | Path, model: BayesianLoRA, guide: AdapterGuide) -> None:
     """
     path = Path(run_dir)
     path.mkdir(parents=True, exist_ok=True)
+    card = path / ADAPTER / "README.md"
+    own_card = card.exists()
     # "auto" would ask the hub whether the vocabulary grew; an adapter on lm_head needs no embedding saved
     model.network.save_pretrained(str(path / ADAPTER), selected_adapters=guide.adapters, save_embedding_layers=False)
+    for folder in (_folder(path, adapter) for adapter in guide.adapters):
+        # PEFT writes the folder of this machine that the base was loaded from, not what the user calls it
+        write_adapter_config(folder, read_adapter_config(folder) | {"base_model_name_or_path": model.source.id})
+    if not own_card:  # PEFT's is an empty form, and names that folder too
+        card.unlink(missing_ok=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in guide.tensors().items()}
     save_file(tensors, path / TENSORS)
     (path / DESCRIPTION).write_text(json.dumps(describe(model, guide), indent=2) + "\n", encoding="utf-8")
@@ -194,20 +203,21 @@ def _read_description(path: Path) -> dict[str, Any]:
     return described
 
 
-def load_adapter(folder: Path, base: Any, name: str = "default") -> PeftModel:
+def load_adapter(folder: Path, base: Any, name: str = "default", *, shown: Path | None = None) -> PeftModel:
     """A base network with the adapter of a folder, ready to be trained.
 
     Args:
         folder: what PEFT saves: adapter_config.json and adapter_model.safetensors.
         base: the base network.
         name: what the adapter is called.
+        shown: what a message calls the folder, where it is a copy.
 
     Raises:
         RunDirectoryError: it is not there, or not one for this base.
     """
     from peft import PeftModel
 
-    with _reading(folder):
+    with _reading(folder, shown):
         return PeftModel.from_pretrained(base, str(folder), adapter_name=name, is_trainable=True)
 
 
@@ -222,23 +232,38 @@ def _load_adapters(path: Path, adapter: str, others: list[str], base: Any) -> Pe
 
 
 def _folder(path: Path, adapter: str) -> Path:
-    """PEFT puts the default adapter into the folder itself, any other into a folder of its name."""
-    return path / ADAPTER if adapter == "default" else path / ADAPTER / adapter
+    """PEFT puts the default adapter into the folder itself, any other into a folder of its name.
+
+    An exported posterior has its adapter beside its description.
+
+    Raises:
+        RunDirectoryError: the name would lead out of the run directory.
+    """
+    if adapter == "default":
+        exported = (path / CONFIG).is_file() and not (path / ADAPTER).is_dir()
+        return path if exported else path / ADAPTER
+    if adapter in ("", ".", "..") or set(adapter) & set("/\\\0"):
+        raise RunDirectoryError(
+            f"{path / DESCRIPTION}: expected the name of an adapter without a path; got {adapter!r}; it was altered"
+        )
+    return path / ADAPTER / adapter
 
 
 @contextlib.contextmanager
-def _reading(folder: Path) -> Iterator[None]:
+def _reading(folder: Path, shown: Path | None = None) -> Iterator[None]:
     """Around PEFT's reading of an adapter: one error for whatever is wrong with it."""
-    for name in ("adapter_config.json", "adapter_model.safetensors"):  # PEFT would ask the hub for them
+    for name in (CONFIG, ADAPTER_TENSORS):  # PEFT would ask the hub for them
         if not (folder / name).is_file():
             raise RunDirectoryError(f"{folder}: expected {name} in the folder of an adapter; it is not there")
+    read_adapter_config(folder)
     try:
         with warnings.catch_warnings():  # tensors that are not in the file would keep random values
             warnings.filterwarnings("error", message=".*missing adapter keys")
             yield
     except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError, OSError, Warning) as error:
+        why = " ".join(str(error).split())[:300]
         raise RunDirectoryError(
-            f"{folder}: expected an adapter for this base model; PEFT says: {' '.join(str(error).split())[:300]}"
+            f"{shown or folder}: expected an adapter for this base model; PEFT says: {why}"
         ) from error
 
 

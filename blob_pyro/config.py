@@ -36,7 +36,8 @@ class ModelConfig:
         lora_dropout: dropout on the adapters' input.
         target_modules: names of the adapted layers; None takes PEFT's default for the architecture.
         adapter: folder of a trained adapter (what PEFT saves; of a run, RUN/adapter) to start from; None starts with
-            a fresh one. r, lora_alpha, lora_dropout and target_modules are then the adapter's own.
+            a fresh one. r, lora_alpha, lora_dropout and target_modules are then the adapter's own. Of BLoB's public
+            code (lora_A_rho beside lora_A) the guide blob starts at the posterior.
         bayesian: which LoRA factors are random: "A" (as BLoB has it), "B" or "both"; None takes what the guide needs.
         bayesian_layers: transformer blocks whose adapters are random, -1 being the last; those of other blocks are
             trained as points. None takes all.

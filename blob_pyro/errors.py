@@ -77,3 +77,7 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.signal = signal
+
+
+class HubError(BlobPyroError, OSError):
+    """A folder could not be sent to the Hugging Face hub."""

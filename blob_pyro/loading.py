@@ -94,7 +94,9 @@ def load_tokenizer(id_or_path: str) -> Any:
     """
     place = locate(id_or_path)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(place.path, local_files_only=place.local_only)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            place.path, local_files_only=place.local_only, trust_remote_code=False
+        )
     except _UNREADABLE as error:
         raise _unreadable(id_or_path, place, error) from error
     if tokenizer.pad_token_id is None:
@@ -123,6 +125,7 @@ def load_base(source: BaseSource, likelihood: Likelihood, device_map: Any = None
         "dtype": source.dtype,
         "local_files_only": place.local_only,
         "output_loading_info": True,
+        "trust_remote_code": False,  # left open, transformers asks at the terminal whether to run a model's code
         **likelihood.model_settings(),
     }
     optional = {
@@ -268,6 +271,11 @@ def _refused(id_or_path: str, why: str) -> ModelLoadError:
 def _unreadable(id_or_path: str, place: Place, error: Exception) -> ModelLoadError:
     if told := place.refusal or refusal(error):
         return _refused(id_or_path, told)
+    if "trust_remote_code" in str(error):
+        return ModelLoadError(
+            f"model {id_or_path}: expected a model of an architecture that transformers has; this one has code of its "
+            "own, which is never run; take another model"
+        )
     if place.why:
         return _no_such_model(
             id_or_path, f"no such folder, not in the hub's local cache, and the hub cannot be asked ({place.why})"

@@ -110,3 +110,9 @@ def _dequantise(gguf: Path, target: Path) -> None:
 
 
 ALIASES: dict[str, Callable[[], Path]] = {"smollm2": _smollm2, "minilm": _minilm}
+
+ORIGINS = {
+    "smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "minilm": "sentence-transformers/all-MiniLM-L6-v2",
+}
+"""Hub ids that the packaged models were made of; smollm2's weights went through 4 bits, so that they differ."""

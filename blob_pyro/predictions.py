@@ -66,10 +66,12 @@ class Predictions:
         order = torch.tensor([position for rows, _ in parts for position in rows]).argsort()
         found = [part for _, part in parts]
         labels = [part.labels for part in found if part.labels is not None]
+        shares = [part.shares for part in found if part.shares is not None]
         return cls(
             torch.cat([part.probs for part in found])[order],
             torch.cat([part.draws for part in found], 1)[:, order],
             torch.cat(labels)[order] if labels else None,
+            torch.cat(shares)[order] if shares else None,
         )
 
     def first_draws(self, num_samples: int) -> Predictions:

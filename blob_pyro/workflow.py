@@ -280,7 +280,7 @@ def _make(config: RunConfig, data: TaskData) -> tuple[BayesianLoRA, AdapterGuide
     model = build_model(with_class_weights(config, data.train, data.labels), data.labels, num_data=len(data.train))
     items = encode_task(data, model, config)
     count_tokens(model, items.train, config.model)
-    return model, build_guide(model, config.guide), items
+    return model, build_guide(model, config.guide, config.model.adapter), items
 
 
 def _held_out_nlls(run: Run, items: Items, config: RunConfig, progress: bool) -> tuple[float, ...] | None:

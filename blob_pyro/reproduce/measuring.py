@@ -61,7 +61,7 @@ def measure(config: RunConfig) -> Cost:
     data = load_data(config)
     pyro.set_rng_seed(config.seed)
     model = build_model(with_class_weights(config, data.train, data.labels), data.labels, num_data=len(data.train))
-    guide = build_guide(model, config.guide)
+    guide = build_guide(model, config.guide, config.model.adapter)
     items = encode_task(data, model, config)
     trained = GUIDES[guide.trained_as](model) if isinstance(guide, PostHocGuide) else guide
     num_steps = min(STEPS, config.train.num_steps)

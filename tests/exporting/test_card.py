@@ -1,0 +1,162 @@
+"""The model card: its facts are the run's, its code runs, and it holds on runs that know less."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+import yaml
+from cases import base_folder
+from saved_runs import saved, saved_classifier
+
+import blob_pyro as bp
+from blob_pyro.cli import main
+from blob_pyro.errors import RunDirectoryError
+from blob_pyro.exporting.card import GUIDE_TITLES
+from blob_pyro.guides import GUIDES
+
+KIND_NAMES = ("mean", "draws:2", "merged")
+
+
+def fitted(folder: Path, base: Path | None = None, /, **sections: Any) -> Path:
+    raw = tiny.settings(folder, base or tiny.llama(), **sections)
+    assert main(["fit", str(tiny.write_yaml(folder / "c.yaml", raw)), "--quiet"]) == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fitted(tmp_path_factory.mktemp("card"))
+
+
+def card_of(run_dir: Path, kind: str, folder: Path) -> str:
+    return (bp.export(run_dir, kind, output=folder) / "README.md").read_text(encoding="utf-8")
+
+
+def run_code(folder: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the card's Python blocks leave behind, run in the folder, with the base beside it under its own name."""
+    monkeypatch.chdir(folder)
+    (folder / base.name).symlink_to(base)
+    found = []
+    for code in re.findall(r"^```python\n(.*?)^```", (folder / "README.md").read_text(), re.M | re.S):
+        names: dict[str, Any] = {}
+        exec(compile(code, "README.md", "exec"), names)
+        found.append(names)
+    return found
+
+
+def test_it_has_a_title_for_every_guide() -> None:
+    assert GUIDE_TITLES.keys() == GUIDES.keys()
+
+
+@pytest.mark.parametrize("kind", KIND_NAMES)
+def test_what_a_card_tells(kind: str, run_dir: Path, tmp_path: Path) -> None:
+    card = card_of(run_dir, kind, tmp_path / "out")
+    head = yaml.safe_load(card.split("---\n")[1])
+    assert head["base_model"] == tiny.llama().name and "license" not in head
+    assert head["library_name"] == ("transformers" if kind == "merged" else "peft")
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    for name, found in metrics.items():
+        row = next(line for line in card.splitlines() if line.startswith(f"| {name} "))
+        assert f"{100 * found['accuracy']:.1f} ± {100 * found['accuracy_se']:.1f}" in row
+        assert f"{found['nll']:.3f} ± {found['nll_se']:.3f}" in row
+    assert "Own files: `train.jsonl`, `test.jsonl`" in card and "Training items: 12." in card
+    assert "Test items: 6." in card and "`negative`, `positive`" in card and tiny.PROMPT in card
+    assert "LoRA: r 2, lora_alpha 4, on `q_proj`, `v_proj`" in card and "prior scale 0.2" in card
+    assert "(reliability.png)" in card
+    assert (tmp_path / "out" / "reliability.png").read_bytes() == (run_dir / "reliability.png").read_bytes()
+    assert ("It has no posterior" in card) is (kind == "merged")
+
+
+@pytest.mark.parametrize("kind", KIND_NAMES)
+def test_the_code_of_a_card_runs(kind: str, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And gives the answers of the library for its prompt."""
+    card_of(run_dir, kind, tmp_path / "out")
+    found = run_code(tmp_path / "out", tiny.llama(), monkeypatch)
+    assert len(found) == (2 if kind == "mean" else 1)
+    run = bp.load(run_dir)
+    ids = run.model.tokenizer(tiny.PROMPT.format(text="..."), return_tensors="pt")
+    batch = bp.Batch(ids.input_ids, ids.attention_mask)
+    torch.manual_seed(0)  # the run's
+    expected = bp.PosteriorPredictive(run.model, run.guide, 2 if kind == "draws:2" else 0)(batch).probs
+    torch.testing.assert_close(found[0]["probs"], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KIND_NAMES)
+def test_a_classifiers_code_runs(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved_classifier(tmp_path / "run")
+    card = card_of(tmp_path / "run", kind, tmp_path / "out")
+    assert "pipeline_tag: text-classification" in card
+    found = run_code(tmp_path / "out", tiny.bert(), monkeypatch)
+    assert found[0]["probs"].shape == (1, 2)
+
+
+@pytest.mark.parametrize("likelihood", ["WholeAnswer", "CausalLM"])
+def test_the_code_of_other_likelihoods_runs(likelihood: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"WholeAnswer": [((5,), (17, 40))], "CausalLM": []}[likelihood]
+    model = bp.BayesianLoRA.from_pretrained(str(base_folder()), getattr(bp, likelihood)(*settings), r=2)
+    bp.save(tmp_path / "run", model, bp.BLoBGuide(model))
+    card_of(tmp_path / "run", "mean", tmp_path / "out")
+    found = run_code(tmp_path / "out", base_folder(), monkeypatch)
+    assert found[0]["probs"].shape == (1, model.network.config.vocab_size)  # of the next token
+
+
+@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+def test_the_code_beside_a_quantised_base_runs(
+    quantization: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path / "run", quantization=quantization)
+    card = card_of(tmp_path / "run", "draws:2", tmp_path / "out")
+    assert f"load_in_{quantization}=True" in card
+    run_code(tmp_path / "out", base_folder(), monkeypatch)
+
+
+def test_a_run_without_configuration_or_metrics_says_so(tmp_path: Path) -> None:
+    """What `bp.save` alone wrote."""
+    saved(tmp_path / "run")
+    card = card_of(tmp_path / "run", "mean", tmp_path / "out")
+    assert "None: the run has no test items, or was not evaluated." in card
+    assert "The run does not say what they are." in card and "reliability.png" not in card
+
+
+def test_a_run_without_test_items_says_so(tmp_path: Path) -> None:
+    card = card_of(fitted(tmp_path, data={"test_file": None}), "mean", tmp_path / "out")
+    assert "None: the run has no test items, or was not evaluated." in card and "Test items" not in card
+
+
+def test_a_temperature_is_told(tmp_path: Path) -> None:
+    """Exported weights do not have it."""
+    run = fitted(tmp_path, data={"num_validation": 4}, predict={"temperature": True})
+    cost = json.loads((run / "cost.json").read_text())
+    card = card_of(run, "draws:2", tmp_path / "out")
+    assert f"{cost['temperature_N=2']:.4g} for N=2.** Do the same." in card and "Held-out items: 4." in card
+
+
+def test_a_linearised_predictive_is_told(tmp_path: Path) -> None:
+    run = fitted(tmp_path, guide={"name": "laplace"}, model={"target_modules": ["q_proj"]})
+    assert "are those of the linearised network" in card_of(run, "draws:2", tmp_path / "out")
+
+
+def test_an_ensemble_says_what_its_mean_is(tmp_path: Path) -> None:
+    run = fitted(tmp_path, guide={"name": "ensemble", "num_members": 2})
+    card = card_of(run, "mean", tmp_path / "out")
+    assert "the first of the ensemble's 2 members" in card and "is not exported" in card
+    assert "bp.load" not in card
+
+
+def test_a_prompt_with_fences_stays_in_its_block(tmp_path: Path) -> None:
+    prompt = "```\n{text}\n```\nSentiment:"
+    card = card_of(fitted(tmp_path, data={"prompt": prompt}), "mean", tmp_path / "out")
+    assert f"````text\n{prompt}\n````" in card
+
+
+def test_altered_metrics_are_one_line(tmp_path: Path) -> None:
+    run = fitted(tmp_path)
+    (run / "metrics.json").write_text('{"N=0": {"accuracy": 1}}')
+    with pytest.raises(RunDirectoryError, match="metrics.json: expected the metrics of a run; it was altered"):
+        bp.export(run)
