@@ -20,8 +20,9 @@ lint: .venv/dev
 types: .venv/dev
 	$(BIN)/mypy
 
+# a process for each core, with a thread each: most tests are too small for several threads
 tests: .venv/dev .venv/packaged
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
