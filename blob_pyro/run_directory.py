@@ -51,7 +51,7 @@ def holds_run_of(config: RunConfig) -> bool:
     path = Path(config.output)
     if not (path / CONFIG).is_file():
         return False
-    before, now = (_settings(dataclasses.asdict(found)) for found in (read_config(path), config))
+    before, now = (flat_settings(dataclasses.asdict(found)) for found in (read_config(path), config))
     changed = [f"{name} {before[name]!r}, now {now[name]!r}" for name in now if before[name] != now[name]]
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
@@ -69,11 +69,11 @@ def is_finished(config: RunConfig) -> bool:
     return (path / (METRICS if tested else COST)).is_file() and not (path / CHECKPOINTS).exists()
 
 
-def _settings(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Each setting by its whole name."""
+def flat_settings(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Each setting of a configuration by its whole name, as on the command line ("train.lr")."""
     found: dict[str, Any] = {}
     for name, value in section.items():
-        found |= _settings(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        found |= flat_settings(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return found
 
 

@@ -43,6 +43,7 @@ ROOMS = (
     "report",
     "checkpoint",
     "run_directory",
+    "tracking",
     "building",
     "tuning",
     "checking",
