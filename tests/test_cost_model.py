@@ -206,7 +206,9 @@ def test_live_bytes_are_those_that_are_alive() -> None:
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("answer_tokens", [0, 59])
 def test_operations_are_those_that_a_real_step_makes(checkpointing: bool, answer_tokens: int) -> None:
-    """Counted by torch. The model leaves the rows of a few answers out, and that the first block's input needs no gradient."""
+    """Counted by torch. The model leaves out the rows of a few answers, and what the first block saves: its input
+    needs no gradient.
+    """
     setup = Setup(
         batch_size=4, length=60, dtype="float32", attn_implementation="eager", gradient_checkpointing=checkpointing,
         answer_tokens=answer_tokens,
