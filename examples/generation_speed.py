@@ -129,11 +129,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help="times every prompt is written, each with other draws")
     options = parser.parse_args()
     pyro.set_rng_seed(0)
-    print(
-        measure(
-            *make(options.base, options.dtype, options.run), options.num_draws, options.max_new_tokens, options.rounds
-        )
-    )
+    print(measure(*make(options.base, options.dtype, options.run), options.num_draws, options.max_new_tokens, options.rounds))
 
 
 if __name__ == "__main__":
