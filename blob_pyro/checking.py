@@ -8,6 +8,7 @@ from blob_pyro.building import check_guide
 from blob_pyro.config import RunConfig
 from blob_pyro.errors import ConfigError
 from blob_pyro.guides import GUIDES, LaplaceGuide, PostHocGuide
+from blob_pyro.tracking import check_trackers
 from blob_pyro.tuning import check_tuning
 
 
@@ -16,10 +17,12 @@ def check_run(config: RunConfig) -> None:
 
     Raises:
         ConfigError: names the setting.
+        MissingPackageError: the package of a tracker is not installed.
     """
     check_likelihood(config)
     check_guide(config.guide)
     check_tuning(config)
+    check_trackers(config.train.trackers)
     if config.predict.temperature and not config.data.num_validation:
         raise ConfigError("predict.temperature: expected held-out items to fit it with; set data.num_validation")
     if config.train.eval_steps is not None and not config.data.num_validation:

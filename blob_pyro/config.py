@@ -183,6 +183,9 @@ class TrainConfig:
         patience: evaluations in a row without a lower held-out NLL after which training stops early; null: none.
         save_steps: steps between two checkpoints, from which `--resume` goes on; null writes one before a stop alone.
         save_total_limit: how many checkpoints are kept, the newest ones; a finished run keeps none.
+        trackers: where a run also sends what each step saw, beside history.jsonl: accelerate's names ("tensorboard",
+            "wandb", "trackio", ...), whose packages must be installed; null: nowhere. (`fit` of a script takes
+            callbacks: `tracking.tracked` makes one.)
     """
 
     num_steps: int = 5000
@@ -206,6 +209,7 @@ class TrainConfig:
     patience: int | None = None
     save_steps: int | None = 100
     save_total_limit: int = 2
+    trackers: list[str] | None = None
 
     def __post_init__(self) -> None:
         _check(self.num_steps >= 1, "train.num_steps", "at least 1 step", self.num_steps)
@@ -227,6 +231,7 @@ class TrainConfig:
             self.patience is None or self.eval_steps is not None,
             "train.patience", "train.eval_steps beside it", self.patience,
         )  # fmt: skip
+        _check(self.trackers != [], "train.trackers", "at least one name, or null", self.trackers)
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,10 @@ from blob_pyro.inference.trainer import fit
 from blob_pyro.item_kinds import kind_of
 from blob_pyro.model import BayesianLoRA
 from blob_pyro.ranks import Ranks
+from blob_pyro.tracking import tracked
 
 POST_HOC_BATCH_SIZE = 16  # what comes out does not depend on it
-_OF_CHECKPOINTS = ("save_steps", "save_total_limit")  # settings that change nothing of what is learnt
+_OF_CHECKPOINTS = ("save_steps", "save_total_limit", "trackers")  # settings that change nothing of what is learnt
 
 
 def learn(
@@ -55,8 +56,9 @@ def learn(
     if not (isinstance(guide, PostHocGuide) and config.model.adapter):
         stores = [] if checkpoints is None else _stores(checkpoints, model, trained, config)
         kept = sum(store.last_step for store in stores) if resume else 0
-        with History(path, items.train, model, trained, kept=kept, resumable=bool(stores)) as history:
-            shared: dict[str, Any] = {"progress": progress, "callbacks": [history.record], "resume": resume}
+        history = History(path, items.train, model, trained, kept=kept, resumable=bool(stores))
+        with history, tracked(config, path, kept) as track:
+            shared: dict[str, Any] = {"progress": progress, "callbacks": [history.record, track], "resume": resume}
             if isinstance(trained, EnsembleGuide):
                 _fit_members(model, trained, items, config, stores, shared)
             else:

@@ -51,7 +51,7 @@ def holds_run_of(config: RunConfig) -> bool:
     path = Path(config.output)
     if not (path / CONFIG).is_file():
         return False
-    before, now = _settings(read_config(path)), _settings(config)
+    before, now = flat_settings(read_config(path)), flat_settings(config)
     changed = [f"{name} {before[name]!r}, now {now[name]!r}" for name in now if before[name] != now[name]]
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
@@ -69,8 +69,8 @@ def is_finished(config: RunConfig) -> bool:
     return (path / (METRICS if tested else COST)).is_file() and not (path / CHECKPOINTS).exists()
 
 
-def _settings(config: RunConfig) -> dict[str, Any]:
-    """Each setting by its whole name; a mapping that is a setting's value stays whole."""
+def flat_settings(config: RunConfig) -> dict[str, Any]:
+    """Each setting by its whole name, as on the command line ("train.lr"); a mapping that is a value stays whole."""
     found: dict[str, Any] = {}
     for name, value in dataclasses.asdict(config).items():
         section = dataclasses.is_dataclass(getattr(config, name))

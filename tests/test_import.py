@@ -16,6 +16,7 @@ import blob_pyro as bp
 PACKAGE = Path(bp.__file__).parent
 ROOMS = (
     "errors",
+    "cost_model",
     "setting_checks",
     "device_maps",
     "data_config",
@@ -47,6 +48,7 @@ ROOMS = (
     "checkpoint",
     "importing",
     "run_directory",
+    "tracking",
     "building",
     "tuning",
     "checking",

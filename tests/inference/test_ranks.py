@@ -36,12 +36,23 @@ def one_draw(guide: Any) -> Any:
     return guide
 
 
-def steps(name: str, network: str, recipe: str, sharded: bool, lengths: Sequence[int], pieces: int = 1) -> Trained:
+def steps(
+    name: str,
+    network: str,
+    recipe: str,
+    sharded: bool,
+    lengths: Sequence[int],
+    pieces: int = 1,
+    checkpointed: bool = False,
+) -> Trained:
     """Three steps on one global batch under one draw: what they saw, and the parameters afterwards."""
     model = model_for(name, network)
     torch.manual_seed(5)
     guide = one_draw(KINDS[name](model))
     ranks = Ranks.here()
+    if checkpointed:
+        model.network.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
+        model.network.train()
     if sharded and ranks.num > 1:
         shard_base(model.network, ranks)
         assert is_sharded(model.network)
@@ -63,6 +74,7 @@ CASES = [
     ("blob", "llama", "blob", True, (7, 4, 6, 3), 1),
     ("mean_field", "qwen2", "elbo", True, (7, 4, 6, 3, 5), 2),
     ("blob", "gpt2", "decoupled", True, (6,), 1),
+    ("blob", "llama", "blob", True, (7, 4, 6, 3), 2, True),
 ]
 
 
