@@ -251,6 +251,14 @@ def other_rank(run: Path) -> None:
     save_file({key: value[:2].contiguous() for key, value in tensors.items()}, run / "posterior.safetensors")
 
 
+def changed_posterior(change: Callable[[Tensor], Tensor]) -> Callable[[Path], None]:
+    def apply(run: Path) -> None:
+        file = run / "posterior.safetensors"
+        save_file({key: change(value) for key, value in load_file(file).items()}, file)
+
+    return apply
+
+
 def fewer_tensors(run: Path) -> None:
     tensors = load_file(run / "posterior.safetensors")
     tensors.pop(next(iter(tensors)))
@@ -292,13 +300,40 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "no adapter config": (remove("adapter/adapter_config.json"), "expected adapter_config.json in the folder of"),
     "adapter bytes": (write("adapter/adapter_model.safetensors", b"garbage"), "expected an adapter for this base"),
-    "adapter config": (write("adapter/adapter_config.json", b"{"), "expected an adapter for this base model"),
+    "adapter config": (write("adapter/adapter_config.json", b"{"), "expected the settings of an adapter; it cannot be"),
+    "adapter config list": (write("adapter/adapter_config.json", b"[]"), "expected a JSON object; got a list"),
+    "adapter kind": (edit("adapter/adapter_config.json", peft_type="IA3"), "expected a LoRA adapter .*; got 'IA3'"),
+    "adapter that imports": (
+        edit("adapter/adapter_config.json", megatron_config={"a": 1}, megatron_core="megatron.evil"),
+        "expected an adapter that imports nothing; got megatron_config with megatron_core 'megatron.evil'",
+    ),
+    "adapter outside": (
+        edit("posterior.json", adapter="../../elsewhere"),
+        "expected the name of an adapter without a path; got '../../elsewhere'; it was altered",
+    ),
+    "adapter elsewhere": (edit("posterior.json", adapters=["default", "/etc"]), "without a path; got '/etc'"),
     "adapter rank": (other_adapter_rank, "expected an adapter for this base model"),
     "adapter incomplete": (fewer_adapter_tensors, "expected "),
     "no posterior": (remove("posterior.safetensors"), "expected a safetensors file; it cannot be read"),
     "posterior bytes": (write("posterior.safetensors", b"\x08"), "expected a safetensors file; it cannot be read"),
     "posterior rank": (other_rank, "expected the posterior of this adapter .*; the parts of this directory come from"),
     "posterior incomplete": (fewer_tensors, "expected the posterior of this adapter .4 tensors.; got 3; "),
+    "posterior NaN": (changed_posterior(lambda v: v * float("nan")), "expected finite numbers of type float32; "),
+    "posterior type": (changed_posterior(lambda v: v.int()), "expected finite numbers of type float32; .* has others"),
+    "posterior values": (changed_posterior(lambda v: v + 1), "expected the file as it was saved; its checksum is not"),
+    "adapter scaling": (edit("adapter/adapter_config.json", lora_alpha=9), "expected the file as it was saved; its"),
+    "adapter huge rank": (edit("adapter/adapter_config.json", r=10**9), "expected ranks from 1 to .*; got 1000000000"),
+    "adapter slow search": (
+        edit("adapter/adapter_config.json", target_modules="(.+)+x"),
+        "expected a regular expression that is searched quickly as target_modules",
+    ),
+    "token ids": (
+        edit("posterior.json", likelihood={"name": "MultipleChoice", "settings": {"token_ids": [1, 10**6]}}),
+        "expected token_ids from 0 to .*; got 1000000",
+    ),
+    "NaN in the description": (write("posterior.json", b'{"prior_scale": NaN}'), "NaN is no number"),
+    "infinite number in it": (write("posterior.json", b'{"prior_scale": 1e999}'), "1e999 is too large"),
+    "deep brackets": (write("posterior.json", b"[" * 100_000), "brackets are nested too deeply"),
 }
 
 

@@ -521,7 +521,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "adapter config is no JSON": (
         lambda run: (run / "adapter" / "adapter_config.json").write_text("{"),
-        "expected an adapter for this base model",
+        "expected the settings of an adapter; it cannot be read",
     ),
     "adapter of another rank": (_json("adapter/adapter_config.json", lambda d: d.update(r=4)), "size mismatch"),
     "adapter of more layers": (

@@ -17,6 +17,9 @@ PACKAGE = Path(bp.__file__).parent
 ROOMS = (
     "errors",
     "setting_checks",
+    "json_file",
+    "digests",
+    "adapter_checks",
     "data_config",
     "config",
     "config_file",
