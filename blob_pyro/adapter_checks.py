@@ -38,6 +38,7 @@ def check_adapter(folder: Path) -> None:
     _check_patterns(folder / CONFIG, settings)
     tensors = _tensors(folder)
     _check_ranks(folder / CONFIG, settings, tensors)
+    _check_replication(folder / CONFIG, settings, len(tensors))
 
 
 def _settings(file: Path) -> dict[str, Any]:
@@ -109,6 +110,22 @@ def _check_ranks(file: Path, settings: Mapping[str, Any], tensors: Mapping[str, 
                 f"{file}: expected ranks from 1 to {largest}, as the tensors have them; got {str(rank)[:40]}; the "
                 "folder was altered"
             )
+
+
+def _check_replication(file: Path, settings: Mapping[str, Any], num_tensors: int) -> None:
+    """No more copies of the base's layers than there are tensors for."""
+    ranges = settings.get("layer_replication")
+    try:
+        num_layers = sum(end - start for start, end in ranges or ())
+    except (TypeError, ValueError) as error:
+        raise RunDirectoryError(
+            f"{file}: expected layer_replication as a list of pairs; got {str(ranges)[:80]}; the folder was altered"
+        ) from error
+    if num_layers > num_tensors or len(ranges or ()) > num_tensors:
+        raise RunDirectoryError(
+            f"{file}: expected layer_replication of at most {num_tensors} layers, which the tensors are for; got "
+            f"{num_layers}; the folder was altered"
+        )
 
 
 def _keys(value: Any) -> Iterable[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -43,7 +44,9 @@ def check_file(path: str | Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected {expected}; got {'nothing' if raw is None else type(raw).__name__}")
     for name, value in raw.items():
-        if name not in KEYS or "." in name:
+        if name in KEYS and "." in name:
+            raise ConfigError(f"{path}: {name}: expected {name.split('.')[1]} below {name.split('.')[0]}, in a section")
+        if name not in KEYS:
             raise ConfigError(f"{path}: {unknown_key(str(name), KEYS)}")
         if dataclasses.is_dataclass(KEYS[name]):
             _check_section(path, name, value)
@@ -64,7 +67,7 @@ def _read_yaml(path: Path) -> Any:
     if path.is_dir():
         raise ConfigError(f"{path}: expected a YAML file; got a folder: name a file in it")
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
         _refuse_large(found)
         return found
     except ConfigError as error:
@@ -83,6 +86,16 @@ def _read_yaml(path: Path) -> Any:
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
         # of the latter PyYAML raises what its conversions do: a date in month 13, a number of 5000 digits, !!int x
         raise ConfigError(f"{path}: expected YAML; got something else: {str(error)[:200]}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Makes plain values alone, and refuses a key that is there twice: PyYAML would take the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        written = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        if twice := next((name for name, count in Counter(written).items() if count > 1), None):
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice} is there twice", node.start_mark)
+        return dict(super().construct_mapping(node, deep))
 
 
 def _refuse_large(value: Any) -> None:
