@@ -148,6 +148,12 @@ def flipped(content: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
+def a_byte(content: bytes, rng: random.Random) -> bytes:
+    """Another byte anywhere."""
+    place = rng.randrange(len(content))
+    return content[:place] + bytes([content[place] ^ rng.randrange(1, 256)]) + content[place + 1 :]
+
+
 def tensor_entry(header: dict[str, Any], rng: random.Random) -> dict[str, Any]:
     found: dict[str, Any] = header[rng.choice([name for name in header if name != "__metadata__"])]
     return found

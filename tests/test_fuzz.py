@@ -8,8 +8,6 @@ import resource
 import shutil
 import signal
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,15 +19,14 @@ from config_mutations import BASES, CONFIGS
 from malformed import Bad, malformed
 from mutations import CANARY_MODULE, Mutation, Place, evil_code, mutations
 from run_mutations import RUNS
+from user_folder import command, make_user_folder
 
-from blob_pyro.cli import main
 from blob_pyro.data import load_task
 from blob_pyro.data_config import DataConfig
 from blob_pyro.errors import BlobPyroError
 
 TIME_LIMIT = 20  # seconds a case
 MEMORY = 3 * 2**30  # bytes that a case may ask for
-STEPS = 12
 SEED = 5
 
 OF_RUNS = mutations(RUNS, SEED)
@@ -93,10 +90,6 @@ def guarded(watch: Watch, place: Place) -> Iterator[None]:
 # --- what is damaged ---
 
 
-def command(*words: object) -> int:
-    return main([*map(str, words), "--quiet"])
-
-
 def answers(place: Place) -> list[Any]:
     """What the run in it says of the test items."""
     output = place.folder / "answers.jsonl"
@@ -111,36 +104,16 @@ def contents(run: Path) -> dict[str, bytes]:
     return {name: (run / name).read_bytes() for name in COMPARED}
 
 
-def stop_after(step: int, history: Path) -> None:
-    """SIGTERM to this process once a training has done so many steps."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and (not history.exists() or history.read_bytes().count(b"\n") < step):
-        time.sleep(0.001)
-    signal.raise_signal(signal.SIGTERM)
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A user's folder with a base model, a configuration, a finished run and one that was stopped, all names relative;
     beside it a folder that is none of the run's business."""
     case = tmp_path_factory.mktemp("made")
     user, outside = case / "user", case / "outside"
-    user.mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(user)
-        shutil.copytree(tiny.llama(), "net")
-        train = {"num_steps": STEPS, "save_steps": 3, "batch_size": 3, "lr": 0.01, "max_skipped_steps": 0}
-        raw = tiny.settings(Path(), Path("net"), train=train)
-        tiny.write_yaml(Path("own.yaml"), raw)
-        assert command("fit", "own.yaml") == 0
-        thread = threading.Thread(target=stop_after, args=(4, Path("stopped/history.jsonl")))
-        thread.start()
-        assert command("fit", "own.yaml", "--output", "stopped") == 128 + signal.SIGTERM
-        thread.join()
-        config = Path("stopped/config.yaml")
-        config.write_text(config.read_text().replace("output: stopped", "output: run"))
-        checkpoints = sorted(Path("stopped/checkpoints").iterdir())
-        shutil.rmtree(checkpoints[0])
+    make_user_folder(user)
+    shutil.rmtree(min((user / "stopped" / "checkpoints").iterdir()))
+    config = user / "stopped" / "config.yaml"
+    config.write_text(config.read_text().replace("output: stopped", "output: run"))
     shutil.copytree(user / "run" / "adapter", outside / "evil")
     (outside / "secret.txt").write_text("secret")
     tiny.write_yaml(outside / "other.yaml", {"task": "tweets"})
