@@ -191,8 +191,8 @@ def _read_description(path: Path) -> dict[str, Any]:
     kind, version = described.get("format"), described.get("version")
     if (kind, version) != (FORMAT, VERSION):
         raise RunDirectoryError(
-            f"{file}: expected {FORMAT} version {VERSION}; got {kind} version {version}; "
-            "load it with the version of blob_pyro that wrote it"
+            f"{file}: expected {FORMAT} version {VERSION}; got {str(kind)[:40]} version {str(version)[:40]}; load "
+            "it with the version of blob_pyro that wrote it"
         )
     keys = ("guide", "likelihood", "prior_scale", "num_data", "adapter", "base", "sites")
     if missing := [key for key in keys if key not in described]:
@@ -294,9 +294,10 @@ def _name_base(file: Path, base: str) -> None:
 
 def _adapter_name(path: Path, name: Any) -> str:
     """The name of an adapter, which becomes that of a folder."""
-    if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\\0"):
+    if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\\0") or len(name) > 200:
         raise RunDirectoryError(
-            f"{path / DESCRIPTION}: expected the name of an adapter without a path; got {name!r}; it was altered"
+            f"{path / DESCRIPTION}: expected the name of an adapter without a path; got {str(name)[:100]!r}; it was "
+            "altered"
         )
     return name
 

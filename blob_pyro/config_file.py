@@ -102,7 +102,7 @@ def _refuse_large(value: Any) -> None:
     """Raise where a value is large once its aliases are written out: ten lines can stand for a billion.
 
     Raises:
-        ConfigError: it has more than `MAX_VALUES` values.
+        ConfigError: it has more than `MAX_VALUES` values, or a number that has no place in a machine's word.
         RecursionError: it holds itself.
     """
     if _count(value, {}) > MAX_VALUES:
@@ -111,6 +111,8 @@ def _refuse_large(value: Any) -> None:
 
 def _count(value: Any, known: dict[int, int]) -> int:
     """Values in a value, each time that it is named."""
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise ConfigError(f"expected whole numbers of 64 bits; got {str(value)[:40]}")
     if not isinstance(value, dict | list | set | tuple):
         return 1
     if id(value) not in known:

@@ -266,7 +266,8 @@ def _no_such_model(id_or_path: str, why: str) -> ModelLoadError:
     near = difflib.get_close_matches(id_or_path, ALIASES, n=1)
     advice = f"did you mean {near[0]}?" if near else "check the name"
     return ModelLoadError(
-        f"model {id_or_path[:200]}: expected a hub id, a local folder or an alias ({', '.join(ALIASES)}); {why}; {advice}"
+        f"model {id_or_path[:200]}: expected a hub id, a local folder or an alias ({', '.join(ALIASES)}); {why}; "
+        f"{advice}"
     )
 
 

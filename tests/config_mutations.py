@@ -101,7 +101,9 @@ def _odd_setting(found: Any, place: Place, rng: random.Random) -> None:
         "train": ["num_steps", "lr", "batch_size", "recipe", "kl_weight", "max_grad_norm"],
         "predict": ["num_samples", "batch_size"],
     }
-    found[name][rng.choice(keys[name])] = rng.choice([-1, "x", [[]], {"a": 1}, float("nan"), float("inf"), "\0", [-9]])
+    found[name][rng.choice(keys[name])] = rng.choice(
+        [-1, "x", [[]], {"a": 1}, float("nan"), float("inf"), "\0", [-9], 10**400, -(10**30)]
+    )
 
 
 CONFIGS: dict[str, Change] = {
@@ -111,6 +113,11 @@ CONFIGS: dict[str, Change] = {
         for kind, raw in YAML_BYTES.items()
     },
     "a setting at random": own_yaml(_odd_setting),
+    "a huge number of tokens": given("predict", max_tokens=10**400),
+    "a huge rate": given("train", lr=10**400),
+    "a huge list of rates": given("model", class_weights=[10**400, 1]),
+    "a huge batch": given("predict", batch_size=10**30),
+    "a huge number of items": given("data", num_test=10**30),
     "a model outside": given("model", id="../outside/evil"),
     "attention from the hub": given("model", attn_implementation="evil/kernel"),
     "an adapter that is none": given("model", adapter="../outside"),

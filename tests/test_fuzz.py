@@ -1,4 +1,4 @@
-"""Three hundred damaged files: each is one clear error or changes nothing; none hangs, runs code, or leads outside."""
+"""Four hundred damaged files: each is one clear error or changes nothing; none hangs, runs code, or leads outside."""
 
 from __future__ import annotations
 
@@ -258,6 +258,11 @@ def test_data_files(bad: Bad, place: Place, watch: Watch) -> None:
     COUNTS["data", "refused"] = COUNTS.get(("data", "refused"), 0) + 1
 
 
-def test_three_hundred_and_more(request: pytest.FixtureRequest) -> None:
-    assert len(OF_RUNS) + len(OF_CHECKPOINTS) + len(OF_CONFIGS) + len(OF_BASES) + len(OF_DATA) >= 300
-    print(COUNTS)
+def test_four_hundred_are_refused() -> None:
+    """What is not refused gave the same result, as its test has seen; it is a small part."""
+    cases = [*OF_RUNS, *OF_CHECKPOINTS, *OF_CONFIGS, *OF_BASES, *OF_DATA]
+    if sum(COUNTS.values()) < len(cases):
+        pytest.skip(f"{sum(COUNTS.values())} of {len(cases)} cases were run")
+    refused = sum(count for (_, found), count in COUNTS.items() if found == "refused")
+    print(", ".join(f"{family} {found} {count}" for (family, found), count in sorted(COUNTS.items())))
+    assert refused >= 400 and len(cases) - refused < 60
