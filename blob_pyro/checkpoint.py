@@ -5,7 +5,7 @@ A run directory holds
     adapter/                the posterior mean, exactly what PEFT saves (loads with plain PEFT, merges, serves);
                             of an ensemble its first member, and the others in folders below
     posterior.safetensors   the guide's own tensors, by Pyro name
-    posterior.json          what is needed to make model and guide again; versioned
+    posterior.json          what is needed to make model and guide again; versioned; checksums of the others
     config.yaml ...         what a whole run adds (`blob_pyro.workflow`)
 
 The scale stays out of the adapter file because servers (vLLM, for one) refuse any tensor there but lora_A
@@ -27,10 +27,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from blob_pyro.adapter_checks import check_adapter
 from blob_pyro.adapter_files import CONFIG, read_adapter_config, write_adapter_config
 from blob_pyro.adapter_files import TENSORS as ADAPTER_TENSORS
+from blob_pyro.digests import digest
 from blob_pyro.errors import ConfigError, RunDirectoryError, UnsupportedLayerError
 from blob_pyro.guides import GUIDES, AdapterGuide
+from blob_pyro.json_file import read_object
 from blob_pyro.likelihoods import LIKELIHOODS
 from blob_pyro.loading import BaseSource, fill_padding, load_base, load_tokenizer
 from blob_pyro.model import BayesianLoRA
@@ -80,7 +83,8 @@ def save(run_dir: str | Path, model: BayesianLoRA, guide: AdapterGuide) -> None:
         card.unlink(missing_ok=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in guide.tensors().items()}
     save_file(tensors, path / TENSORS)
-    (path / DESCRIPTION).write_text(json.dumps(describe(model, guide), indent=2) + "\n", encoding="utf-8")
+    described = describe(model, guide) | {"sha256": _digests(path, guide.adapters)}
+    (path / DESCRIPTION).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
 
 
 def load(run_dir: str | Path, *, base: Any = None, device_map: Any = None) -> Run:
@@ -105,10 +109,12 @@ def load(run_dir: str | Path, *, base: Any = None, device_map: Any = None) -> Ru
         likelihood = LIKELIHOODS[described["likelihood"]["name"]](**described["likelihood"]["settings"])
         source = BaseSource(**described["base"])
         guide_kind, guide_settings = GUIDES[described["guide"]["name"]], described["guide"]["settings"]
-        others = [str(name) for name in described.get("adapters", []) if name != described["adapter"]]
+        names = [_adapter_name(path, name) for name in (described["adapter"], *described.get("adapters", []))]
+        others = [name for name in dict.fromkeys(names) if name != names[0]]
+        _refuse_oversized(path, described, names)
     tokenizer = load_tokenizer(source.id) if base is None else None
     network = _load_adapters(
-        path, described["adapter"], others, load_base(source, likelihood, device_map) if base is None else base
+        path, names[0], others, load_base(source, likelihood, device_map) if base is None else base
     )
     if tokenizer is not None:
         fill_padding(network.get_base_model(), tokenizer)
@@ -125,7 +131,9 @@ def load(run_dir: str | Path, *, base: Any = None, device_map: Any = None) -> Ru
         )
         guide = guide_kind(model, **guide_settings)
     _check_sites(path, model, described["sites"])
+    _check_tokens(path, model)
     _restore(guide, path)
+    _check_digests(path, guide.adapters, described.get("sha256", {}))
     return Run(path, model, guide)
 
 
@@ -170,7 +178,7 @@ def _refuse_altered(file: Path) -> Iterator[None]:
         yield
     except UnsupportedLayerError:  # a TypeError too, but it speaks of the network
         raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError) as error:
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise RunDirectoryError(
             f"{file}: expected the description of a posterior; it is incomplete or altered ({why})"
@@ -182,18 +190,18 @@ def _read_description(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise RunDirectoryError(f"{path}: expected a run directory with {DESCRIPTION}; it is not there; check the path")
     try:
-        described = json.loads(file.read_text(encoding="utf-8"))
+        described = read_object(file)
+    except TypeError as error:
+        raise RunDirectoryError(f"{file}: {error}") from error
     except (OSError, ValueError) as error:
         raise RunDirectoryError(
             f"{file}: expected the description of a posterior; it cannot be read: {error}"
         ) from error
-    if not isinstance(described, dict):
-        raise RunDirectoryError(f"{file}: expected a JSON object; got a {type(described).__name__}")
     kind, version = described.get("format"), described.get("version")
     if (kind, version) != (FORMAT, VERSION):
         raise RunDirectoryError(
-            f"{file}: expected {FORMAT} version {VERSION}; got {kind} version {version}; "
-            "load it with the version of blob_pyro that wrote it"
+            f"{file}: expected {FORMAT} version {VERSION}; got {str(kind)[:40]} version {str(version)[:40]}; load "
+            "it with the version of blob_pyro that wrote it"
         )
     keys = ("guide", "likelihood", "prior_scale", "num_data", "adapter", "base", "sites")
     if missing := [key for key in keys if key not in described]:
@@ -252,15 +260,12 @@ def _folder(path: Path, adapter: str) -> Path:
 @contextlib.contextmanager
 def _reading(folder: Path, shown: Path | None = None) -> Iterator[None]:
     """Around PEFT's reading of an adapter: one error for whatever is wrong with it."""
-    for name in (CONFIG, ADAPTER_TENSORS):  # PEFT would ask the hub for them
-        if not (folder / name).is_file():
-            raise RunDirectoryError(f"{folder}: expected {name} in the folder of an adapter; it is not there")
-    read_adapter_config(folder)
+    check_adapter(folder, shown or folder)
     try:
         with warnings.catch_warnings():  # tensors that are not in the file would keep random values
             warnings.filterwarnings("error", message=".*missing adapter keys")
             yield
-    except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError, OSError, Warning) as error:
+    except Exception as error:  # whatever PEFT trips over in settings that make no sense
         why = " ".join(str(error).split())[:300]
         raise RunDirectoryError(
             f"{shown or folder}: expected an adapter for this base model; PEFT says: {why}"
@@ -278,9 +283,12 @@ def _check_sites(path: Path, model: BayesianLoRA, sites: Any) -> None:
 
 def _restore(guide: AdapterGuide, path: Path) -> None:
     """Copy the saved tensors into the guide's."""
+    file = path / TENSORS
     try:
-        saved = load_file(path / TENSORS)
-    except (OSError, SafetensorError) as error:
+        if not file.is_file():  # a pipe would wait for a writer
+            raise FileNotFoundError("it is not there")
+        saved = load_file(file)
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise RunDirectoryError(f"{path / TENSORS}: expected a safetensors file; it cannot be read: {error}") from error
     tensors = guide.tensors()
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
@@ -291,6 +299,75 @@ def _restore(guide: AdapterGuide, path: Path) -> None:
             f"{path / TENSORS}: expected the posterior of this adapter ({len(shapes)} tensors); "
             f"got {len(found)}; {odd} differs; the parts of this directory come from different runs"
         )
+    for name, value in saved.items():
+        if value.dtype != tensors[name].dtype or not bool(value.isfinite().all()):
+            raise RunDirectoryError(
+                f"{file}: expected finite numbers of type {str(tensors[name].dtype).removeprefix('torch.')}; {name} "
+                "has others; the file was altered"
+            )
     with torch.no_grad():
         for name, value in saved.items():
             tensors[name].copy_(value)
+
+
+def _adapter_name(path: Path, name: Any) -> str:
+    """The name of an adapter, which becomes that of a folder."""
+    if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\\0") or len(name) > 200:
+        raise RunDirectoryError(
+            f"{path / DESCRIPTION}: expected the name of an adapter without a path; got {str(name)[:100]!r}; it was "
+            "altered"
+        )
+    return name
+
+
+def _refuse_oversized(path: Path, described: dict[str, Any], adapters: list[str]) -> None:
+    """Raise where the description asks for more memory than its files have numbers for."""
+    likelihood, guide = described["likelihood"]["settings"], described["guide"]["settings"]
+    most = max((file.stat().st_size for file in _files(path, adapters) if file.is_file()), default=0)
+    wanted = {"num_labels": likelihood.get("num_labels"), "rank": guide.get("rank")}
+    for name, size in wanted.items():
+        if isinstance(size, int | float) and size > most:
+            raise RunDirectoryError(
+                f"{path / DESCRIPTION}: expected {name} as the run's tensors have it; got {str(size)[:40]}; it was "
+                "altered"
+            )
+    members = guide.get("num_members")
+    if members is not None and members != len(set(adapters)):
+        raise RunDirectoryError(
+            f"{path / DESCRIPTION}: expected an adapter for each of num_members {str(members)[:40]}; got "
+            f"{len(set(adapters))}; it was altered"
+        )
+
+
+def _check_tokens(path: Path, model: BayesianLoRA) -> None:
+    """Raise where an answer is a token that the network has not got."""
+    size = model.network.get_base_model().config.get_text_config().vocab_size
+    answers = model.likelihood.settings().get("token_ids", [])
+    tokens = [token for answer in answers for token in (answer if isinstance(answer, list) else [answer])]
+    if odd := [token for token in tokens if not 0 <= token < size]:
+        raise RunDirectoryError(
+            f"{path / DESCRIPTION}: expected token_ids from 0 to {size - 1}; got {odd[0]}; it was altered, or is of "
+            "another base model"
+        )
+
+
+def _files(path: Path, adapters: list[str]) -> list[Path]:
+    """All that `save` writes beside the description."""
+    folders = [_folder(path, adapter) for adapter in adapters]
+    return [*(folder / name for folder in folders for name in (CONFIG, ADAPTER_TENSORS)), path / TENSORS]
+
+
+def _digests(path: Path, adapters: list[str]) -> dict[str, str]:
+    return {file.relative_to(path).as_posix(): digest(file) for file in _files(path, adapters)}
+
+
+def _check_digests(path: Path, adapters: list[str], saved: Any) -> None:
+    """Raise unless the files are those that the description was written with; older ones tell of none."""
+    if not isinstance(saved, dict):
+        raise RunDirectoryError(f"{path / DESCRIPTION}: expected checksums by file in sha256; it was altered")
+    for name, found in _digests(path, adapters).items():
+        if name in saved and saved[name] != found:
+            raise RunDirectoryError(
+                f"{path / name}: expected the file as it was saved; its checksum is not that in {DESCRIPTION}: it was "
+                f"altered, or is of another run (if you meant to alter it, delete its entry of sha256 in {DESCRIPTION})"
+            )

@@ -160,10 +160,13 @@ def _read(run: Ended, config: RunConfig) -> tuple[dict[str, Outcome], str | None
     """Row -> outcome of a run that has ended, or why there is none."""
     if run.failure is not None:
         return {}, run.failure
+    path = run_path(config, run.name, run.seed)
     try:
-        return _outcomes(run_path(config, run.name, run.seed), METHODS[run.name], config), None
+        return _outcomes(path, METHODS[run.name], config), None
     except (BlobPyroError, OSError) as error:
         return {}, " ".join(str(error).split())
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
+        return {}, f"{path}: expected {METRICS} and {COST} as a run writes them; one was altered ({error})"
 
 
 def _outcomes(path: Path, method: Method, config: RunConfig) -> dict[str, Outcome]:

@@ -312,3 +312,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         _check(0 <= self.seed < 2**32, "seed", "a whole number from 0 to 4294967295", self.seed)
         _check(bool(self.output), "output", "a directory to write to", self.output)
+        for section in ("data", "model", "guide", "train", "predict", "tune"):
+            for name, value in vars(getattr(self, section)).items():
+                fits = not isinstance(value, int) or abs(value) < 2**63
+                _check(fits, f"{section}.{name}", "a whole number of 64 bits", str(value)[:40])

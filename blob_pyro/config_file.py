@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import sys
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -25,6 +27,7 @@ def _key_types() -> dict[str, Any]:
 
 
 KEYS = _key_types()
+MAX_VALUES = 10_000
 
 
 def check_file(path: str | Path) -> dict[str, Any]:
@@ -41,7 +44,9 @@ def check_file(path: str | Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected {expected}; got {'nothing' if raw is None else type(raw).__name__}")
     for name, value in raw.items():
-        if name not in KEYS or "." in name:
+        if name in KEYS and "." in name:
+            raise ConfigError(f"{path}: {name}: expected {name.split('.')[1]} below {name.split('.')[0]}, in a section")
+        if name not in KEYS:
             raise ConfigError(f"{path}: {unknown_key(str(name), KEYS)}")
         if dataclasses.is_dataclass(KEYS[name]):
             _check_section(path, name, value)
@@ -62,7 +67,11 @@ def _read_yaml(path: Path) -> Any:
     if path.is_dir():
         raise ConfigError(f"{path}: expected a YAML file; got a folder: name a file in it")
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
+        _refuse_large(found)
+        return found
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: expected a YAML file; there is none: check the path") from error
     except OSError as error:
@@ -72,8 +81,44 @@ def _read_yaml(path: Path) -> Any:
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f" on line {error.problem_mark.line + 1}"
         raise ConfigError(f"{path}: expected YAML; got something else{line}: {error.problem}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: expected YAML; got something else: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: expected a YAML file; its values are nested too deeply or in themselves") from error
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
+        # of the latter PyYAML raises what its conversions do: a date in month 13, a number of 5000 digits, !!int x
+        raise ConfigError(f"{path}: expected YAML; got something else: {str(error)[:200]}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Makes plain values alone, and refuses a key that is there twice: PyYAML would take the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        written = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        if twice := next((name for name, count in Counter(written).items() if count > 1), None):
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice} is there twice", node.start_mark)
+        return dict(super().construct_mapping(node, deep))
+
+
+def _refuse_large(value: Any) -> None:
+    """Raise where a value is large once its aliases are written out: ten lines can stand for a billion.
+
+    Raises:
+        ConfigError: it has more than `MAX_VALUES` values, or a number that has no place in a machine's word.
+        RecursionError: it holds itself.
+    """
+    if _count(value, {}) > MAX_VALUES:
+        raise ConfigError(f"expected a file of at most {MAX_VALUES} values, aliases written out; got more")
+
+
+def _count(value: Any, known: dict[int, int]) -> int:
+    """Values in a value, each time that it is named."""
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise ConfigError(f"expected whole numbers of 64 bits; got {str(value)[:40]}")
+    if not isinstance(value, dict | list | set | tuple):
+        return 1
+    if id(value) not in known:
+        parts = [*value.keys(), *value.values()] if isinstance(value, dict) else list(value)
+        known[id(value)] = 1 + sum(_count(part, known) for part in parts)
+    return known[id(value)]
 
 
 def unknown_key(key: str, known: Iterable[str], prefix: str = "") -> str:
@@ -104,6 +149,27 @@ def unknown_key(key: str, known: Iterable[str], prefix: str = "") -> str:
     if siblings:
         return f"{start}{section} has {', '.join(siblings)}"
     return f"{start}expected one of {', '.join(prefix + name for name in known if '.' not in name)}"
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value from a file is of a type; a whole number is a number, true and false are neither.
+
+    Example:
+        >>> fits([1, 2], list[float]), fits(True, int), fits(None, int | None), fits("x", Literal["a", "b"])
+        (True, False, True, False)
+    """
+    options: tuple[Any, ...] = getattr(kind, "__args__", ())
+    if getattr(kind, "__origin__", None) is Literal:
+        return isinstance(value, str) and value in options
+    if getattr(kind, "__origin__", None) is list:
+        return isinstance(value, list) and all(fits(item, options[0]) for item in value)
+    if options:
+        return any(fits(value, option) for option in options)
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    if kind is float:
+        return isinstance(value, int | float) and abs(value) <= sys.float_info.max
+    return isinstance(value, kind)
 
 
 def expected_type(kind: Any) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from blob_pyro.checkpoint import save
 from blob_pyro.data.collate import EncodedDataset
-from blob_pyro.errors import BlobPyroError, NonFiniteLossError, Stopped
+from blob_pyro.errors import BlobPyroError, NonFiniteLossError, RunDirectoryError, Stopped
 from blob_pyro.guides import AdapterGuide
 from blob_pyro.inference.svi import StepResult
 from blob_pyro.model import BayesianLoRA
@@ -80,7 +80,14 @@ class History:
 
     def _lines(self) -> list[str]:
         file = self.path / HISTORY
-        return file.read_text(encoding="utf-8").splitlines(keepends=True) if self._kept and file.is_file() else []
+        if not (self._kept and file.is_file()):
+            return []
+        try:
+            return file.read_text(encoding="utf-8").splitlines(keepends=True)
+        except UnicodeDecodeError as error:
+            raise RunDirectoryError(
+                f"{file}: expected the lines of the steps before; it is not UTF-8: delete it to go on without them"
+            ) from error
 
     def _last_step(self) -> int:
         """Of the last line that was written, since Ctrl-C may come right after writing it; 0 without any."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -17,17 +17,19 @@ from blob_pyro.config import RunConfig
 from blob_pyro.data.collate import EncodedDataset, padding_id
 from blob_pyro.data.examples import Example
 from blob_pyro.data.loaders import predict_loader
+from blob_pyro.errors import RunDirectoryError
 from blob_pyro.evaluation import Metrics, TokenMetrics, evaluate, evaluate_tokens
 from blob_pyro.predictions import Predictions
 from blob_pyro.ranks import Ranks
 from blob_pyro.report.answers import write_predictions
 from blob_pyro.report.completions import write_completions
-from blob_pyro.run_directory import PREDICTIONS, RELIABILITY
+from blob_pyro.run_directory import METRICS, PREDICTIONS, RELIABILITY
 from blob_pyro.token_predictive import TokenPredictions, TokenPredictive
 from blob_pyro.tuning import label_nlls
 
 P = TypeVar("P")
 M = TypeVar("M")
+S = TypeVar("S")
 
 
 class ItemKind(ABC, Generic[P, M]):
@@ -87,7 +89,7 @@ class ClassItems(ItemKind[Predictions, Metrics]):
         return evaluate(predictions)
 
     def read_scores(self, found: Mapping[str, Any]) -> Metrics:
-        return Metrics.from_dict(found)
+        return _scores(Metrics.from_dict, found)
 
     def nlls(self, predictions: Predictions) -> tuple[float, ...]:
         return label_nlls(predictions)
@@ -117,7 +119,7 @@ class TextItems(ItemKind[TokenPredictions, TokenMetrics]):
         return evaluate_tokens(predictions)
 
     def read_scores(self, found: Mapping[str, Any]) -> TokenMetrics:
-        return TokenMetrics(**found)
+        return _scores(lambda numbers: TokenMetrics(**numbers), found)
 
     def nlls(self, predictions: TokenPredictions) -> tuple[float, ...]:
         return tuple((-predictions.text_log_probs()).tolist())
@@ -131,3 +133,19 @@ class TextItems(ItemKind[TokenPredictions, TokenMetrics]):
 def kind_of(config: RunConfig) -> ItemKind[Any, Any]:
     """What the items of a run end in."""
     return TextItems() if learns_tokens(config) else ClassItems()
+
+
+def _scores(make: Callable[[dict[str, Any]], S], found: Any) -> S:
+    """The scores that `make` makes of what a file holds.
+
+    Raises:
+        RunDirectoryError: it holds something else.
+    """
+    try:
+        if not all(isinstance(value, int | float) for value in found.values()):
+            raise TypeError("expected numbers")
+        return make(found)
+    except (TypeError, AttributeError, KeyError) as error:
+        raise RunDirectoryError(
+            f"{METRICS}: expected the scores of a run; it was altered ({error}): `blob-pyro evaluate` makes it anew"
+        ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 
+from blob_pyro.adapter_checks import may_search_long
 from blob_pyro.adapters.targets import default_target_modules
 from blob_pyro.device_maps import check_device_map, refuse_missing_device, refuse_offloaded, refuse_unknown_modules
 from blob_pyro.errors import ConfigError, ModelLoadError
@@ -28,7 +29,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 HUB_TIMEOUT = 10.0  # seconds
 
 # What transformers raises for files that are missing, broken, or of another kind than asked for.
-_UNREADABLE = (OSError, ValueError, ImportError, KeyError, TypeError, RuntimeError, SafetensorError)
+_UNREADABLE = Exception  # of no narrower kind where the tokenizers library raises it
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class BaseSource:
             300 tokens, see docs/performance.md), and elsewhere transformers' choice.
 
     Raises:
-        ConfigError: quantization or dtype is none of these.
+        ConfigError: quantization or dtype is none of these, another field is of another type, or attn_implementation
+            names code on the hub.
     """
 
     id: str
@@ -54,10 +56,23 @@ class BaseSource:
     attn_implementation: str | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.id, str):
+            raise ConfigError(f"id: expected a hub id, a local folder or an alias; got {self.id!r}")
+        if isinstance(self.llm_int8_threshold, bool) or not isinstance(self.llm_int8_threshold, int | float):
+            raise ConfigError(f"llm_int8_threshold: expected a number; got {self.llm_int8_threshold!r}")
+        self._check_attention()
         if self.quantization not in (None, "8bit", "4bit"):
             raise ConfigError(f"quantization: expected '8bit', '4bit' or None; got {self.quantization!r}")
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype: expected one of {', '.join(DTYPES)}; got {self.dtype!r}")
+
+    def _check_attention(self) -> None:
+        """Refuse what transformers would download and run: "ORGANISATION/KERNEL" of the hub."""
+        name = self.attn_implementation
+        if name is not None and not (isinstance(name, str) and re.fullmatch(r"[\w|]+", name)):
+            raise ConfigError(
+                f"attn_implementation: expected a name of transformers' own, like sdpa or eager, or None; got {name!r}"
+            )
 
     @classmethod
     def of(cls, network: PeftModel) -> BaseSource:
@@ -178,7 +193,13 @@ def load_network(
     tokenizer = load_tokenizer(source.id)
     base = load_base(source, likelihood, device_map)
     fill_padding(base, tokenizer)
-    if adapter.get("target_modules") is None:
+    pattern = adapter.get("target_modules")
+    if isinstance(pattern, str) and may_search_long(pattern):  # `load` refuses it, too
+        raise ConfigError(
+            f"target_modules: expected a regular expression that is searched quickly; got {pattern[:100]!r}; name the "
+            "layers in a list"
+        )
+    if pattern is None:
         adapter = {**adapter, "target_modules": default_target_modules(base.config.model_type)}
     try:
         with warnings.catch_warnings():
@@ -232,7 +253,7 @@ def locate(id_or_path: str) -> Place:
     """
     if id_or_path in ALIASES:
         return Place(str(packaged_model(id_or_path)), local_only=True)
-    if Path(id_or_path).exists():
+    if _exists(id_or_path):
         return Place(id_or_path, local_only=True)
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
@@ -254,11 +275,19 @@ def locate(id_or_path: str) -> Place:
     return Place(id_or_path)
 
 
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # a name too long, or with a NUL byte
+        return False
+
+
 def _no_such_model(id_or_path: str, why: str) -> ModelLoadError:
     near = difflib.get_close_matches(id_or_path, ALIASES, n=1)
     advice = f"did you mean {near[0]}?" if near else "check the name"
     return ModelLoadError(
-        f"model {id_or_path}: expected a hub id, a local folder or an alias ({', '.join(ALIASES)}); {why}; {advice}"
+        f"model {id_or_path[:200]}: expected a hub id, a local folder or an alias ({', '.join(ALIASES)}); {why}; "
+        f"{advice}"
     )
 
 

@@ -16,8 +16,9 @@ import yaml
 
 from blob_pyro.checkpoint import ADAPTER, DESCRIPTION, TENSORS
 from blob_pyro.config import RunConfig
-from blob_pyro.config_file import KEYS, check_file
-from blob_pyro.errors import BlobPyroError, RunDirectoryError
+from blob_pyro.config_file import KEYS, check_file, expected_type, fits
+from blob_pyro.errors import BlobPyroError, ConfigError, RunDirectoryError
+from blob_pyro.json_file import read_object
 
 CHECKPOINTS = "checkpoints"
 CONFIG, HISTORY, METRICS, COST = "config.yaml", "history.jsonl", "metrics.json", "cost.json"
@@ -78,6 +79,22 @@ def flat_settings(config: RunConfig) -> dict[str, Any]:
     return found
 
 
+def refuse_links(path: str | Path) -> None:
+    """Check that what is written into a run directory stays in it.
+
+    Raises:
+        RunDirectoryError: something in it is a link that leads out of it.
+    """
+    path = Path(path)
+    inside = path.resolve()
+    for entry in path.rglob("*") if path.is_dir() else ():
+        if entry.is_symlink() and not entry.resolve().is_relative_to(inside):
+            raise RunDirectoryError(
+                f"{path}: expected a run directory to write to; {entry.relative_to(path)} in it is a link out of it: "
+                "put a copy in its place (cp -RL copies a directory so)"
+            )
+
+
 def new_run_directory(config: RunConfig) -> Path:
     """Make the run directory, with the configuration in it.
 
@@ -105,6 +122,7 @@ def read_config(run_dir: str | Path) -> RunConfig:
         raise RunDirectoryError(f"{run_dir}: expected a run directory with {CONFIG}; it is not there; check the path")
     try:
         raw = check_file(file)
+        _check_types(raw)
         return RunConfig(**{name: _build(KEYS[name], value) for name, value in raw.items()})
     except (BlobPyroError, TypeError) as error:
         why = " ".join(str(error).split())
@@ -128,12 +146,22 @@ def read_json(path: Path) -> dict[str, Any]:
         RunDirectoryError: the file holds something else.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return read_object(path, finite=False) if path.is_file() else {}
+    except TypeError as error:
+        raise RunDirectoryError(f"{path}: {error}") from error
     except ValueError as error:
         raise RunDirectoryError(f"{path}: expected JSON; it cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise RunDirectoryError(f"{path}: expected a JSON object; got a {type(found).__name__}")
-    return found
+
+
+def _check_types(raw: Mapping[str, Any]) -> None:
+    """Raise where a value of a configuration is not of the type of its key; files of `fit` are converted instead."""
+    for section, found in raw.items():
+        values = {section: found}
+        if dataclasses.is_dataclass(KEYS[section]):
+            values = {f"{section}.{name}": value for name, value in found.items()}
+        for name, value in values.items():
+            if not fits(value, KEYS[name]):
+                raise ConfigError(f"{name}: expected {expected_type(KEYS[name])}; got {str(value)[:100]}")
 
 
 def _build(kind: Any, value: Any) -> Any:

@@ -52,6 +52,7 @@ from blob_pyro.run_directory import (
     new_run_directory,
     read_config,
     read_json,
+    refuse_links,
     refuse_used_directory,
     write_json,
 )
@@ -101,6 +102,7 @@ def _fit_run(config: RunConfig, resume: bool, progress: bool, say: Say, ranks: R
     if not goes_on and not is_unfinished_search(config):
         refuse_used_directory(config.output)
     path = Path(config.output)
+    refuse_links(path)
     if goes_on and is_finished(config):
         say(f"already done: {path}")
         kind = kind_of(config)
@@ -170,6 +172,7 @@ def evaluate_run(
         DataError: the run has no test items.
     """
     config = with_samples(read_config(run_dir), num_samples)
+    refuse_links(run_dir)
     with connected() as ranks:
         if not ranks.is_first:
             progress, say = False, _say_nothing

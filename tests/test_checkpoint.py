@@ -251,6 +251,14 @@ def other_rank(run: Path) -> None:
     save_file({key: value[:2].contiguous() for key, value in tensors.items()}, run / "posterior.safetensors")
 
 
+def changed_posterior(change: Callable[[Tensor], Tensor]) -> Callable[[Path], None]:
+    def apply(run: Path) -> None:
+        file = run / "posterior.safetensors"
+        save_file({key: change(value) for key, value in load_file(file).items()}, file)
+
+    return apply
+
+
 def fewer_tensors(run: Path) -> None:
     tensors = load_file(run / "posterior.safetensors")
     tensors.pop(next(iter(tensors)))
@@ -310,6 +318,22 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "posterior bytes": (write("posterior.safetensors", b"\x08"), "expected a safetensors file; it cannot be read"),
     "posterior rank": (other_rank, "expected the posterior of this adapter .*; the parts of this directory come from"),
     "posterior incomplete": (fewer_tensors, "expected the posterior of this adapter .4 tensors.; got 3; "),
+    "posterior NaN": (changed_posterior(lambda v: v * float("nan")), "expected finite numbers of type float32; "),
+    "posterior type": (changed_posterior(lambda v: v.int()), "expected finite numbers of type float32; .* has others"),
+    "posterior values": (changed_posterior(lambda v: v + 1), "expected the file as it was saved; its checksum is not"),
+    "adapter scaling": (edit("adapter/adapter_config.json", lora_alpha=9), "expected the file as it was saved; its"),
+    "adapter huge rank": (edit("adapter/adapter_config.json", r=10**9), "expected ranks from 1 to .*; got 1000000000"),
+    "adapter slow search": (
+        edit("adapter/adapter_config.json", target_modules="(.+)+x"),
+        "expected a regular expression that is searched quickly as target_modules",
+    ),
+    "token ids": (
+        edit("posterior.json", likelihood={"name": "MultipleChoice", "settings": {"token_ids": [1, 10**6]}}),
+        "expected token_ids from 0 to .*; got 1000000",
+    ),
+    "NaN in the description": (write("posterior.json", b'{"prior_scale": NaN}'), "NaN is no number"),
+    "infinite number in it": (write("posterior.json", b'{"prior_scale": 1e999}'), "1e999 is too large"),
+    "deep brackets": (write("posterior.json", b"[" * 100_000), "brackets are nested too deeply"),
 }
 
 

@@ -121,6 +121,21 @@ BAD_YAML: dict[str, tuple[bytes, str]] = {
     "binary": (b"\xff\xfe\x00\x01", "expected a YAML file in UTF-8; got other bytes at 0"),
     "tab": (b"data:\n\ttask: tweets\n", "expected YAML; got something else on line 2"),
     "control character": (b"data: \x01", "expected YAML; got something else"),
+    "a key twice": (
+        b"data: {task: tweets}\ndata: {task: rte}",
+        "on line 1: the key data is there twice",
+    ),
+    "a dotted key": (b"train.lr: 1", "train.lr: expected lr below train, in a section"),
+    "aliases of aliases": (
+        b"data: &a [x, x, x, x, x, x, x, x]\nmodel: &b [*a, *a, *a, *a, *a, *a, *a, *a]\n"
+        b"guide: &c [*b, *b, *b, *b, *b, *b, *b, *b]\ntrain: &d [*c, *c, *c, *c, *c, *c, *c, *c]\n"
+        b"predict: [*d, *d, *d]",
+        "expected a file of at most 10000 values, aliases written out; got more",
+    ),
+    "a list in itself": (b"data: &a [*a]", "its values are nested too deeply or in themselves"),
+    "a month 13": (b"data: {task: 2024-13-01}", "expected YAML; got something else: month must be in 1..12"),
+    "no whole number": (b"seed: !!int x", "expected YAML; got something else: invalid literal for int()"),
+    "a very long number": (b"seed: " + b"9" * 400, "expected whole numbers of 64 bits; got 9999"),
     "unknown section": (b"trian: {lr: 1}", "trian: no such key; did you mean train?"),
     "unknown key": (b"train: {num_step: 1}", "train.num_step: no such key; did you mean train.num_steps?"),
     "key of nowhere": (
@@ -141,6 +156,11 @@ BAD_YAML: dict[str, tuple[bytes, str]] = {
     ),
     "yes and no": (b"data: {labels: [yes, no]}", 'like ["a", "b"] with quotes, or null; got [True, False]'),
 }
+
+
+@pytest.mark.parametrize(("option", "message"), [("predict.max_tokens", "64 bits"), ("train.lr", "ordinary size")])
+def test_an_option_of_four_hundred_digits_is_one_line(refused, option, message):
+    assert message in refused("fit", "--data.task", "tweets", f"--{option}", "9" * 400)
 
 
 @pytest.mark.parametrize("case", BAD_YAML)

@@ -60,7 +60,12 @@ def config_of(parser: ArgumentParser, words: Sequence[str]) -> tuple[RunConfig, 
     for option, path in pairwise(words):
         if option == "--config":
             check_file(path)
-    parsed = parser.instantiate(parser.parse_args(words))
+    try:
+        parsed = parser.instantiate(parser.parse_args(words))
+    except OverflowError as error:
+        raise ConfigError(
+            f"expected numbers of ordinary size; {error}: look at the options with many digits"
+        ) from error
     fields = {name: parsed[name] for name in ("data", "model", "guide", "train", "predict", "tune", "seed", "output")}
     return RunConfig(**fields), parsed
 

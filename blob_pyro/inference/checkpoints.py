@@ -27,13 +27,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
+from blob_pyro.digests import digest
 from blob_pyro.errors import CheckpointError
+from blob_pyro.inference.state_checks import check_state
 from blob_pyro.inference.training_state import TrainingState
+from blob_pyro.json_file import read_object
 from blob_pyro.ranks import Ranks
 
 FORMAT, VERSION = "blob_pyro.training", 1
 TENSORS, DESCRIPTION = "training.safetensors", "training.json"
-_NAME = re.compile(r"step-(\d{8,})")
+_NAME = re.compile(r"step-([0-9]{8,18})")
 _UNFINISHED = (".writing-", ".removing-")
 LIBRARIES = ("blob_pyro", "torch", "pyro-ppl", "transformers", "peft", "accelerate", "safetensors")
 
@@ -114,9 +117,16 @@ class Checkpoints:
         described = _verified(path)
         self._check(path, described, ranks)
         try:
-            return TrainingState(load_file(path / TENSORS), described["numbers"])
-        except (OSError, SafetensorError, KeyError) as error:
+            state = TrainingState(load_file(path / TENSORS), described["numbers"])
+        except (OSError, SafetensorError, ValueError, KeyError) as error:
             raise _bad(path, " ".join(str(error).split())) from error
+        try:
+            check_state(state.tensors, state.numbers)
+            if self.path(state.step) != path:
+                raise ValueError(f"it is the state after step {state.step}")
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+            raise _bad(path, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+        return state
 
     def remove(self) -> None:
         """Remove all of them, and the folder."""
@@ -141,7 +151,7 @@ class Checkpoints:
                 "belongs_to": self._belongs_to | {"num_processes": ranks.num},
                 "numbers": state.numbers,
                 "versions": library_versions(),
-                "sha256": {str(file.relative_to(temporary)): _digest(file) for file in _files(temporary)},
+                "sha256": {str(file.relative_to(temporary)): digest(file) for file in _files(temporary)},
             }
             description = {"content": content, "sha256": _digest_of(content)}
             (temporary / DESCRIPTION).write_text(json.dumps(description) + "\n", encoding="utf-8")
@@ -200,9 +210,10 @@ def changed_versions(path: Path) -> list[str]:
 def _verified(path: Path) -> dict[str, Any]:
     """The description of a checkpoint all of whose files are as they were written."""
     try:
-        described = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
-        content, digest = described["content"], described["sha256"]
-        kind, number, sums = content["format"], content["version"], dict(content["sha256"])
+        described = read_object(path / DESCRIPTION)
+        content, written = described["content"], described["sha256"]
+        kind, number, sums = content["format"], content["version"], _mapping(content, "sha256")
+        _mapping(content, "versions"), _mapping(content, "belongs_to"), _mapping(content, "numbers")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _bad(path, f"{DESCRIPTION} cannot be read ({' '.join(str(error).split())[:200]})") from error
     if (kind, number) != (FORMAT, VERSION):
@@ -210,16 +221,22 @@ def _verified(path: Path) -> dict[str, Any]:
             f"{path}: expected {FORMAT} version {VERSION}; got {_short(kind)} version {_short(number)}; go on with the "
             "version of blob_pyro that wrote it"
         )
-    if digest != _digest_of(content):
+    if written != _digest_of(content):
         raise _bad(path, f"{DESCRIPTION} is not as it was written")
     found = {str(file.relative_to(path)): file for file in _files(path) if file.name != DESCRIPTION}
     if odd := sorted(found.keys() ^ sums.keys()):
         raise _bad(path, f"{odd[0]} {'is missing' if odd[0] in sums else 'was added'}")
     for name, file in found.items():
-        if _digest(file) != sums[name]:
+        if digest(file) != sums[name]:
             raise _bad(path, f"{name} is not as it was written")
     verified: dict[str, Any] = content
     return verified
+
+
+def _mapping(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    if not isinstance(content[name], dict):
+        raise TypeError(f"{name} is a {type(content[name]).__name__}")
+    return dict(content[name])
 
 
 def _bad(path: Path, why: str) -> CheckpointError:
@@ -230,11 +247,6 @@ def _bad(path: Path, why: str) -> CheckpointError:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.rglob("*") if entry.is_file())
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _digest_of(content: Any) -> str:

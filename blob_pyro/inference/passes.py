@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Generator, Tensor
 
 from blob_pyro.data.examples import Batch
-from blob_pyro.errors import DataError
+from blob_pyro.errors import CheckpointError, DataError
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Passes:
 
         Raises:
             DataError: a pass without a batch.
+            CheckpointError: the place lies beyond the end of a pass.
         """
         if self._generator is not None and self._place.generator is not None:
             self._generator.set_state(self._place.generator)
@@ -61,4 +62,9 @@ class Passes:
                     yield batch
             if not self._place.done:
                 raise DataError("expected at least one batch to train on; got an empty loader")
+            if skip > self._place.done:
+                raise CheckpointError(
+                    f"expected a place within a pass of {self._place.done} batches; got batch {skip}: the checkpoint "
+                    "is of other data, or altered; delete it to go on from the one before it"
+                )
             skip = 0

@@ -11,7 +11,7 @@ import torch
 
 from blob_pyro.config import TrainConfig
 from blob_pyro.data.examples import Batch
-from blob_pyro.errors import ConfigError, Stopped
+from blob_pyro.errors import CheckpointError, ConfigError, Stopped
 from blob_pyro.guides import AdapterGuide
 from blob_pyro.handlers import flipout
 from blob_pyro.inference.best import Best
@@ -131,6 +131,11 @@ class _Training:
         """Take up a checkpoint, or make all processes start at the same parameters with noise of their own."""
         state = self._checkpoints.load(self._ranks) if self._checkpoints is not None and resume else None
         if state is not None:
+            if state.step > self._config.num_steps:
+                raise CheckpointError(
+                    f"expected a checkpoint of a training of {self._config.num_steps} steps; the newest is of step "
+                    f"{state.step}: raise num_steps, or delete it"
+                )
             return state.restore(self._svi, self._best, self._ranks)
         if self._ranks.num > 1:
             self._ranks.copy_from_first_([parameter.detach() for parameter in self._svi.recipe.parameters()])

@@ -14,10 +14,9 @@ from blob_pyro.errors import CheckpointError
 from blob_pyro.inference.best import Best
 from blob_pyro.inference.passes import Place
 from blob_pyro.inference.random_state import RandomState
+from blob_pyro.inference.state_checks import GENERATOR, check_like, check_moments, split_moment
 from blob_pyro.inference.svi import BLoBSVI
 from blob_pyro.ranks import Ranks
-
-GENERATOR = "loader.generator"
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,7 @@ class TrainingState:
             CheckpointError: it does not fit.
         """
         try:
+            self._check(svi)
             self._restore_svi(svi)
             self._restore_best(best, parameter_names(svi))
             own = self.tensors
@@ -80,23 +80,30 @@ class TrainingState:
             )
             state.restore()
             return Place(int(self.numbers["batches_of_pass"]), self.tensors.get(GENERATOR))
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
             why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise CheckpointError(
                 f"expected the training state of this model, guide and recipe; it is of another, or altered ({why})"
             ) from error
 
+    def _check(self, svi: BLoBSVI) -> None:
+        """Raise unless every tensor is one of this optimisation's; nothing is changed before."""
+        parameters = dict(zip(parameter_names(svi), svi.recipe.parameters(), strict=True))
+        for prefix in ("", "last_good.", "best."):
+            copies = {name for name in self.tensors if name.startswith(f"{prefix}parameter.")}
+            if copies or not prefix:
+                for name in sorted(copies ^ {prefix + name for name in parameters}):
+                    raise KeyError(name)
+                for name, parameter in parameters.items():
+                    check_like(prefix + name, self.tensors[prefix + name], parameter)
+        check_moments(self.tensors, svi.recipe.optimizers, parameters, self.step)
+        if not svi.loss_scale.dynamic and self.numbers["loss_scale"]["value"] != svi.loss_scale.value:
+            raise ValueError(f"a loss scale of {self.numbers['loss_scale']['value']} without fp16")
+
     def _restore_svi(self, svi: BLoBSVI) -> None:
         names = parameter_names(svi)
         parameters = [p.detach() for p in svi.recipe.parameters()]
-        last_good = self._copies("last_good", names)
-        if odd := set(names) ^ {name for name in self.tensors if name.startswith("parameter.")}:
-            raise KeyError(min(odd))
-        for name, parameter in zip(names, parameters, strict=True):
-            if self.tensors[name].shape != parameter.shape:
-                raise ValueError(
-                    f"{name} has the shape {tuple(self.tensors[name].shape)}, not {tuple(parameter.shape)}"
-                )
+        last_good = self._copies("last_good.", names)
         torch._foreach_copy_(parameters, [self.tensors[name] for name in names])
         _restore_moments(svi, self.tensors)
         if last_good is not None:
@@ -108,16 +115,16 @@ class TrainingState:
 
     def _restore_best(self, best: Best, names: list[str]) -> None:
         found = self.numbers["best"]
-        copies = self._copies("best", names)
+        copies = self._copies("best.", names)
         if copies is not None:
             best.copies, best.nll = copies, float(found["nll"])
         best.step, best.waited = int(found["step"]), int(found["waited"])
 
     def _copies(self, prefix: str, names: list[str]) -> list[Tensor] | None:
         """All parameters of a kind, or none."""
-        if f"{prefix}.{names[0]}" not in self.tensors:
+        if prefix + names[0] not in self.tensors:
             return None
-        return [self.tensors[f"{prefix}.{name}"] for name in names]
+        return [self.tensors[prefix + name] for name in names]
 
 
 def parameter_names(svi: BLoBSVI) -> list[str]:
@@ -148,9 +155,6 @@ def _restore_moments(svi: BLoBSVI, tensors: Mapping[str, Tensor]) -> None:
     for name, value in tensors.items():
         if not name.startswith("optimizer."):
             continue
-        _, k, rest = name.split(".", 2)
-        of, key = rest.rsplit(".", 1)
+        k, of, key = split_moment(name)
         parameter = parameters[of]
-        if key != "step" and value.shape != parameter.shape:
-            raise ValueError(f"{name} has the shape {tuple(value.shape)}, not {tuple(parameter.shape)}")
-        svi.recipe.optimizers[int(k)].state[parameter][key] = value.clone().to(parameter.device)
+        svi.recipe.optimizers[k].state[parameter][key] = value.clone().to(parameter.device)

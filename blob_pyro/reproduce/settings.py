@@ -70,7 +70,9 @@ def is_encoder(model: str | None) -> bool:
         return False
     place = locate(model)
     try:
-        config = transformers.AutoConfig.from_pretrained(place.path, local_files_only=place.local_only)
+        config = transformers.AutoConfig.from_pretrained(
+            place.path, local_files_only=place.local_only, trust_remote_code=False
+        )
     except (OSError, ValueError):
         return False
     return type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
