@@ -24,38 +24,42 @@ _RANKS = ("rank_pattern", "alpha_pattern")  # their keys are
 _MAX_REPEATS, _MAX_CHOICES = 4, 8
 
 
-def check_adapter(folder: Path) -> None:
+def check_adapter(folder: Path, shown: Path | None = None) -> None:
     """Check an adapter of whatever origin.
+
+    Args:
+        folder: where it lies.
+        shown: what a message calls the folder, where it is a copy.
 
     Raises:
         RunDirectoryError: a file is missing or cannot be read; or it is no LoRA adapter of finite floating-point
             numbers; or PEFT would import a module, search without end, or make matrices larger than those in the file.
     """
+    shown = shown or folder
     for name in (CONFIG, TENSORS):  # PEFT would ask the hub for them
         if not (folder / name).is_file():
-            raise RunDirectoryError(f"{folder}: expected {name} in the folder of an adapter; it is not there")
-    settings = _settings(folder / CONFIG)
-    _check_patterns(folder / CONFIG, settings)
-    tensors = _tensors(folder)
-    _check_ranks(folder / CONFIG, settings, tensors)
-    _check_replication(folder / CONFIG, settings, len(tensors))
+            raise RunDirectoryError(f"{shown}: expected {name} in the folder of an adapter; it is not there")
+    settings = _settings(folder / CONFIG, shown / CONFIG)
+    _check_patterns(shown / CONFIG, settings)
+    tensors = _tensors(folder / TENSORS, shown)
+    _check_ranks(shown / CONFIG, settings, tensors)
+    _check_replication(shown / CONFIG, settings, len(tensors))
 
 
-def _settings(file: Path) -> dict[str, Any]:
+def _settings(file: Path, shown: Path) -> dict[str, Any]:
     try:
         found = read_object(file)
     except TypeError as error:
-        raise RunDirectoryError(f"{file}: {error}") from error
+        raise RunDirectoryError(f"{shown}: {error}") from error
     except (OSError, ValueError) as error:
-        raise RunDirectoryError(f"{file}: expected the settings of an adapter; it cannot be read: {error}") from error
+        raise RunDirectoryError(f"{shown}: expected the settings of an adapter; it cannot be read: {error}") from error
+    kind = str(found.get("peft_type"))[:100]
     if found.get("peft_type") != "LORA":
-        raise RunDirectoryError(
-            f"{file}: expected a LoRA adapter (peft_type LORA); got {found.get('peft_type')!r}; take a LoRA adapter"
-        )
+        raise RunDirectoryError(f"{shown}: expected a LoRA adapter (peft_type LORA); got {kind!r}; take a LoRA adapter")
     if found.get("megatron_config") is not None:
         raise RunDirectoryError(
-            f"{file}: expected an adapter that imports nothing; got megatron_config with megatron_core "
-            f"{found.get('megatron_core')!r}; set it to null if you trust the adapter"
+            f"{shown}: expected an adapter that imports nothing; got megatron_config with megatron_core "
+            f"{str(found.get('megatron_core'))[:100]!r}; set it to null if you trust the adapter"
         )
     return found
 
@@ -85,16 +89,16 @@ def may_search_long(pattern: str) -> bool:
     return len(re.findall(r"[*+{]", bare)) > _MAX_REPEATS or bare.count("?") > _MAX_CHOICES
 
 
-def _tensors(folder: Path) -> dict[str, Tensor]:
+def _tensors(file: Path, shown: Path) -> dict[str, Tensor]:
     try:
-        tensors = load_file(folder / TENSORS)
+        tensors = load_file(file)
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         why = " ".join(str(error).split())[:200]
-        raise RunDirectoryError(f"{folder}: expected an adapter for this base model; {TENSORS}: {why}") from error
+        raise RunDirectoryError(f"{shown}: expected an adapter for this base model; {TENSORS}: {why}") from error
     for name, value in tensors.items():
         if not value.is_floating_point() or not bool(value.isfinite().all()):
             raise RunDirectoryError(
-                f"{folder / TENSORS}: expected finite floating-point numbers; {name} has others; the file was altered"
+                f"{shown / TENSORS}: expected finite floating-point numbers; {name} has others; the file was altered"
             )
     return tensors
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -66,7 +66,7 @@ class ClassItems(ItemKind[Predictions, Metrics]):
         return evaluate(predictions)
 
     def read_scores(self, found: Mapping[str, Any]) -> Metrics:
-        return _scores(Metrics, found)
+        return _scores(lambda: Metrics(**found), found)
 
     def nlls(self, predictions: Predictions) -> tuple[float, ...]:
         return label_nlls(predictions)
@@ -93,7 +93,7 @@ class TextItems(ItemKind[TokenPredictions, TokenMetrics]):
         return evaluate_tokens(predictions)
 
     def read_scores(self, found: Mapping[str, Any]) -> TokenMetrics:
-        return _scores(TokenMetrics, found)
+        return _scores(lambda: TokenMetrics(**found), found)
 
     def nlls(self, predictions: TokenPredictions) -> tuple[float, ...]:
         return tuple((-predictions.text_log_probs()).tolist())
@@ -109,8 +109,8 @@ def kind_of(config: RunConfig) -> ItemKind[Any, Any]:
     return TextItems() if learns_tokens(config) else ClassItems()
 
 
-def _scores(kind: type[S], found: Any) -> S:
-    """The scores of a kind, from what a file holds.
+def _scores(make: Callable[[], S], found: Any) -> S:
+    """Scores that are made of what a file holds.
 
     Raises:
         RunDirectoryError: it holds something else.
@@ -118,7 +118,7 @@ def _scores(kind: type[S], found: Any) -> S:
     try:
         if not all(isinstance(value, int | float) for value in found.values()):
             raise TypeError("expected numbers")
-        return kind(**found)
+        return make()
     except (TypeError, AttributeError) as error:
         raise RunDirectoryError(
             f"{METRICS}: expected the scores of a run; it was altered ({error}): `blob-pyro evaluate` makes it anew"
