@@ -24,17 +24,18 @@ _RANKS = ("rank_pattern", "alpha_pattern")  # their keys are
 _MAX_REPEATS, _MAX_CHOICES = 4, 8
 
 
-def check_adapter(folder: Path, shown: Path) -> None:
+def check_adapter(folder: Path, shown: Path | None = None) -> None:
     """Check an adapter of whatever origin.
 
     Args:
         folder: where it lies.
-        shown: what messages call it.
+        shown: what a message calls the folder, where it is a copy.
 
     Raises:
         RunDirectoryError: a file is missing or cannot be read; or it is no LoRA adapter of finite floating-point
             numbers; or PEFT would import a module, search without end, or make matrices larger than those in the file.
     """
+    shown = shown or folder
     for name in (CONFIG, TENSORS):  # PEFT would ask the hub for them
         if not (folder / name).is_file():
             raise RunDirectoryError(f"{shown}: expected {name} in the folder of an adapter; it is not there")
@@ -52,14 +53,13 @@ def _settings(file: Path, shown: Path) -> dict[str, Any]:
         raise RunDirectoryError(f"{shown}: {error}") from error
     except (OSError, ValueError) as error:
         raise RunDirectoryError(f"{shown}: expected the settings of an adapter; it cannot be read: {error}") from error
+    kind = str(found.get("peft_type"))[:100]
     if found.get("peft_type") != "LORA":
-        raise RunDirectoryError(
-            f"{shown}: expected a LoRA adapter (peft_type LORA); got {found.get('peft_type')!r}; take a LoRA adapter"
-        )
+        raise RunDirectoryError(f"{shown}: expected a LoRA adapter (peft_type LORA); got {kind!r}; take a LoRA adapter")
     if found.get("megatron_config") is not None:
         raise RunDirectoryError(
             f"{shown}: expected an adapter that imports nothing; got megatron_config with megatron_core "
-            f"{found.get('megatron_core')!r}; set it to null if you trust the adapter"
+            f"{str(found.get('megatron_core'))[:100]!r}; set it to null if you trust the adapter"
         )
     return found
 

@@ -157,12 +157,16 @@ def fits(value: Any, kind: Any) -> bool:
     Example:
         >>> fits([1, 2], list[float]), fits(True, int), fits(None, int | None), fits("x", Literal["a", "b"])
         (True, False, True, False)
+        >>> fits({"": "cpu"}, dict[str, int | str] | None), fits({"": [0]}, dict[str, int | str])
+        (True, False)
     """
     options: tuple[Any, ...] = getattr(kind, "__args__", ())
     if getattr(kind, "__origin__", None) is Literal:
         return isinstance(value, str) and value in options
     if getattr(kind, "__origin__", None) is list:
         return isinstance(value, list) and all(fits(item, options[0]) for item in value)
+    if getattr(kind, "__origin__", None) is dict:
+        return isinstance(value, dict) and all(fits(k, options[0]) and fits(v, options[1]) for k, v in value.items())
     if options:
         return any(fits(value, option) for option in options)
     if isinstance(value, bool) or kind is bool:

@@ -131,12 +131,19 @@ def read_config(run_dir: str | Path) -> RunConfig:
 
 def write_yaml(path: Path, value: Mapping[str, Any]) -> None:
     """A mapping as a YAML file, in its own order."""
-    path.write_text(yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    _write_whole(path, yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True))
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """A mapping as a JSON file."""
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    _write_whole(path, json.dumps(value, indent=2) + "\n")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """A file that is there whole or not at all, also where the process is killed meanwhile."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -198,6 +198,8 @@ def test_an_adapter_that_changes_the_base_is_refused(tmp_path: Path) -> None:
     run = saved(tmp_path / "run")
     file = run.path / "adapter" / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"init_lora_weights": "pissa"}))
+    described = json.loads((run.path / "posterior.json").read_text())
+    (run.path / "posterior.json").write_text(json.dumps(described | {"sha256": {}}))
     with pytest.raises(
         UnsupportedPosteriorError, match="got init_lora_weights='pissa', which changes the base weights"
     ):
