@@ -38,6 +38,7 @@ from blob_pyro.generation import Generations, generate
 from blob_pyro.guides import BLoBGuide, MAPGuide, MLEGuide
 from blob_pyro.handlers import flipout
 from blob_pyro.importing import load_authors_checkpoint
+from blob_pyro.inference.checkpoints import Checkpoints
 from blob_pyro.inference.ensemble import fit_ensemble
 from blob_pyro.inference.svi import BLoBSVI, StepResult
 from blob_pyro.inference.trainer import fit
@@ -59,6 +60,7 @@ __all__ = [
     "BayesianLoRA",
     "BlobPyroError",
     "CausalLM",
+    "Checkpoints",
     "ConformalSets",
     "DataConfig",
     "Example",

@@ -15,10 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from blob_pyro.adapter_files import CONFIG, TENSORS, read_adapter_config
 from blob_pyro.errors import RunDirectoryError
-from blob_pyro.json_file import read_object
 
-CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _PATTERNS = ("target_modules", "exclude_modules", "layers_pattern")  # regular expressions, where they are text
 _RANKS = ("rank_pattern", "alpha_pattern")  # their keys are
 _MAX_REPEATS, _MAX_CHOICES = 4, 8
@@ -39,29 +38,11 @@ def check_adapter(folder: Path, shown: Path | None = None) -> None:
     for name in (CONFIG, TENSORS):  # PEFT would ask the hub for them
         if not (folder / name).is_file():
             raise RunDirectoryError(f"{shown}: expected {name} in the folder of an adapter; it is not there")
-    settings = _settings(folder / CONFIG, shown / CONFIG)
+    settings = read_adapter_config(folder, shown)
     _check_patterns(shown / CONFIG, settings)
     tensors = _tensors(folder / TENSORS, shown)
     _check_ranks(shown / CONFIG, settings, tensors)
     _check_replication(shown / CONFIG, settings, len(tensors))
-
-
-def _settings(file: Path, shown: Path) -> dict[str, Any]:
-    try:
-        found = read_object(file)
-    except TypeError as error:
-        raise RunDirectoryError(f"{shown}: {error}") from error
-    except (OSError, ValueError) as error:
-        raise RunDirectoryError(f"{shown}: expected the settings of an adapter; it cannot be read: {error}") from error
-    kind = str(found.get("peft_type"))[:100]
-    if found.get("peft_type") != "LORA":
-        raise RunDirectoryError(f"{shown}: expected a LoRA adapter (peft_type LORA); got {kind!r}; take a LoRA adapter")
-    if found.get("megatron_config") is not None:
-        raise RunDirectoryError(
-            f"{shown}: expected an adapter that imports nothing; got megatron_config with megatron_core "
-            f"{str(found.get('megatron_core'))[:100]!r}; set it to null if you trust the adapter"
-        )
-    return found
 
 
 def _check_patterns(file: Path, settings: Mapping[str, Any]) -> None:

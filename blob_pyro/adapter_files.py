@@ -18,37 +18,38 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from blob_pyro.errors import RunDirectoryError
+from blob_pyro.json_file import read_object
 
 CONFIG, TENSORS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 
 
-def read_adapter_config(folder: Path, *, any_type: bool = False) -> dict[str, Any]:
+def read_adapter_config(folder: Path, shown: Path | None = None, *, any_type: bool = False) -> dict[str, Any]:
     """adapter_config.json of a LoRA adapter.
 
     Args:
         folder: the adapter's.
+        shown: what a message calls the folder, where it is a copy.
         any_type: take any peft_type.
 
     Raises:
         RunDirectoryError: it is missing, no JSON object, of another kind than LoRA, or names a module to be imported.
     """
-    file = folder / CONFIG
+    file, told = folder / CONFIG, (shown or folder) / CONFIG
     if not file.is_file():
-        raise RunDirectoryError(f"{folder}: expected {CONFIG} in the folder of an adapter; it is not there")
+        raise RunDirectoryError(f"{shown or folder}: expected {CONFIG} in the folder of an adapter; it is not there")
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_object(file)
+    except TypeError as error:
+        raise RunDirectoryError(f"{told}: {error}") from error
     except (OSError, ValueError) as error:
-        raise RunDirectoryError(f"{file}: expected the settings of an adapter; it cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise RunDirectoryError(f"{file}: expected a JSON object; got a {type(found).__name__}")
+        raise RunDirectoryError(f"{told}: expected the settings of an adapter; it cannot be read: {error}") from error
+    kind = str(found.get("peft_type"))[:100]
     if found.get("peft_type") != "LORA" and not any_type:
-        raise RunDirectoryError(
-            f"{file}: expected a LoRA adapter (peft_type LORA); got {found.get('peft_type')!r}; take a LoRA adapter"
-        )
+        raise RunDirectoryError(f"{told}: expected a LoRA adapter (peft_type LORA); got {kind!r}; take a LoRA adapter")
     if found.get("megatron_config") is not None:  # PEFT would import the module that megatron_core names
         raise RunDirectoryError(
-            f"{file}: expected an adapter that imports nothing; got megatron_config with megatron_core "
-            f"{found.get('megatron_core')!r}; set it to null if you trust the adapter"
+            f"{told}: expected an adapter that imports nothing; got megatron_config with megatron_core "
+            f"{str(found.get('megatron_core'))[:100]!r}; set it to null if you trust the adapter"
         )
     return found
 

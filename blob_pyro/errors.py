@@ -1,5 +1,9 @@
 """The errors a user can mend. Each message is one line: what was expected, what came, what to do."""
 
+from __future__ import annotations
+
+from signal import SIGINT
+
 
 class BlobPyroError(Exception):
     """Base of every error that blob_pyro raises on purpose; the command line prints it without a traceback.
@@ -77,6 +81,11 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.signal = signal
+
+    @classmethod
+    def after(cls, interrupt: KeyboardInterrupt, message: str) -> Stopped:
+        """The same interrupt with a message; one without a signal is Ctrl-C's."""
+        return cls(message, interrupt.signal if isinstance(interrupt, Stopped) else SIGINT)
 
 
 class HubError(BlobPyroError, OSError):

@@ -76,7 +76,7 @@ class History:
             told = f"{self.path} holds the adapter and posterior after step {self._last_step()}"
             if self._resumable and isinstance(error, Stopped):
                 told += ", and a checkpoint: the same command with --resume goes on"
-            raise Stopped(told, getattr(error, "signal", 2)) from None
+            raise Stopped.after(error, told) from None
 
     def _lines(self) -> list[str]:
         file = self.path / HISTORY

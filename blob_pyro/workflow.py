@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -129,7 +128,7 @@ def _fit_run(config: RunConfig, resume: bool, progress: bool, say: Say, ranks: R
         result = evaluate_test_items(Run(path, model, guide), items, config, progress, say)
     except KeyboardInterrupt as error:
         told = f"{path} holds the adapter and posterior, but no metrics yet: the same command with --resume goes on"
-        raise Stopped(told, getattr(error, "signal", signal.SIGINT)) from None
+        raise Stopped.after(error, told) from None
     if ranks.is_first:
         Checkpoints(path / CHECKPOINTS).remove()
     return result
@@ -264,9 +263,9 @@ def tune(config: RunConfig, data: TaskData, progress: bool = True, say: Say = pr
     log = TrialLog(path, measure)
     try:
         found = search(config, log, start=with_kl_rate(config, len(data.train)), say=say)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         told = f"{path} holds {len(log)} trials; the same command goes on" if path.exists() else "nothing was saved"
-        raise KeyboardInterrupt(told) from None
+        raise Stopped.after(error, told) from None
     write_json(path / TUNING, found.to_dict())
     return found
 

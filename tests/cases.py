@@ -246,6 +246,18 @@ def model_for(guide: str, name: str = "llama", **changes: Any) -> bp.BayesianLoR
     return MODELS[name](bayesian=KINDS[guide].bayesian, **changes)
 
 
+def one_draw(guide: Any) -> Any:
+    """The guide with the same noise at every call."""
+    forward = guide.forward
+
+    def seeded(batch: bp.Batch | None = None) -> Any:
+        torch.manual_seed(7)
+        return forward(batch)
+
+    guide.forward = seeded
+    return guide
+
+
 def make_batch(
     lengths: tuple[int, ...] = LENGTHS,
     *,

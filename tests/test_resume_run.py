@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
 from processes import Process, finished
 
+import blob_pyro as bp
 from blob_pyro.cli import main
 from blob_pyro.run_directory import CHECKPOINTS
 
@@ -101,6 +103,16 @@ def test_guides_of_several_stages_go_on(guide: str, config: Path, tmp_path: Path
     code, _, err = finished("fit", config, "--output", run, *words, "--resume")
     assert code == 0, err
     assert contents(run) == contents(tmp_path / "whole")
+
+
+def test_a_checkpoint_is_a_posterior_that_can_be_loaded(config: Path, tmp_path: Path) -> None:
+    """The parameters behind a stop are in the newest checkpoint and in the run."""
+    run = tmp_path / "run"
+    stopped_after(4, config, run)
+    newest = sorted((run / CHECKPOINTS).iterdir())[-1]
+    of_run, of_checkpoint = bp.load(run), bp.load(newest)
+    for one, other in ((of_run.guide, of_checkpoint.guide), (of_run.model.network, of_checkpoint.model.network)):
+        assert all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
 
 
 def test_another_configuration_is_refused(config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

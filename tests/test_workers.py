@@ -104,8 +104,9 @@ def test_a_process_that_is_killed_is_a_failure(config):
     assert ended.failure.startswith("expected its process to end well; got exit code -9")
 
 
-def test_ctrl_c_stops_every_process_once_and_the_same_command_goes_on(config, tmp_path):
-    """A real interrupt of the command alone: both processes save what they have learnt, and end before it does."""
+@pytest.mark.parametrize(("number", "name", "code"), [(signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 143)])
+def test_a_signal_stops_every_process_once_and_the_same_command_goes_on(config, tmp_path, number, name, code):
+    """A real signal to the command alone: both processes save what they have learnt, and end before it does."""
     file = tmp_path / "compare.yaml"
     long = dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=2500))  # some 15 seconds
     file.write_text(yaml.safe_dump(dataclasses.asdict(long)))
@@ -115,10 +116,10 @@ def test_ctrl_c_stops_every_process_once_and_the_same_command_goes_on(config, tm
     wait_for(*(run_path(config, name, 0) / "history.jsonl" for name in ("mle", "blob")))
     workers = worker_ids(process.pid)
     assert len(workers) == 2
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, error = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130 and error.count("\n") == 1
-    assert "stopped by Ctrl-C" in error and "the same command goes on" in error
+    assert process.returncode == code and error.count("\n") == 1
+    assert f"stopped by {name}" in error and "the same command goes on" in error
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
     for name in ("mle", "blob"):
         path = run_path(config, name, 0)

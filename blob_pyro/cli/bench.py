@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 from blob_pyro.bench import PARTS, BenchResult, bench, measurement_text, summary_text
 from blob_pyro.cli.command import Command, check_output, command_parser
 from blob_pyro.contenders.options import add_options, settings_of
+from blob_pyro.errors import Stopped
 
 
 def _bench_parser() -> ArgumentParser:
@@ -46,9 +47,9 @@ def _bench(parser: ArgumentParser, words: Sequence[str]) -> None:
 
     try:
         result = bench(settings, command=shlex.join(["blob-pyro", "bench", *words]), on_measurement=report)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         told = f"{parsed.output} holds the tables above" if saved else "nothing was saved"
-        raise KeyboardInterrupt(told) from None
+        raise Stopped.after(error, told) from None
     if summary := summary_text(result):
         print(summary)
 

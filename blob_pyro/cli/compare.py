@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser
 from blob_pyro.cli.command import Command, command_parser, config_of, seeds
 from blob_pyro.compare import compare
 from blob_pyro.config import RunConfig
+from blob_pyro.errors import Stopped
 from blob_pyro.methods import ABLATIONS, METHODS, SYSTEMS
 
 
@@ -45,9 +46,9 @@ def _compare(parser: ArgumentParser, words: Sequence[str]) -> None:
     names = [name.strip() for name in parsed.methods.split(",") if name.strip()]
     try:
         found = compare(config, names, seeds(parsed.seeds), workers=parsed.workers, progress=not parsed.quiet)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         told = f"{config.output} holds the runs that were done; the same command goes on"
-        raise KeyboardInterrupt(told) from None
+        raise Stopped.after(error, told) from None
     print(f"\n{found.text()}\n\nrun directories and tables: {found.path}")
 
 

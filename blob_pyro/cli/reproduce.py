@@ -12,7 +12,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from blob_pyro.cli.command import Command, command_parser, names, seeds
 from blob_pyro.cli.mistakes import in_our_words
-from blob_pyro.errors import ConfigError
+from blob_pyro.errors import ConfigError, Stopped
 from blob_pyro.reproduce import ITEMS, Order, find_item
 from blob_pyro.reproduce.settings import CHANGEABLE
 
@@ -78,9 +78,9 @@ def _reproduce(parser: ArgumentParser, words: Sequence[str]) -> None:
     )
     try:
         found = item.make(order)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         told = f"{order.path} holds the runs that were done; the same command goes on"
-        raise KeyboardInterrupt(told) from None
+        raise Stopped.after(error, told) from None
     print(f"\n{found.text}\n\nfiles: {', '.join(map(str, found.files))}")
 
 

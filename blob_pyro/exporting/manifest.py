@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from blob_pyro.digests import digest
 from blob_pyro.errors import RunDirectoryError
+from blob_pyro.json_file import read_object
 
 MANIFEST, FORMAT, VERSION = "manifest.json", "blob_pyro.export", 1
 
@@ -20,7 +21,7 @@ def write_manifest(folder: Path, entries: Mapping[str, Any]) -> None:
         folder: the exported folder.
         entries: what is said beside format, version and digests.
     """
-    files = {name: _digest(folder / name) for name in _files(folder)}
+    files = {name: digest(folder / name) for name in _files(folder)}
     manifest = {"format": FORMAT, "version": VERSION, **entries, "sha256": files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
@@ -36,20 +37,19 @@ def check_manifest(folder: str | Path) -> dict[str, Any]:
     if not file.is_file():
         raise RunDirectoryError(f"{path}: expected an exported folder with {MANIFEST}; it is not there; check the path")
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunDirectoryError(f"{file}: expected JSON; it cannot be read: {error}") from error
-    told = (manifest.get("format"), manifest.get("version")) if isinstance(manifest, dict) else None
-    digests = manifest.get("sha256") if isinstance(manifest, dict) else None
-    if told != (FORMAT, VERSION) or not isinstance(digests, dict):
+        manifest = read_object(file)
+    except (OSError, ValueError, TypeError) as error:
+        raise RunDirectoryError(f"{file}: expected the manifest of an export; it cannot be read: {error}") from error
+    digests = manifest.get("sha256")
+    if (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION) or not isinstance(digests, dict):
         raise RunDirectoryError(f"{file}: expected {FORMAT} version {VERSION} with digests; got another version")
     present = set(_files(path))
-    for name, digest in digests.items():
+    for name, written in digests.items():
         # a name is compared with those of the folder, never opened as it stands
-        if name not in present or _digest(path / name) != digest:
+        if name not in present or digest(path / name) != written:
             why = "it was altered" if name in present else "it is not there"
             raise RunDirectoryError(f"{path}: expected the file {name} as it was exported; {why}; export the run again")
-    return dict(manifest)
+    return manifest
 
 
 def _files(folder: Path) -> list[str]:
@@ -60,8 +60,3 @@ def _files(folder: Path) -> list[str]:
 def _hidden(file: Path) -> bool:
     """Whether it lies in a hidden folder: git and the hub's client keep their own there."""
     return any(part.startswith(".") for part in file.parts)
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

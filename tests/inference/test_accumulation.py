@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import MODELS, make_batch, model_for
+from cases import MODELS, make_batch, model_for, one_draw
 
 import blob_pyro as bp
 from blob_pyro.inference.loss_scale import GROWTH_STEPS, LossScale
@@ -21,18 +21,6 @@ GUIDES = {
     "map": bp.guides.MAPGuide,
     "low_rank": bp.guides.LowRankGuide,
 }
-
-
-def one_draw(guide: Any) -> Any:
-    """The guide with the same noise at every call."""
-    forward = guide.forward
-
-    def seeded(batch: bp.Batch | None = None) -> Any:
-        torch.manual_seed(7)
-        return forward(batch)
-
-    guide.forward = seeded
-    return guide
 
 
 def trained(pieces: int, recipe: str = "blob", name: str = "blob", **settings: Any) -> tuple[list[Any], list[Any]]:

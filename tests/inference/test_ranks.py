@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import KINDS, MODELS, make_batch, model_for
+from cases import KINDS, MODELS, make_batch, model_for, one_draw
 from several import in_processes
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -22,18 +22,6 @@ from blob_pyro.inference.recipes import RECIPES
 from blob_pyro.ranks import Ranks
 
 Trained = tuple[list[tuple[float, float, float, float]], list[Tensor]]
-
-
-def one_draw(guide: Any) -> Any:
-    """The guide with the same noise at every call."""
-    forward = guide.forward
-
-    def seeded(batch: bp.Batch | None = None) -> Any:
-        torch.manual_seed(7)
-        return forward(batch)
-
-    guide.forward = seeded
-    return guide
 
 
 def steps(
