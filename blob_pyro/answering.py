@@ -12,9 +12,9 @@ from typing import Any
 
 import pyro
 
-from blob_pyro.building import answers_likelihood, encode_items, load_data
+from blob_pyro.building import answers_likelihood, encode_items, load_data, own_device
 from blob_pyro.checkpoint import DESCRIPTION, Run, load
-from blob_pyro.config import RunConfig
+from blob_pyro.config import ModelConfig, RunConfig
 from blob_pyro.data.collate import EncodedDataset, padding_id
 from blob_pyro.data.loaders import predict_loader
 from blob_pyro.data.sources import Row
@@ -102,17 +102,17 @@ def load_run(run_dir: str | Path, labels: Sequence[str]) -> Run:
 
 
 def device_map_of(run_dir: str | Path) -> Any:
-    """The run's device map; None for a run without configuration.
+    """Where the run's base goes: `model.device_map`, or the device of a run without one; None is the host.
 
-    None, with a warning, where this machine lacks one of its devices too.
+    The latter, with a warning, where this machine lacks a device of the map, too.
     """
-    device_map = read_config(run_dir).model.device_map if (Path(run_dir) / CONFIG).is_file() else None
-    missing = missing_device(device_map)
+    settings = read_config(run_dir).model if (Path(run_dir) / CONFIG).is_file() else ModelConfig()
+    missing = missing_device(settings.device_map)
     if missing is None:
-        return device_map
+        return own_device(settings) if settings.device_map is None else settings.device_map
     told = f"{run_dir}: the run was trained on {missing} (model.device_map), which is not here: loaded as without it"
     warnings.warn(told, stacklevel=3)
-    return None
+    return own_device(settings)
 
 
 def _check_tokens(run: Run, run_dir: str | Path) -> None:

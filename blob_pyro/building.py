@@ -142,7 +142,7 @@ def build_model(config: RunConfig, labels: Sequence[str], num_data: int) -> Baye
         "dtype": settings.dtype,
         "attn_implementation": settings.attn_implementation,
     }
-    device_map = settings.device_map if settings.device_map is not None else _own_device(settings)
+    device_map = settings.device_map if settings.device_map is not None else own_device(settings)
     if settings.adapter is not None:
         model = _with_adapter(settings, likelihood, BaseSource(id=settings.id, **base), shared, device_map)
     else:
@@ -164,12 +164,13 @@ def build_model(config: RunConfig, labels: Sequence[str], num_data: int) -> Baye
     return model
 
 
-def _own_device(config: ModelConfig) -> Any:
-    """Each of several processes has a GPU of its own, where there are GPUs; a base to be sharded starts on the host."""
-    ranks = Ranks.here()
-    if ranks.num == 1 or config.shard_base or ranks.device.type == "cpu":
-        return None
-    return {"": str(ranks.device)}
+def own_device(config: ModelConfig) -> Any:
+    """The device map of a run that names none: this process's own GPU, where there are GPUs.
+
+    None, which is the host, where there are none, and for a base that is to be sharded over processes.
+    """
+    device = Ranks.here().device
+    return None if config.shard_base or device.type == "cpu" else {"": str(device)}
 
 
 def build_guide(model: BayesianLoRA, config: GuideConfig, adapter: str | None = None) -> AdapterGuide:

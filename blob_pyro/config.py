@@ -49,7 +49,7 @@ class ModelConfig:
             other rows of its batch (see docs/gotchas.md).
         dtype: type of the base weights; "auto" takes the checkpoint's own.
         device_map: where the base goes: a device ("cuda", "cuda:0", "cpu", or its number), "auto" and what else
-            accelerate takes, or devices by name of a module. None takes the CPU; of a quantised base the GPU, if any.
+            accelerate takes, or devices by name of a module. None takes a GPU, if there is one, and the CPU elsewhere.
         attn_implementation: as in transformers; None takes eager for bfloat16 on CPUs (sdpa is faster there beyond
             some 300 tokens), and elsewhere the choice of transformers.
         gradient_checkpointing: recompute activations in the backward pass to save memory.

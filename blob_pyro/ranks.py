@@ -34,8 +34,8 @@ class Ranks:
 
     @property
     def device(self) -> torch.device:
-        """Where this process computes: its own GPU, or the CPU."""
-        if not torch.cuda.is_available():
+        """Where this process computes: its own GPU; the CPU where there is none, or accelerate is told to take it."""
+        if not torch.cuda.is_available() or _told_to_use_cpu():
             return torch.device("cpu")
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
@@ -99,7 +99,7 @@ def connected() -> Iterator[Ranks]:
         return
     from accelerate import PartialState  # type: ignore[import-untyped]
 
-    PartialState(cpu=not torch.cuda.is_available())
+    PartialState(cpu=Ranks().device.type == "cpu")
     try:
         yield Ranks.here()
     finally:
@@ -118,6 +118,13 @@ def _alike(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
 def _put(flat: Tensor, tensors: Sequence[Tensor]) -> None:
     for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(part.view_as(tensor))
+
+
+def _told_to_use_cpu() -> bool:
+    """`accelerate launch --cpu`, or its environment variable."""
+    from accelerate.utils import parse_flag_from_env  # type: ignore[import-untyped]
+
+    return bool(parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
 def _device() -> torch.device:

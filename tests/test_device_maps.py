@@ -14,6 +14,7 @@ import yaml
 from cases import base_folder, make_batch, pretrained
 
 import blob_pyro as bp
+from blob_pyro.building import own_device
 from blob_pyro.cli import main
 from blob_pyro.device_maps import check_device_map, missing_device, refuse_offloaded
 from blob_pyro.errors import ConfigError
@@ -120,6 +121,28 @@ def test_a_name_that_is_no_module_is_refused() -> None:
         pretrained(device_map={"modell": "cpu", "lm_head": "cpu"})
     assert "(model, lm_head, or parts of these)" in str(told.value)
     pretrained(device_map={"model.embed_tokens": "cpu", "model.layers.0.mlp": "cpu", "": "cpu"})
+
+
+@pytest.mark.parametrize(
+    ("gpu", "environment", "shard_base", "expected"),
+    [
+        (False, {}, False, None),
+        (True, {}, False, {"": "cuda:0"}),
+        (True, {"LOCAL_RANK": "3"}, False, {"": "cuda:3"}),
+        (True, {"ACCELERATE_USE_CPU": "true"}, False, None),
+        (True, {}, True, None),
+    ],
+)
+def test_without_a_map_a_command_takes_its_gpu(
+    gpu: bool, environment: dict[str, str], shard_base: bool, expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What would be chosen on such a machine; no GPU is asked for anything."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    for name in ("LOCAL_RANK", "ACCELERATE_USE_CPU"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert own_device(bp.ModelConfig(shard_base=shard_base)) == expected
 
 
 @pytest.mark.filterwarnings("default:.*which is not here")

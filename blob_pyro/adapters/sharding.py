@@ -1,12 +1,11 @@
-"""Shards a frozen base over processes, for one that does not fit a single device."""
+"""Shards a frozen base over processes, for one that does not fit a single device.
+
+torch's sharding is imported where it is used: it takes half a second, and brings warning filters of its own.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
 
 from blob_pyro.adapters.blocks import block_list
 from blob_pyro.errors import ConfigError
@@ -31,6 +30,10 @@ def shard_base(network: PeftModel, ranks: Ranks) -> None:
 
     Source: Zhao et al. 2023 (arXiv 2304.11277), in torch's second implementation.
     """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
+
     if ranks.num == 1:
         raise ConfigError("model.shard_base: expected several processes; got one: start them with a launcher")
     base = network.get_base_model()
@@ -50,4 +53,6 @@ def shard_base(network: PeftModel, ranks: Ranks) -> None:
 
 def is_sharded(network: PeftModel) -> bool:
     """Whether `shard_base` has shared the base out."""
+    from torch.distributed.tensor import DTensor
+
     return any(isinstance(parameter, DTensor) for parameter in network.parameters())

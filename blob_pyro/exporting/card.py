@@ -10,6 +10,7 @@ import yaml
 
 from blob_pyro.config import DataConfig
 from blob_pyro.data.tasks import find_task
+from blob_pyro.evaluation import Metrics
 from blob_pyro.exporting.kinds import Kind
 from blob_pyro.exporting.merged import Rounding
 from blob_pyro.exporting.subject import Subject, public_name
@@ -17,7 +18,7 @@ from blob_pyro.exporting.usage import own_code, plain_code, prompt_of
 from blob_pyro.guides import EnsembleGuide, LaplaceGuide, PostHocGuide
 from blob_pyro.likelihoods import SequenceClassification
 from blob_pyro.packaged import ORIGINS
-from blob_pyro.report.table import metrics_table
+from blob_pyro.report.table import annotators_table, metrics_table
 from blob_pyro.run_directory import COST, RELIABILITY, read_json
 
 CARD = "README.md"
@@ -129,7 +130,10 @@ def _data(subject: Subject) -> str:
     if subject.labels:
         lines += [f"- Labels: {', '.join(f'`{label.strip()}`' for label in subject.labels)}."]
     template = prompt_of(subject)
-    return "\n".join(lines) + ("" if template is None else "\n\nThe prompt:\n\n" + _fenced(template, "text"))
+    if template is None:
+        return "\n".join(lines)
+    behind = "" if config.data.completion is None else f", and behind it `{config.data.completion}`"
+    return "\n".join(lines) + f"\n\nThe prompt{behind}:\n\n" + _fenced(template, "text")
 
 
 def _source(data: DataConfig) -> str:
@@ -151,11 +155,14 @@ def _metrics(subject: Subject, has_diagram: bool) -> str:
         return "None: the run has no test items, or was not evaluated."
     last = list(subject.metrics)[-1]
     means = "one member" if isinstance(subject.guide, EnsembleGuide) else "the posterior mean"
+    of_classes = isinstance(subject.metrics[last], Metrics)
+    errors = "test items (of the ECE over bootstrap resamples); NLL in nats per item" if of_classes else "test texts"
     parts = [
         metrics_table(subject.metrics),
-        "± the standard error over the test items (of the ECE over bootstrap resamples); NLL in nats per item. "
-        f"N is the number of draws that are averaged; N=0 is {means}.",
+        f"± the standard error over the {errors}. N is the number of draws that are averaged; N=0 is {means}.",
     ]
+    if against_annotators := annotators_table(subject.metrics):
+        parts.insert(1, against_annotators)
     if isinstance(subject.guide, EnsembleGuide):
         parts[-1] = parts[-1].replace("N=0 is one member", "N=0 is the mean over members, which is not exported")
     parts += _caveats(subject)

@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
+from blob_pyro.building import learns_tokens
 from blob_pyro.checkpoint import Run, load
 from blob_pyro.config import RunConfig
 from blob_pyro.data.tasks import find_task
 from blob_pyro.errors import RunDirectoryError
-from blob_pyro.evaluation import Metrics
 from blob_pyro.guides import GUIDES, AdapterGuide, EnsembleGuide
+from blob_pyro.item_kinds import kind_of
 from blob_pyro.packaged import ALIASES
+from blob_pyro.report.table import Scores
 from blob_pyro.run_directory import CONFIG, METRICS, read_config, read_json
 
 
@@ -31,7 +32,7 @@ class Subject:
 
     run: Run
     config: RunConfig | None
-    metrics: dict[str, Metrics]
+    metrics: dict[str, Scores]
 
     @classmethod
     def read(cls, run_dir: str | Path) -> Subject:
@@ -43,7 +44,7 @@ class Subject:
         """
         path = Path(run_dir)
         config = read_config(path) if (path / CONFIG).is_file() else None
-        metrics = _read_metrics(path / METRICS)
+        metrics = {} if config is None else _read_metrics(path, config)
         run = load(path)
         run.model.network.eval()
         return cls(run, config, metrics)
@@ -63,8 +64,8 @@ class Subject:
 
     @cached_property
     def labels(self) -> list[str] | None:
-        """The answer words in class order; None where the run does not say."""
-        if self.config is None:
+        """The answer words in class order; None where the run does not say, or has no classes."""
+        if self.config is None or learns_tokens(self.config):
             return None
         data = self.config.data
         return list(find_task(data.task).labels) if data.task is not None else data.labels
@@ -98,9 +99,9 @@ def public_name(id_or_path: str) -> str:
     return path.rpartition("/")[2]
 
 
-def _read_metrics(file: Path) -> dict[str, Metrics]:
-    found: dict[str, Any] = read_json(file)
+def _read_metrics(path: Path, config: RunConfig) -> dict[str, Scores]:
+    kind = kind_of(config)
     try:
-        return {name: Metrics(**values) for name, values in found.items()}
-    except TypeError as error:
-        raise RunDirectoryError(f"{file}: expected the metrics of a run; it was altered: {error}") from error
+        return {name: kind.read_scores(values) for name, values in read_json(path / METRICS).items()}
+    except RunDirectoryError as error:
+        raise RunDirectoryError(f"{path}: {error}") from error

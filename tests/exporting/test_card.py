@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from blob_pyro.cli import main
 from blob_pyro.errors import RunDirectoryError
 from blob_pyro.exporting.card import GUIDE_TITLES
 from blob_pyro.guides import GUIDES
+from blob_pyro.report.table import annotators_table, metrics_table
 
 KIND_NAMES = ("mean", "draws:2", "merged")
 
@@ -129,6 +131,34 @@ def test_a_run_without_test_items_says_so(tmp_path: Path) -> None:
     assert "None: the run has no test items, or was not evaluated." in card and "Test items" not in card
 
 
+@pytest.mark.parametrize("kind", KIND_NAMES)
+def test_a_run_that_learnt_texts(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tiny.llama()
+    data = {"labels": None, "completion": " {label}"}
+    run = fitted(tmp_path, base, data=data, model={"likelihood": "causal_lm"})
+    card = card_of(run, kind, tmp_path / "out")
+    assert "The prompt, and behind it ` {label}`:" in card and "Labels:" not in card
+    scores = read_metrics(run, lambda values: bp.TokenMetrics(**values))
+    assert metrics_table(scores) in card and "± the standard error over the test texts." in card
+    assert run_code(tmp_path / "out", base, monkeypatch)
+
+
+@pytest.mark.parametrize("kind", KIND_NAMES)
+def test_a_run_whose_items_have_the_shares_of_annotators(kind: str, tmp_path: Path) -> None:
+    raw = tiny.settings(tmp_path, tiny.llama())
+    for name in ("train", "test"):
+        rows = [row | {"label": {row["label"]: 0.75, "positive": 0.25}} for row in tiny.items(8)[::2]]
+        tiny.write_jsonl(tmp_path / f"{name}.jsonl", rows)
+    assert main(["fit", str(tiny.write_yaml(tmp_path / "c.yaml", raw)), "--quiet"]) == 0
+    card = card_of(tmp_path / "run", kind, tmp_path / "out")
+    scores = read_metrics(tmp_path / "run", bp.Metrics.from_dict)
+    assert metrics_table(scores) in card and annotators_table(scores) in card and annotators_table(scores)
+
+
+def read_metrics(run: Path, read: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+    return {name: read(values) for name, values in json.loads((run / "metrics.json").read_text()).items()}
+
+
 def test_a_temperature_is_told(tmp_path: Path) -> None:
     """Exported weights do not have it."""
     run = fitted(tmp_path, data={"num_validation": 4}, predict={"temperature": True})
@@ -158,5 +188,5 @@ def test_a_prompt_with_fences_stays_in_its_block(tmp_path: Path) -> None:
 def test_altered_metrics_are_one_line(tmp_path: Path) -> None:
     run = fitted(tmp_path)
     (run / "metrics.json").write_text('{"N=0": {"accuracy": 1}}')
-    with pytest.raises(RunDirectoryError, match="metrics.json: expected the metrics of a run; it was altered"):
+    with pytest.raises(RunDirectoryError, match="metrics.json: expected the scores of a run; it was altered"):
         bp.export(run)
