@@ -195,6 +195,19 @@ def expected_type(kind: Any) -> str:
     return _TYPE_WORDS.get(kind, str(kind))
 
 
+def names_of(kind: Any) -> list[str]:
+    """The names that a type allows; none where it is not one of names.
+
+    Example:
+        >>> names_of(Literal["blob", "mle"] | None), names_of(int)
+        (['blob', 'mle'], [])
+    """
+    options = getattr(kind, "__args__", ())
+    if getattr(kind, "__origin__", None) is Literal:
+        return [option for option in options if isinstance(option, str)]
+    return [name for option in options for name in names_of(option)]
+
+
 _TYPE_WORDS: dict[Any, str] = {
     int: "a whole number",
     float: "a finite number",

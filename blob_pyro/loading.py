@@ -16,7 +16,7 @@ import transformers
 from blob_pyro.adapter_checks import may_search_long
 from blob_pyro.adapters.targets import default_target_modules
 from blob_pyro.device_maps import check_device_map, refuse_missing_device, refuse_offloaded, refuse_unknown_modules
-from blob_pyro.errors import ConfigError, ModelLoadError
+from blob_pyro.errors import ConfigError, ModelLoadError, unknown_name
 from blob_pyro.hub_errors import one_line, refusal
 from blob_pyro.likelihoods import Likelihood
 from blob_pyro.packaged import ALIASES, packaged_model
@@ -64,7 +64,7 @@ class BaseSource:
         if self.quantization not in (None, "8bit", "4bit"):
             raise ConfigError(f"quantization: expected '8bit', '4bit' or None; got {self.quantization!r}")
         if self.dtype not in DTYPES:
-            raise ConfigError(f"dtype: expected one of {', '.join(DTYPES)}; got {self.dtype!r}")
+            raise unknown_name("dtype", DTYPES, self.dtype)
 
     def _check_attention(self) -> None:
         """Refuse what transformers would download and run: "ORGANISATION/KERNEL" of the hub."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from blob_pyro.config import GuideConfig, RunConfig
-from blob_pyro.errors import ConfigError
+from blob_pyro.errors import ConfigError, did_you_mean
 from blob_pyro.tuning import tunes
 
 Changes = Mapping[str, Any]
@@ -237,7 +237,8 @@ def choose(names: Sequence[str]) -> list[Method]:
     chosen: dict[str, Method] = {}
     for name in wanted:
         if name not in METHODS:
-            raise ConfigError(f"methods: expected some of {', '.join([*METHODS, *groups])}; got {name!r}")
+            known = [*METHODS, *groups]
+            raise ConfigError(f"methods: expected some of {', '.join(known)}; got {name!r}{did_you_mean(name, known)}")
         after = METHODS[name].after
         if after is not None:
             chosen.setdefault(after, METHODS[after])

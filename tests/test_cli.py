@@ -77,11 +77,29 @@ def test_help_and_tasks_end_with_zero(capsys):
 
 
 def test_help_of_fit_explains_every_key(capsys):
-    main(["fit", "--help"])
+    main(["fit", "--help", "all"])
     out = " ".join(capsys.readouterr().out.split())
     for key in (key for key in KEYS if "." in key):
         told = re.search(rf"--{re.escape(key)}\+? (?:\S+|{{[^}}]*}}) ([^(-].*?) \(type", out)
         assert told, f"no help for {key}"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_first_screen_of_help_fits_one_and_shows_an_example(command, capsys):
+    """24 lines of 80 columns; what is not on it is named, and tells whatever there is."""
+    assert main([command, "--help"]) == 0
+    out = capsys.readouterr().out
+    lines = out.rstrip("\n").split("\n")
+    assert len(lines) <= 24 and max(map(len, lines)) <= 80
+    assert f"example: blob-pyro {command}" in out
+    more = out.partition(f"more: blob-pyro {command} --help TOPIC\n")[2]
+    for topic in re.findall(r"(\w+)(?: \([^)]*\))?(?:,|\n)", more):
+        assert main([command, "--help", topic]) == 0
+        assert capsys.readouterr().out.strip()
+
+
+def test_an_unknown_topic_of_help_names_the_nearest(refused):
+    assert refused("fit", "--help", "trian").endswith("; did you mean train?")
 
 
 def test_tasks_names_labels_and_source(capsys):
@@ -149,7 +167,7 @@ BAD_YAML: dict[str, tuple[bytes, str]] = {
     "section is empty": (b"train:", "train: expected a mapping with keys like num_steps"),
     "no data": (b"seed: 1", "data: expected data.task, or files of your own; got neither"),
     "no prompt": (b"data: {train_file: a, labels: [a, b]}", "got neither: data.prompt missing"),
-    "unknown task": (b"data: {task: tweetz}", "got 'tweetz': did you mean tweets?"),
+    "unknown task": (b"data: {task: tweetz}", "got 'tweetz'; did you mean tweets?"),
     "wrong type": (
         b"data: {task: tweets}\ntrain: {num_steps: many}",
         "train.num_steps: expected a whole number; got many",
@@ -474,7 +492,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "config with an unknown task": (
         lambda run: (run / "config.yaml").write_text("data: {task: tweetz}"),
-        "got 'tweetz': did you mean tweets?",
+        "got 'tweetz'; did you mean tweets?",
     ),
     "other labels": (
         _text("config.yaml", "' negative'", "' number'"),

@@ -354,7 +354,7 @@ def test_what_cannot_be_acquired_is_one_line(refused, finished, without, tmp_pat
     assert refused("acquire", finished.output, new, "--k", "0").startswith("k: expected 1 to 30")
     assert "required: k" in refused("acquire", finished.output, new).replace("--k", "k")
     told = refused("acquire", finished.output, new, "--k", "2", "--score", "bal")
-    assert told == "score: expected one of confidence, margin, entropy, bald; got 'bal'"
+    assert told == "score: expected one of confidence, margin, entropy, bald; got 'bal'; did you mean bald?"
     told = refused("acquire", without.output, new, "--k", "2")
     assert told.startswith("score 'bald': expected a guide whose draws can disagree; got 'mle', a point: take another")
     told = refused("acquire", finished.output, new, "--k", "2", "--num_samples", "1")

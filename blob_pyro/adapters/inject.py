@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from blob_pyro.adapters.blocks import in_blocks
 from blob_pyro.adapters.drawn_linear import DrawnLinear
 from blob_pyro.adapters.quantised import keep_unpacked
-from blob_pyro.errors import ConfigError, UnsupportedLayerError
+from blob_pyro.errors import ConfigError, UnsupportedLayerError, unknown_name
 
 if TYPE_CHECKING:  # importing PEFT takes seconds, most of them bitsandbytes': only those who build a model wait
     from peft import PeftModel
@@ -84,7 +84,7 @@ def inject(
         ConfigError: `bayesian` is no key of `FACTORS`, a block is not there, or nothing would be random.
     """
     if bayesian not in FACTORS:
-        raise ConfigError(f"bayesian: expected one of {', '.join(FACTORS)}; got {bayesian!r}")
+        raise unknown_name("bayesian", FACTORS, bayesian)
     layers = find_lora_layers(network, adapter)
     drawn = layers if bayesian_layers is None else _chosen(network, layers, bayesian_layers)
     for factor in FACTORS[bayesian]:

@@ -15,16 +15,15 @@ from blob_pyro.evaluation import SCORES
 def _acquire_parser() -> ArgumentParser:
     parser = command_parser(
         "acquire",
-        "blob-pyro acquire RUN FILE --k K [--score NAME] [--output OUT.jsonl] [--num_samples N]",
+        "blob-pyro acquire RUN FILE --k K [--score NAME] [--output OUT.jsonl]",
         """
-        Choose the K items of a file (.jsonl, .csv, .tsv, .parquet) to have labelled next: those a saved run is
-        least sure of. The chosen lines come back, the least sure first, with "line" (where it stands in FILE)
-        and "score" added.
+        Choose the K items of a file (.jsonl, .csv, .tsv, .parquet) to have labelled
+        next: those a saved run is least sure of. They come back, the least sure first,
+        with "line" (where it stands in FILE) and "score" added. bald finds where draws
+        disagree; the other scores also find items that are ambiguous whatever the
+        weights (docs/decisions.md).
 
-        bald finds where posterior draws disagree, and needs a guide that has draws; the other scores
-        also find items that are ambiguous whatever the weights (docs/decisions.md).
-
-        example: blob-pyro acquire runs/short unlabelled.jsonl --k 50 --output to_label.jsonl
+        example: blob-pyro acquire runs/short unlabelled.jsonl --k 50
         """,
     )
     add_run_arguments(parser)

@@ -16,11 +16,11 @@ from blob_pyro.errors import Stopped
 def _bench_parser() -> ArgumentParser:
     parser = command_parser(
         "bench",
-        f"blob-pyro bench [{' | '.join(PARTS)} | all] [--option value ...]",
+        f"blob-pyro bench [{' | '.join(PARTS)} | all] [--key value ...]",
         """
-        Time a training step and a prediction against plain PEFT LoRA and plain Pyro, interleaved in one
-        process, and measure the peak memory of each in a process of its own. The defaults take about
-        half an hour on two cores. docs/performance.md tells what each contender and column is.
+        Time a training step and a prediction against plain PEFT LoRA and plain Pyro,
+        interleaved in one process, and measure the peak memory of each. The defaults
+        take about half an hour on two cores (docs/performance.md).
 
         example: blob-pyro bench train --length 64 --rounds 5 --output bench.json
         """,

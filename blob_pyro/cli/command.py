@@ -6,7 +6,7 @@ import re
 import textwrap
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,13 @@ class Command:
         help: one line for `blob-pyro --help`.
         parser: makes its parser.
         run: does its work.
+        topics: texts of `blob-pyro COMMAND --help TOPIC`, beside its groups of options.
     """
 
     help: str
     parser: Callable[[], ArgumentParser]
     run: Callable[[ArgumentParser, Sequence[str]], None]
+    topics: Mapping[str, str] = field(default_factory=dict)
 
 
 class _HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):

@@ -14,29 +14,26 @@ from blob_pyro.methods import ABLATIONS, METHODS, SYSTEMS
 
 
 def _compare_parser() -> ArgumentParser:
-    listed = "\n".join(f"          {name:<20} {method.description}" for name, method in METHODS.items())
     parser = command_parser(
         "compare",
-        "blob-pyro compare CONFIG.yaml [--methods NAME,NAME] [--seeds 0,1,2] [--workers N] [--key value ...]",
-        f"""
-        Run several systems under one configuration and print one table. Run directories go below --output;
-        runs that are there already are not repeated, so that an interrupted comparison goes on. --help of
-        `blob-pyro fit` explains the configuration; its keys are options here too. --tune searches the settings of
-        every method that can be tuned. --workers 2 makes two runs at once, each with half of the threads.
+        "blob-pyro compare CONFIG.yaml [--methods NAME,NAME] [--key value ...]",
+        """
+        Run several systems under one configuration (that of `blob-pyro fit`) and print
+        one table. Run directories go below --output; what is there already is not made
+        again. --tune searches the settings of every method that can be tuned.
 
-        methods:
-{listed}
-          systems              {", ".join(SYSTEMS)}
-          ablations            {", ".join(ABLATIONS)}
-
-        example: blob-pyro compare examples/compare.yaml --methods mle,laplace,blob --seeds 0,1,2
+        example: blob-pyro compare examples/compare.yaml --methods mle,blob --seeds 0,1
         """,
     )
     parser.add_argument("--config", action="config", help="a YAML file; the same as CONFIG.yaml")
     parser.add_class_arguments(RunConfig)
-    parser.add_argument("--methods", type=str, default="systems", help="names, separated by commas")
-    parser.add_argument("--seeds", type=str, default="0,1,2", help="whole numbers, separated by commas")
-    parser.add_argument("--workers", type=int, default=1, help="runs to make at once, each in a process of its own")
+    parser.add_argument("--methods", type=str, default="systems", help="names, separated by commas; systems by default")
+    parser.add_argument(
+        "--seeds", type=str, default="0,1,2", help="whole numbers, separated by commas; 0,1,2 by default"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, help="runs to make at once, each with its share of the threads"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
 
@@ -52,4 +49,15 @@ def _compare(parser: ArgumentParser, words: Sequence[str]) -> None:
     print(f"\n{found.text()}\n\nrun directories and tables: {found.path}")
 
 
-COMMAND = Command("run several systems under one configuration and print one table", _compare_parser, _compare)
+def _methods() -> str:
+    listed = [f"  {name:<20} {method.description}" for name, method in METHODS.items()]
+    sets = [f"  {name:<20} {', '.join(methods)}" for name, methods in (("systems", SYSTEMS), ("ablations", ABLATIONS))]
+    return "\n".join(["methods:", *listed, "", "sets of them:", *sets])
+
+
+COMMAND = Command(
+    "run several systems under one configuration and print one table",
+    _compare_parser,
+    _compare,
+    {"methods": _methods()},
+)

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentError
 
 from blob_pyro.cli import acquire, bench, compare, evaluate, export, fit, generate, predict, reproduce, tasks
+from blob_pyro.cli.help import help_text
 from blob_pyro.cli.mistakes import in_our_words
-from blob_pyro.errors import BlobPyroError, ConfigError, Stopped
+from blob_pyro.errors import BlobPyroError, ConfigError, Stopped, did_you_mean
 from blob_pyro.inference.stopping import sigterm_as_ctrl_c
 from blob_pyro.report.terminal import quiet_libraries
 
@@ -70,13 +71,25 @@ def _dispatch(words: list[str]) -> None:
         return
     if not words or words[0] not in COMMANDS:
         got = repr(words[0]) if words else "none"
-        raise ConfigError(f"expected a command ({', '.join(COMMANDS)}); got {got}; see blob-pyro --help")
+        advice = (did_you_mean(words[0], COMMANDS) if words else "") or "; see blob-pyro --help"
+        raise ConfigError(f"expected a command ({', '.join(COMMANDS)}); got {got}{advice}")
     command = COMMANDS[words[0]]
     parser = command.parser()
+    if (topic := _asked(words[1:])) is not None:
+        print(help_text(parser, command.topics, topic or None).rstrip("\n"))
+        return
     try:
         command.run(parser, words[1:])
     except ArgumentError as error:
         raise ConfigError(in_our_words(error, parser)) from error
+
+
+def _asked(words: Sequence[str]) -> str | None:
+    """The topic that help is asked for, "" for the first screen; None where it is not asked for."""
+    at = next((i for i, word in enumerate(words) if word in ("-h", "--help")), None)
+    if at is None:
+        return None
+    return next((word for word in words[at + 1 :] if not word.startswith("-")), "")
 
 
 def _overview() -> str:

@@ -15,11 +15,12 @@ from blob_pyro.exporting.push import check_repo_id
 def _export_parser() -> ArgumentParser:
     parser = command_parser(
         "export",
-        "blob-pyro export RUN [--as mean | draws:K | merged] [--output DIR] [--push_to_hub ORG/NAME]",
+        "blob-pyro export RUN [--as mean | draws:K | merged] [--output DIR]",
         """
-        Write a run as a folder that other programs load, with a model card and a manifest (docs/exports.md).
+        Write a run as a folder that other programs load, with a model card and a
+        manifest (docs/exports.md).
 
-        --as mean      one ordinary PEFT adapter, the posterior's spread in files beside it
+        --as mean      one ordinary PEFT adapter, the posterior's spread beside it
         --as draws:10  ten sampled PEFT adapters, whose probabilities are to be averaged
         --as merged    the base model with the mean merged into it; it has no posterior
 

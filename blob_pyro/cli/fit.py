@@ -17,30 +17,15 @@ def _fit_parser() -> ArgumentParser:
         "fit",
         "blob-pyro fit CONFIG.yaml [--key value ...]",
         """
-        Fine-tune, predict the test items, write a run directory. Every key of the YAML file can be
-        given (or given anew) on the command line; of a key under `train:` the option is --train.KEY.
-
-        The smallest file (.jsonl, .csv, .tsv, .parquet; labels that are left out are those of train_file):
-
-          data:
-            train_file: train.jsonl              # {"text": "Lovely day", "label": "positive"}
-            test_file: test.jsonl
-            prompt: "Tweet: {text}\\nSentiment:"  # in double quotes, so that \\n is a new line
-            labels: [" negative", " positive"]   # best a single token each: mind the space
-
-        With `model: {likelihood: causal_lm}` and, under data, `completion: " {answer}"`, what follows the prompt is
-        learnt token by token, and no label is needed (docs/likelihoods.md).
-
-        A run that was stopped or killed goes on with the same command and --resume.
-        --tune searches steps, KL rate, prior scale and layers on held-out items first (data.num_validation);
-        it is short for --tune.search true.
+        Fine-tune, predict the test items, write a run directory. Every key of the YAML
+        file is an option too: of a key under `train:` it is --train.KEY.
 
         example: blob-pyro fit my.yaml --train.num_steps 200 --output runs/short
         """,
     )
     parser.add_argument("--config", action="config", help="a YAML file; the same as CONFIG.yaml")
     parser.add_class_arguments(RunConfig)
-    parser.add_argument("--resume", action="store_true", help="go on with the run that output holds")
+    parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped or killed")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
 
@@ -54,4 +39,21 @@ def _fit(parser: ArgumentParser, words: Sequence[str]) -> None:
             print(f"run directory: {result.path}")
 
 
-COMMAND = Command("fine-tune a model and write a run directory", _fit_parser, _fit)
+FILE = """\
+The smallest file (.jsonl, .csv, .tsv, .parquet; labels that are left out are
+those of train_file):
+
+  data:
+    train_file: train.jsonl              # {"text": "Nice day", "label": "positive"}
+    test_file: test.jsonl
+    prompt: "Tweet: {text}\\nSentiment:"  # in double quotes, so that \\n is a new line
+    labels: [" negative", " positive"]   # best a single token each: mind the space
+
+With `model: {likelihood: causal_lm}` and, under data, `completion: " {answer}"`,
+what follows the prompt is learnt token by token, and no label is needed
+(docs/likelihoods.md).
+
+--tune searches steps, KL rate, prior scale and layers on held-out items first
+(data.num_validation); it is short for --tune.search true."""
+
+COMMAND = Command("fine-tune a model and write a run directory", _fit_parser, _fit, {"file": FILE})

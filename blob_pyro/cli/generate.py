@@ -14,7 +14,7 @@ from blob_pyro.answering import device_map_of
 from blob_pyro.checkpoint import load
 from blob_pyro.cli.command import Command, command_parser
 from blob_pyro.cli.lines import json_line
-from blob_pyro.errors import ConfigError
+from blob_pyro.errors import unknown_name
 from blob_pyro.generation import Generations, generate
 from blob_pyro.report.colours import dim, legend, painted, printable, wants_colour
 from blob_pyro.report.generations import json_rows, texts_table, token_rows, tokens_table
@@ -26,26 +26,31 @@ EDGES = {"entropy": (0.5, 1.0, 2.0, 3.0), "mutual_information": (0.01, 0.03, 0.1
 def _generate_parser() -> ArgumentParser:
     parser = command_parser(
         "generate",
-        'blob-pyro generate RUN "PROMPT" [--num_draws S] [--mode average | per_draw] [--option value ...]',
+        'blob-pyro generate RUN "PROMPT" [--num_draws S] [--option value ...]',
         """
-        Go on from a prompt under draws of a run's posterior, each held for the whole text. The colour of a token
-        tells how uncertain it was; where there are no colours (a file, a pipe, NO_COLOR) a table tells it.
+        Go on from a prompt under draws of a run's posterior. The colour of a token
+        tells how uncertain it was; where there are no colours a table tells it.
 
-        --mode average   one text: each token is picked by the average of the draws' probabilities
+        --mode average   one text, by the average of the draws' probabilities
         --mode per_draw  a text from each draw
 
-        example: blob-pyro generate runs/short "Tweet: what a day" --num_draws 8 --max_new_tokens 32
+        example: blob-pyro generate runs/short "Tweet: what a day" --num_draws 8
         """,
     )
     parser.add_argument("run", type=str, help="a run directory")
     parser.add_argument("prompt", type=str, help="the text to go on from, as it is")
-    parser.add_argument("--num_draws", type=int, default=8, help="posterior draws; 0 is the posterior mean")
+    parser.add_argument(
+        "--num_draws", type=int, default=8, help="posterior draws; 0 is the posterior mean", metavar="S"
+    )
     parser.add_argument("--mode", type=str, default="average", help="average or per_draw")
-    parser.add_argument("--max_new_tokens", type=int, default=32, help="most tokens of a text")
-    parser.add_argument("--do_sample", action="store_true", help="draw tokens; else the most probable one is taken")
-    parser.add_argument("--temperature", type=float | None, default=None, help="of the drawn tokens")
-    parser.add_argument("--top_k", type=int | None, default=None, help="draw among so many tokens")
-    parser.add_argument("--top_p", type=float | None, default=None, help="draw among the likeliest tokens, of this sum")
+    parser.add_argument("--max_new_tokens", type=int, default=32, help="most tokens of a text", metavar="N")
+    sampling = parser.add_argument_group("how tokens are picked", name="sampling")
+    sampling.add_argument("--do_sample", action="store_true", help="draw tokens; else the most probable one is taken")
+    sampling.add_argument("--temperature", type=float | None, default=None, help="of the drawn tokens")
+    sampling.add_argument("--top_k", type=int | None, default=None, help="draw among so many tokens")
+    sampling.add_argument(
+        "--top_p", type=float | None, default=None, help="draw among the likeliest tokens, of this sum"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the posterior draws, and of the drawn tokens")
     parser.add_argument("--uncertainty", type=str, default="entropy", help=f"what colours tell: {' or '.join(EDGES)}")
     parser.add_argument("--json", action="store_true", help="a JSON line for each text instead, with every figure")
@@ -55,7 +60,7 @@ def _generate_parser() -> ArgumentParser:
 def _generate(parser: ArgumentParser, words: Sequence[str]) -> None:
     parsed = parser.parse_args(words)
     if parsed.uncertainty not in EDGES:
-        raise ConfigError(f"--uncertainty: expected one of {', '.join(EDGES)}; got {parsed.uncertainty!r}")
+        raise unknown_name("--uncertainty", EDGES, parsed.uncertainty)
     run = load(parsed.run, device_map=device_map_of(parsed.run))
     pyro.set_rng_seed(parsed.seed)
     found = generate(

@@ -6,7 +6,8 @@ import re
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from blob_pyro.config_file import KEYS, expected_type, unknown_key
+from blob_pyro.config_file import KEYS, expected_type, names_of, unknown_key
+from blob_pyro.errors import did_you_mean
 
 
 def in_our_words(error: ArgumentError, parser: ArgumentParser) -> str:
@@ -21,7 +22,9 @@ def in_our_words(error: ArgumentError, parser: ArgumentParser) -> str:
     patterns = (r"Given value: (.*)$", r"Got value: (.*)$", r"Unable to load config '(.*?)'")
     value = next(filter(None, (re.search(pattern, rest) for pattern in patterns)), None)
     kind = KEYS.get(key) or next((getattr(a, "_typehint", a.type) for a in parser._actions if a.dest == key), None)
-    return f"{key}: expected {expected_type(kind)}; got {value[1]}" if value and kind else f"{key}: {rest}"
+    if not value or not kind:
+        return f"{key}: {rest}"
+    return f"{key}: expected {expected_type(kind)}; got {value[1]}{did_you_mean(value[1], names_of(kind))}"
 
 
 def _unknown_word(word: str, parser: ArgumentParser) -> str:

@@ -18,27 +18,21 @@ from blob_pyro.workflow import predict_run
 def _predict_parser() -> ArgumentParser:
     parser = command_parser(
         "predict",
-        "blob-pyro predict RUN FILE [--output OUT.jsonl] [--target_risk R] [--coverage C] [--ood SCORE]",
-        f"""
-        Answer the items of a file (.jsonl, .csv, .tsv, also .gz, or .parquet); each comes back as a line of JSON with
-        "prediction", "probabilities", "confidence", "margin", "entropy" and "mutual_information" (nats) added.
-
-        Of a run that learns texts token by token the file holds completions too, and each comes back with
-        "log_prob" (of the whole completion, averaged over the draws), "num_tokens", "perplexity", and the
-        means over its tokens of "entropy" and "mutual_information".
-
-        --target_risk, --coverage and --ood decide by held-out items: the run's own (data.num_validation)
-        or those of --held_out. SCORE is one of {", ".join(SCORES)} (docs/decisions.md).
+        "blob-pyro predict RUN FILE [--output OUT.jsonl] [--option value ...]",
+        """
+        Answer the items of a file (.jsonl, .csv, .tsv, also .gz, or .parquet): each
+        comes back as a line of JSON with "prediction", "probabilities", "confidence",
+        "margin", "entropy" and "mutual_information" (nats) added.
 
         example: blob-pyro predict runs/short new.jsonl --output answers.jsonl
-        example: blob-pyro predict runs/short new.jsonl --target_risk 0.1 --coverage 0.9
         """,
     )
     add_run_arguments(parser)
     parser.add_argument("file", type=str, help="a file with the fields of the run's prompt, and of its completion")
     parser.add_argument("--output", type=str | None, default=None, help="where to write; standard output by default")
+    deciding = parser.add_argument_group("by held-out items: the run's own, or --held_out's", name="deciding")
     for name, (kind, text) in _DECISIONS.items():
-        parser.add_argument(f"--{name}", type=kind | None, default=None, help=text)
+        deciding.add_argument(f"--{name}", type=kind | None, default=None, help=text)
     return parser
 
 
@@ -84,4 +78,16 @@ def _predict(parser: ArgumentParser, words: Sequence[str]) -> None:
     write_lines(answers, parsed.output)
 
 
-COMMAND = Command("answer the items of a file", _predict_parser, _predict)
+MORE = f"""\
+Of a run that learns texts token by token the file holds completions too, and each
+comes back with "log_prob" (of the whole completion, averaged over the draws),
+"num_tokens", "perplexity", and the means over its tokens of "entropy" and
+"mutual_information".
+
+--target_risk, --coverage and --ood decide by held-out items: the run's own
+(data.num_validation) or those of --held_out. SCORE is one of
+{", ".join(SCORES)} (docs/decisions.md).
+
+example: blob-pyro predict runs/short new.jsonl --target_risk 0.1 --coverage 0.9"""
+
+COMMAND = Command("answer the items of a file", _predict_parser, _predict, {"answers": MORE})

@@ -21,43 +21,40 @@ def _reproduce_parser() -> ArgumentParser:
     listed = "\n".join(f"          {name:<9} {item.description}" for name, item in ITEMS.items())
     parser = command_parser(
         "reproduce",
-        "blob-pyro reproduce NAME [--model ID] [--scale small | full] [--out DIR] [--seeds 0,1,2] [--key value ...]",
+        "blob-pyro reproduce NAME [--scale small | full] [--key value ...]",
         f"""
-        Make a table or figure of the paper again: NAME.md and NAME.csv in DIR, and pictures beside them. Small
-        scale has small models and few items, and ends on two cores; full scale has the paper's settings, for a
-        7B model and a GPU. What DIR holds already is not made again, so that an interrupted command goes on.
+        Make a table or figure of the paper again: NAME.md, NAME.csv and pictures in
+        --out. What is there already is not made again. NAME is one of
 
 {listed}
 
-        The keys of `blob-pyro fit --help` under data, model, train and predict are options here too, where a
-        scale's own value is to be another: --train.num_steps 20.
-
-        example: blob-pyro reproduce table1 --tasks winogrande_s --seeds 0 --out reproduced/first
+        example: blob-pyro reproduce table1 --tasks winogrande_s --seeds 0
         """,
     )
     parser.add_argument("name", type=str, help=f"one of {', '.join(ITEMS)}")
-    parser.add_argument(
-        "--model", type=str | None, default=None, help="hub id, folder or alias; the scale's by default"
-    )
-    parser.add_argument(
-        "--scale", type=Literal["full", "small"], default="small", help="the paper's settings, or small"
-    )
-    parser.add_argument(
-        "--out", type=str | None, default=None, help="directory to write to; reproduced/NAME by default"
-    )
-    parser.add_argument("--seeds", type=str, default="0,1,2", help="whole numbers, separated by commas")
-    parser.add_argument("--workers", type=int, default=1, help="runs to make at once, each in a process of its own")
-    parser.add_argument(
-        "--tasks", type=str | None, default=None,
-        help="other tasks than the paper's, separated by commas; of table2 the first is trained on",
-    )  # fmt: skip
-    parser.add_argument(
-        "--methods", type=str | None, default=None,
-        help="of a table: other systems than the paper's, separated by commas; `blob-pyro compare --help` lists them",
-    )  # fmt: skip
-    parser.add_argument("--data_dir", type=str | None, default=None, help="folder with local copies of the tasks")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    options = parser.add_argument_group("options of a table or figure", name="choices")
+    for name, (kind, default, text) in _OPTIONS.items():
+        options.add_argument(f"--{name}", type=kind, default=default, help=text)
+    options.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
+
+
+_OPTIONS: dict[str, tuple[Any, Any, str]] = {
+    "model": (str | None, None, "hub id, folder or alias; the scale's by default"),
+    "scale": (Literal["full", "small"], "small", "the paper's settings, or small"),
+    "out": (str | None, None, "directory to write to; reproduced/NAME by default"),
+    "seeds": (str, "0,1,2", "whole numbers, separated by commas"),
+    "workers": (int, 1, "runs to make at once, each in a process of its own"),
+    "tasks": (
+        str | None, None, "other tasks than the paper's, separated by commas; of table2 the first is trained on",
+    ),
+    "methods": (
+        str | None,
+        None,
+        "of a table: other systems than the paper's, separated by commas; see `blob-pyro compare --help methods`",
+    ),
+    "data_dir": (str | None, None, "folder with local copies of the tasks"),
+}  # fmt: skip
 
 
 def _reproduce(parser: ArgumentParser, words: Sequence[str]) -> None:
@@ -111,4 +108,11 @@ def _changes(words: Sequence[str]) -> dict[str, dict[str, Any]]:
     return changes
 
 
-COMMAND = Command("make a table or figure of the paper again", _reproduce_parser, _reproduce)
+SCALES = """\
+Small scale (the default) has small models and few items, and ends on two cores;
+full scale has the paper's settings, for a 7B model and a GPU.
+
+The keys of `blob-pyro fit --help TOPIC` under data, model, train and predict are
+options here too, where a scale's own value is to be another: --train.num_steps 20."""
+
+COMMAND = Command("make a table or figure of the paper again", _reproduce_parser, _reproduce, {"scales": SCALES})

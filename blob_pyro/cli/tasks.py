@@ -16,8 +16,7 @@ def _tasks_parser() -> ArgumentParser:
     return command_parser(
         "tasks",
         "blob-pyro tasks",
-        "List the built-in tasks: answer words, items, where they come from, and the prompt.\n\n"
-        "example: blob-pyro tasks",
+        "List the built-in tasks: answer words, items, where they come from, the prompt.\n\nexample: blob-pyro tasks",
     )
 
 

@@ -12,6 +12,17 @@ from blob_pyro.contenders.settings import CONTENDERS, PARTS, BenchSettings
 from blob_pyro.errors import ConfigError
 
 ALL = "all"
+_GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "network": (
+        "the network",
+        ("model", "dtype", "quantization", "layers", "r", "lora_alpha", "target_modules", "device",
+         "attn_implementation"),
+    ),
+    "sizes": (
+        "what is timed",
+        ("batch_size", "length", "num_samples", "num_prompts", "min_length", "max_length", "num_sites", "in_features"),
+    ),
+}  # fmt: skip
 _OWN_WORDS = ("parts", "memory")  # fields whose option is not "--FIELD VALUE"
 
 
@@ -21,13 +32,17 @@ def add_options(parser: Any) -> None:
     told["contenders"] = f"{told['contenders']} {_who_is_where()}"
     hints = get_type_hints(BenchSettings)
     parser.add_argument("part", type=str, nargs="?", default=ALL, help=f"one of {', '.join(PARTS)}, {ALL}")
+    groups = {name: parser.add_argument_group(title, name=name) for name, (title, _) in _GROUPS.items()}
+    group_of = {field: groups[name] for name, (_, fields) in _GROUPS.items() for field in fields}
     for field in dataclasses.fields(BenchSettings):
         if field.name not in _OWN_WORDS:
             several = get_origin(hints[field.name]) is tuple
             kind = get_args(hints[field.name])[0] if several else hints[field.name]
             default = list(field.default) if isinstance(field.default, tuple) else field.default
             more = {"nargs": "+"} if several else {}
-            parser.add_argument(f"--{field.name}", type=kind, default=default, help=told[field.name], **more)
+            group_of.get(field.name, parser).add_argument(
+                f"--{field.name}", type=kind, default=default, help=told[field.name], **more
+            )
     parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
 
 

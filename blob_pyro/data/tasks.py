@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -19,7 +18,7 @@ from blob_pyro.data.sources import Row, read_tweets
 from blob_pyro.data.splitting import grouped, hold_out, shuffled, take, with_groups
 from blob_pyro.data.task import Split, Task, TaskRows
 from blob_pyro.data.task_data import TaskData, count_note, task_data
-from blob_pyro.errors import ConfigError
+from blob_pyro.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
 
@@ -79,10 +78,8 @@ def find_task(name: str) -> Task:
     """
     if name in TASKS:
         return TASKS[name]
-    near = difflib.get_close_matches(name, TASKS, n=1)
-    advice = f": did you mean {near[0]}?" if near else ""
-    names = ", ".join(task.name for task in describe_tasks())
-    raise ConfigError(f"data.task: expected one of {names}; got {name!r}{advice}")
+    listed = ", ".join(task.name for task in describe_tasks())
+    raise ConfigError(f"data.task: expected one of {listed}; got {name!r}{did_you_mean(name, TASKS)}")
 
 
 def task_of(config: DataConfig) -> Task:

@@ -10,7 +10,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from blob_pyro.errors import ConfigError
+from blob_pyro.errors import unknown_name
 from blob_pyro.evaluation.checks import check_probabilities, check_share, checked
 from blob_pyro.predictions import Predictions
 
@@ -118,7 +118,7 @@ def check_set_score(score: str) -> None:
         ConfigError: names those there are.
     """
     if score not in SET_SCORES:
-        raise ConfigError(f"set score: expected one of {', '.join(SET_SCORES)}; got {score!r}")
+        raise unknown_name("set score", SET_SCORES, score)
 
 
 def _rank(n: int, coverage: float) -> int:

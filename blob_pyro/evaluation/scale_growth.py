@@ -9,7 +9,7 @@ from torch import Tensor
 
 from blob_pyro.distributions import gaussian_kl
 from blob_pyro.distributions.scale_maps import SCALE_MAPS
-from blob_pyro.errors import ConfigError
+from blob_pyro.errors import ConfigError, unknown_name
 
 
 def scale_growth(
@@ -49,7 +49,7 @@ def scale_growth(
         (0.2, 0.002)
     """
     if scale not in SCALE_MAPS:
-        raise ConfigError(f"scale: expected one of {', '.join(SCALE_MAPS)}; got {scale!r}")
+        raise unknown_name("scale", SCALE_MAPS, scale)
     for name, value in (("init_scale", init_scale), ("prior_scale", prior_scale), ("kl_lr", kl_lr)):
         if not value > 0:
             raise ConfigError(f"{name}: expected a number above 0; got {value}")

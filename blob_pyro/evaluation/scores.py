@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from blob_pyro.errors import ConfigError
+from blob_pyro.errors import ConfigError, unknown_name
 from blob_pyro.evaluation.checks import check_probabilities
 from blob_pyro.evaluation.uncertainty import mutual_information, predictive_entropy
 from blob_pyro.predictions import Predictions
@@ -60,7 +60,7 @@ def check_score(score: str) -> None:
         ConfigError: names those there are.
     """
     if score not in SCORES:
-        raise ConfigError(f"score: expected one of {', '.join(SCORES)}; got {score!r}")
+        raise unknown_name("score", SCORES, score)
 
 
 def information(draws: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from blob_pyro.data.examples import Batch
-from blob_pyro.errors import ConfigError
+from blob_pyro.errors import ConfigError, unknown_name
 from blob_pyro.generation.choice import Choice
 from blob_pyro.generation.decoding import Ending, Start, decode
 from blob_pyro.generation.held import hold_draws
@@ -73,7 +73,7 @@ def generate(
     """
     choice = Choice(do_sample, temperature, top_k, top_p)
     if mode not in MODES:
-        raise ConfigError(f"mode: expected one of {', '.join(MODES)}; got {mode!r}")
+        raise unknown_name("mode", MODES, mode)
     if max_new_tokens < 1:
         raise ConfigError(f"max_new_tokens: expected at least 1; got {max_new_tokens}")
     if model.likelihood.task_type != "CAUSAL_LM":

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from blob_pyro.distributions.scale_maps import SCALE_MAPS, ScaleMap
-from blob_pyro.errors import ConfigError
+from blob_pyro.errors import ConfigError, unknown_name
 from blob_pyro.guides.gaussian import FactorisedGaussianGuide
 from blob_pyro.model import BayesianLoRA
 
@@ -43,7 +43,7 @@ class BLoBGuide(FactorisedGaussianGuide):
         if not eps > 0:
             raise ConfigError(f"eps: expected a number above 0; got {eps}")
         if scale not in SCALE_MAPS:
-            raise ConfigError(f"scale: expected one of {', '.join(SCALE_MAPS)}; got {scale!r}")
+            raise unknown_name("scale", SCALE_MAPS, scale)
         scale_map = SCALE_MAPS[scale]
         roots = (_initial_root_scale(model.location(site), eps) for site in model.sites)
         super().__init__(model, scale_map, (_free(root, scale_map) for root in roots))

@@ -23,7 +23,7 @@ from blob_pyro.curvature import (
 )
 from blob_pyro.data.examples import Batch
 from blob_pyro.distributions.label_categorical import LabelCategorical
-from blob_pyro.errors import ConfigError, DataError, UnsupportedPosteriorError
+from blob_pyro.errors import ConfigError, DataError, UnsupportedPosteriorError, unknown_name
 from blob_pyro.guides.post_hoc import PostHocGuide
 from blob_pyro.likelihoods import ClassLikelihood
 from blob_pyro.model import BayesianLoRA
@@ -262,4 +262,4 @@ PRECISION_RULES = {
 
 def _check_key(name: str, value: str, table: dict[str, Any]) -> None:
     if value not in table:
-        raise ConfigError(f"{name}: expected one of {', '.join(table)}; got {value!r}")
+        raise unknown_name(name, table, value)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from blob_pyro.data.examples import Batch
 from blob_pyro.distributions import ColumnNormal
-from blob_pyro.errors import ConfigError, DataError, UnsupportedPosteriorError
+from blob_pyro.errors import ConfigError, DataError, UnsupportedPosteriorError, unknown_name
 from blob_pyro.guides.only_A import refuse_lora_B
 from blob_pyro.guides.post_hoc import PostHocGuide
 from blob_pyro.guides.sigma_search import SigmaSearch, search_sigma
@@ -90,7 +90,7 @@ class TFBGuide(PostHocGuide):
         model.class_likelihood("guide tfb")
         _check_settings(tolerance, num_samples, min_sigma, max_sigma, num_steps)
         if anchor not in ANCHORS:
-            raise ConfigError(f"anchor: expected one of {', '.join(ANCHORS)}; got {anchor!r}")
+            raise unknown_name("anchor", ANCHORS, anchor)
         self.tolerance, self.num_samples, self.anchor = float(tolerance), int(num_samples), anchor
         self.min_sigma, self.max_sigma = float(min_sigma), float(max_sigma)
         self.num_steps, self.seed = int(num_steps), int(seed)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from blob_pyro.checkpoint import Run
 from blob_pyro.distributions.scale_maps import SCALE_MAPS
-from blob_pyro.errors import ConfigError, RunDirectoryError
+from blob_pyro.errors import ConfigError, RunDirectoryError, unknown_name
 from blob_pyro.guides import AdapterGuide, BLoBGuide
 from blob_pyro.importing.foreign import ForeignAdapter, put_on, read_adapter
 from blob_pyro.likelihoods import Likelihood
@@ -57,7 +57,7 @@ def load_authors_checkpoint(
         ModelLoadError: the base was not found.
     """
     if scale not in SCALE_MAPS:
-        raise ConfigError(f"scale: expected one of {', '.join(SCALE_MAPS)}; got {scale!r}")
+        raise unknown_name("scale", SCALE_MAPS, scale)
     adapter = read_adapter(folder)
     if not adapter.rho:
         raise RunDirectoryError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from blob_pyro.data.examples import Batch
-from blob_pyro.errors import ConfigError, NonFiniteLossError
+from blob_pyro.errors import ConfigError, NonFiniteLossError, unknown_name
 from blob_pyro.guides import AdapterGuide
 from blob_pyro.inference.elbo import negative_log_likelihood
 from blob_pyro.inference.kl_schedule import constant, cycle_length, reweighted
@@ -108,7 +108,7 @@ class BLoBSVI:
         ranks: Ranks | None = None,
     ) -> None:
         if recipe not in RECIPES:
-            raise ConfigError(f"recipe: expected one of {', '.join(RECIPES)}; got {recipe!r}")
+            raise unknown_name("recipe", RECIPES, recipe)
         if mixed_precision not in ("no", *AUTOCAST):
             raise ConfigError(f"mixed_precision: expected one of no, {', '.join(AUTOCAST)}; got {mixed_precision!r}")
         if not isinstance(guide, AdapterGuide):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from blob_pyro.errors import ConfigError
+from blob_pyro.errors import ConfigError, did_you_mean
 from blob_pyro.reproduce.cost_table import cost
 from blob_pyro.reproduce.figures import figure2, figure3, figure4, figure5
 from blob_pyro.reproduce.order import Order, Reproduction
@@ -30,12 +29,12 @@ class Item:
 
 
 ITEMS: dict[str, Item] = {
-    "table1": Item("every system on six tasks with a decoder; three tasks at small scale", table1),
-    "table2": Item("trained on one task, tested on others: scores, and how well the shift is detected", table2),
-    "roberta": Item("every system on five tasks with an encoder; three tasks at small scale", roberta),
+    "table1": Item("every system on six tasks with a decoder; three at small scale", table1),
+    "table2": Item("trained on one task, tested on others: scores, shift detection", table2),
+    "roberta": Item("every system on five tasks with an encoder; three at small scale", roberta),
     "ablations": Item("BLoB, and BLoB with one of its parts changed or left out", ablations),
     "cost": Item("parameters, time and memory of every system against plain LoRA", cost),
-    "figure2": Item("growth of the standard deviations under the KL alone, by either scale map", figure2),
+    "figure2": Item("growth of the standard deviations under the KL alone", figure2),
     "figure3": Item("scores by the number of posterior draws", figure3),
     "figure4": Item("scores by prior scale and by the KL's learning rate", figure4),
     "figure5": Item("uncertainty of the embeddings of a few answers", figure5),
@@ -55,6 +54,4 @@ def find_item(name: str) -> Item:
     """
     if name in ITEMS:
         return ITEMS[name]
-    near = difflib.get_close_matches(name, ITEMS, n=1)
-    advice = f"; did you mean {near[0]}?" if near else ""
-    raise ConfigError(f"expected one of {', '.join(ITEMS)}; got {name!r}{advice}")
+    raise ConfigError(f"expected one of {', '.join(ITEMS)}; got {name!r}{did_you_mean(name, ITEMS)}")

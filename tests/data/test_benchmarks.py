@@ -279,7 +279,7 @@ def test_items_that_cannot_be_answered_are_refused():
 def test_a_task_is_found_by_name_and_a_misspelt_one_is_explained():
     assert find_task("mmlu/virology").name == "mmlu/virology"
     with pytest.raises(ConfigError, match=r"expected one of tweets, winogrande_s, .*boolq, mmlu/SUBJECT, rte, .*got "
-        r"'arc_eazy': did you mean arc_easy\?"):  # fmt: skip
+        r"'arc_eazy'; did you mean arc_easy\?"):  # fmt: skip
         find_task("arc_eazy")
     with pytest.raises(ConfigError, match=r"did you mean mmlu/college_chemistry\?"):
         find_task("mmlu/colege_chemistry")
