@@ -109,12 +109,13 @@ class _HandingOut:
                 self._done.add(id(here))
 
     def _here(self, tensor: Tensor) -> Tensor:
-        """The tensor on this process's device, contiguous; a new one, of any values, in place of one without values."""
-        device = self._ranks.device
-        if not tensor.is_meta:
-            tensor.data = tensor.data.to(device).contiguous()
+        """The tensor on this process's device, contiguous; a new one, of any values, in place of one without."""
+        values: Tensor = torch.empty(tensor.shape, dtype=tensor.dtype, device=self._ranks.device)
+        if (
+            not tensor.is_meta
+        ):  # a copy on the CPU, too: one tensor that is left of a mapped file keeps all of it mapped
+            tensor.data = values.copy_(tensor.data)
             return tensor
-        values: Tensor = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
         if isinstance(tensor, nn.Parameter):
             values = nn.Parameter(values, requires_grad=tensor.requires_grad)
         for tensors, name in self._places[id(tensor)]:
