@@ -34,12 +34,12 @@ class Together:
 
         Raises:
             BlobPyroError: in those that came through: what the first that failed was told, of the same kind.
-                ModelLoadError where that was no error of ours.
+                ModelLoadError where that was no error of ours, or a process has ended.
         """
         try:
             yield
         except BaseException as error:  # of Ctrl-C, too, the others must hear
-            with contextlib.suppress(RuntimeError):  # another has gone already: what happened here is told
+            with contextlib.suppress(ModelLoadError):  # another has gone already: what happened here counts
                 self._meet(_told(error))
             raise
         for index, told in enumerate(self._meet(None)):
@@ -53,7 +53,13 @@ class Together:
 
     def _meet(self, value: Any) -> list[Any]:
         found: list[Any] = [None] * self._ranks.num
-        dist.all_gather_object(found, value, group=self._group)
+        try:
+            dist.all_gather_object(found, value, group=self._group)
+        except RuntimeError as error:  # gloo's, where a connection closes
+            raise ModelLoadError(
+                "model.shard_base: expected all processes to load the base together; one has ended, perhaps killed for "
+                "want of memory: see what it and the system say"
+            ) from error
         return found
 
 

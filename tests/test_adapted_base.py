@@ -6,7 +6,9 @@ Real processes, connected by gloo.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
+import signal
 import time
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -254,6 +256,25 @@ def test_what_fails_in_one_process_fails_in_all(tmp_path: Path) -> None:
     assert "expected a base that is not quantised" in first[6][1]
     assert "there is no such folder" in first[7][1]
     assert first[8] == ("", "")
+
+
+def killed_first(folder: str) -> None:
+    """Loads together, and the first process dies; what the others are told goes into files."""
+
+    class Dying(dict[int, BaseException]):
+        def get(self, index: int, default: Any = None) -> Any:
+            return os.kill(os.getpid(), signal.SIGKILL) if index == 0 else default
+
+    found = told(str(base_folder()), Dying())
+    (Path(folder) / str(Ranks.here().index)).write_text(" ".join(found))
+
+
+def test_a_process_that_is_killed_ends_the_others(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError):
+        in_processes(3, killed_first, str(tmp_path))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["1", "2"]
+    for file in tmp_path.iterdir():
+        assert file.read_text().startswith("ModelLoadError model.shard_base: expected all processes to load")
 
 
 def test_a_broken_file_ends_every_process_in_one_line(tmp_path: Path) -> None:
