@@ -176,11 +176,11 @@ SIZES = {
 }
 
 
-def peak_of_loading(path: str) -> tuple[int, int]:
+def peak_of_loading(path: str, other: str) -> tuple[int, int]:
     """Resident bytes at the worst moment of loading, and afterwards, above those before."""
-    whole_before = bp.BayesianLoRA.from_pretrained(str(base_folder()), CHOICE, shard_base=True)  # libraries' own
-    whole_before.logits(make_batch())
-    del whole_before
+    first = bp.BayesianLoRA.from_pretrained(other, CHOICE, shard_base=True)  # what libraries take at their first use
+    first.logits(make_batch())
+    del first
     meter = memory_meter("cpu")
     before = meter.restart()
     model = bp.BayesianLoRA.from_pretrained(path, CHOICE, target_modules=["q_proj", "v_proj"], shard_base=True)
@@ -197,7 +197,7 @@ def test_no_process_but_the_first_ever_holds_the_base(tmp_path: Path) -> None:
     network.save_pretrained(tmp_path)
     word_tokenizer().save_pretrained(tmp_path)
     del network
-    found = in_processes(3, peak_of_loading, str(tmp_path))
+    found = in_processes(3, peak_of_loading, str(tmp_path), str(base_folder()))
     (first, *others), ends = [peak for peak, _ in found], [end for _, end in found]
     assert nbytes < first < 1.7 * nbytes, found  # the whole file, mapped, and the share
     assert all(nbytes / 3 < peak < 0.6 * nbytes for peak in (*others, *ends)), (nbytes, found)
@@ -258,20 +258,20 @@ def test_what_fails_in_one_process_fails_in_all(tmp_path: Path) -> None:
     assert first[8] == ("", "")
 
 
-def killed_first(folder: str) -> None:
+def killed_first(path: str, folder: str) -> None:
     """Loads together, and the first process dies; what the others are told goes into files."""
 
     class Dying(dict[int, BaseException]):
         def get(self, index: int, default: Any = None) -> Any:
             return os.kill(os.getpid(), signal.SIGKILL) if index == 0 else default
 
-    found = told(str(base_folder()), Dying())
+    found = told(path, Dying())
     (Path(folder) / str(Ranks.here().index)).write_text(" ".join(found))
 
 
 def test_a_process_that_is_killed_ends_the_others(tmp_path: Path) -> None:
     with pytest.raises(AssertionError):
-        in_processes(3, killed_first, str(tmp_path))
+        in_processes(3, killed_first, str(base_folder()), str(tmp_path))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["1", "2"]
     for file in tmp_path.iterdir():
         assert file.read_text().startswith("ModelLoadError model.shard_base: expected all processes to load")

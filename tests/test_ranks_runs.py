@@ -39,8 +39,14 @@ CAUSAL = {"data": {"completion": " {label}"}, "model": {"likelihood": "causal_lm
 
 @pytest.mark.parametrize(
     "sections",
-    [{}, {"model": {"shard_base": True}}, CAUSAL, {"train": {"eval_steps": 2}, "predict": {"temperature": True}}],
-    ids=["classes", "sharded", "texts", "evaluated"],
+    [
+        {},
+        {"model": {"shard_base": True}},
+        {"model": {"shard_base": True, "gradient_checkpointing": True, "dtype": "bfloat16"}},
+        CAUSAL,
+        {"train": {"eval_steps": 2}, "predict": {"temperature": True}},
+    ],
+    ids=["classes", "sharded", "sharded and checkpointed", "texts", "evaluated"],
 )
 def test_a_run_of_two_processes_is_one_run(sections: dict[str, Any], tmp_path: Path) -> None:
     """The first one writes and speaks; no test item is missing or there twice; one process finds the same scores."""

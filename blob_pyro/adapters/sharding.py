@@ -1,4 +1,7 @@
-"""Shards a frozen base over processes, for one that does not fit a single device."""
+"""Shards a frozen base over processes, for one that does not fit a single device.
+
+torch's sharding is imported where it is used: it takes half a second, and brings warning filters of its own.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
 
 from blob_pyro.adapters.blocks import block_list
 from blob_pyro.errors import ConfigError
@@ -39,6 +39,9 @@ def shard_base(network: PeftModel, ranks: Ranks) -> None:
 
     Source: Zhao et al. 2023 (arXiv 2304.11277), in torch's second implementation.
     """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     base = network.get_base_model()
     blocks = check_shardable(base, ranks)
     mesh = init_device_mesh(ranks.device.type, (ranks.num,))
@@ -48,7 +51,7 @@ def shard_base(network: PeftModel, ranks: Ranks) -> None:
         kept = {parameter for parameter in block.parameters() if parameter.requires_grad}
         fully_shard(block, mesh=mesh, ignored_params=kept, reshard_after_forward=True)
     handing.hand_out(network)  # what is whole everywhere
-    outside = {parameter for parameter in base.parameters() if not isinstance(parameter, DTensor)}
+    outside = {parameter for parameter in base.parameters() if not _is_share(parameter)}
     fully_shard(base, mesh=mesh, ignored_params=outside)
 
 
@@ -78,7 +81,14 @@ def check_shardable(base: nn.Module | None, ranks: Ranks, quantization: str | No
 
 def is_sharded(network: PeftModel) -> bool:
     """Whether `shard_base` has shared the base out."""
-    return any(isinstance(parameter, DTensor) for parameter in network.parameters())
+    return any(map(_is_share, network.parameters()))
+
+
+def _is_share(tensor: Tensor) -> bool:
+    """Whether a tensor is a process's share of one."""
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
 
 
 class _HandingOut:
@@ -103,7 +113,7 @@ class _HandingOut:
     def hand_out(self, module: nn.Module) -> None:
         """Hand out those of a module's tensors that are not sharded, and were not handed out before."""
         for tensor in (*module.parameters(), *module.buffers()):
-            if not isinstance(tensor, DTensor) and id(tensor) not in self._done:
+            if not _is_share(tensor) and id(tensor) not in self._done:
                 here = self._here(tensor)
                 self._ranks.hand_out(here.data)
                 self._done.add(id(here))
