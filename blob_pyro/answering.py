@@ -72,7 +72,7 @@ class Answerer:
         return predict_items(self.run, items, self.config, self._num_draws, self.progress)
 
 
-def load_run(run_dir: str | Path, labels: Sequence[str]) -> Run:
+def load_run(run_dir: str | Path, labels: Sequence[str], *, shard_base: bool = False) -> Run:
     """`load` to where the run was trained, and a check that the posterior was learnt for these labels.
 
     Where this machine lacks a device of the run's `model.device_map`, the run is loaded as without one, with a warning.
@@ -80,11 +80,12 @@ def load_run(run_dir: str | Path, labels: Sequence[str]) -> Run:
     Args:
         run_dir: the run.
         labels: answer words in class order; none where it learns tokens.
+        shard_base: share the base out over the processes.
 
     Raises:
         RunDirectoryError: the directory is not a whole run, or its labels or its likelihood were altered.
     """
-    run = load(run_dir, device_map=device_map_of(run_dir))
+    run = load(run_dir, device_map=device_map_of(run_dir), shard_base=shard_base)
     if not labels:
         _check_tokens(run, run_dir)
         return run

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyro.distributions as dist
 
-from blob_pyro.adapters.sharding import shard_base
+from blob_pyro.adapted_base import load_adapted
 from blob_pyro.config import DataConfig, GuideConfig, ModelConfig, RunConfig
 from blob_pyro.data.collate import EncodedDataset, encode
 from blob_pyro.data.compat import whole_batches
@@ -27,7 +27,7 @@ from blob_pyro.errors import ConfigError, DataError
 from blob_pyro.guides import GUIDES, AdapterGuide
 from blob_pyro.importing import put_on, read_adapter, start_spread
 from blob_pyro.likelihoods import CausalLM, Likelihood, MultipleChoice, SequenceClassification, WholeAnswer
-from blob_pyro.loading import BaseSource, fill_padding, load_base, load_tokenizer
+from blob_pyro.loading import BaseSource, load_tokenizer
 from blob_pyro.model import BayesianLoRA
 from blob_pyro.ranks import Ranks
 
@@ -154,13 +154,12 @@ def build_model(config: RunConfig, labels: Sequence[str], num_data: int) -> Baye
             lora_dropout=settings.lora_dropout,
             target_modules=settings.target_modules,
             device_map=device_map,
+            shard_base=settings.shard_base,
             **base,
             **shared,
         )
     if settings.gradient_checkpointing:
         model.network.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
-    if settings.shard_base:
-        shard_base(model.network, Ranks.here())
     return model
 
 
@@ -265,8 +264,8 @@ def _with_adapter(
 ) -> BayesianLoRA:
     """The base with the trained adapter of a folder."""
     assert config.adapter is not None
-    tokenizer = load_tokenizer(source.id)
     adapter = read_adapter(config.adapter)  # before the base, which takes longer
-    network = put_on(adapter, load_base(source, likelihood, device_map))
-    fill_padding(network.get_base_model(), tokenizer)
+    network, tokenizer = load_adapted(
+        source, likelihood, lambda base: put_on(adapter, base), device_map=device_map, shard=config.shard_base
+    )
     return BayesianLoRA(network, likelihood, tokenizer=tokenizer, source=source, **settings)

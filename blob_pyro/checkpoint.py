@@ -27,6 +27,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from blob_pyro.adapted_base import load_adapted
 from blob_pyro.adapter_checks import check_adapter
 from blob_pyro.adapter_files import CONFIG, read_adapter_config, write_adapter_config
 from blob_pyro.adapter_files import TENSORS as ADAPTER_TENSORS
@@ -35,7 +36,7 @@ from blob_pyro.errors import ConfigError, RunDirectoryError, UnsupportedLayerErr
 from blob_pyro.guides import GUIDES, AdapterGuide
 from blob_pyro.json_file import read_object
 from blob_pyro.likelihoods import LIKELIHOODS
-from blob_pyro.loading import BaseSource, fill_padding, load_base, load_tokenizer
+from blob_pyro.loading import BaseSource
 from blob_pyro.model import BayesianLoRA
 from blob_pyro.prior import Hyperprior
 
@@ -87,7 +88,7 @@ def save(run_dir: str | Path, model: BayesianLoRA, guide: AdapterGuide) -> None:
     (path / DESCRIPTION).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
 
 
-def load(run_dir: str | Path, *, base: Any = None, device_map: Any = None) -> Run:
+def load(run_dir: str | Path, *, base: Any = None, device_map: Any = None, shard_base: bool = False) -> Run:
     """Make the model and guide of a run directory again, bit for bit.
 
     Args:
@@ -95,14 +96,18 @@ def load(run_dir: str | Path, *, base: Any = None, device_map: Any = None) -> Ru
         base: the base network, where it is in memory already; by default it is loaded from where it came.
         device_map: where the base is loaded to, whatever the run was trained on: as in
             `BayesianLoRA.from_pretrained`; not beside `base`.
+        shard_base: share the base out over the processes that a launcher has connected; not beside `base`.
 
     Raises:
-        ConfigError: the device map cannot be, or names a device that is not here; or there is a base too.
+        ConfigError: the device map cannot be, or names a device that is not here; or there is a base too; or the base
+            cannot be shared out.
         RunDirectoryError: a part is missing or altered, or of another format version.
         ModelLoadError: the base model was not found.
     """
     if base is not None and device_map is not None:
         raise ConfigError("device_map: expected none beside a base, which is in memory already; got both")
+    if base is not None and shard_base:
+        raise ConfigError("shard_base: expected no base beside it, which is in memory already; got both")
     path = Path(run_dir)
     described = _read_description(path)
     with _refuse_altered(path / DESCRIPTION):
@@ -112,12 +117,16 @@ def load(run_dir: str | Path, *, base: Any = None, device_map: Any = None) -> Ru
         names = [_adapter_name(path, name) for name in (described["adapter"], *described.get("adapters", []))]
         others = [name for name in dict.fromkeys(names) if name != names[0]]
         _refuse_oversized(path, described, names)
-    tokenizer = load_tokenizer(source.id) if base is None else None
-    network = _load_adapters(
-        path, names[0], others, load_base(source, likelihood, device_map) if base is None else base
-    )
-    if tokenizer is not None:
-        fill_padding(network.get_base_model(), tokenizer)
+    if base is None:
+        network, tokenizer = load_adapted(
+            source,
+            likelihood,
+            lambda base: _load_adapters(path, names[0], others, base),
+            device_map=device_map,
+            shard=shard_base,
+        )
+    else:
+        network, tokenizer = _load_adapters(path, names[0], others, base), None
     with _refuse_altered(path / DESCRIPTION):
         model = BayesianLoRA(
             network,

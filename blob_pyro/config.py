@@ -54,7 +54,7 @@ class ModelConfig:
             some 300 tokens), and elsewhere the choice of transformers.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
         shard_base: give each of several processes a share of the base's weights (FSDP), for a base that does not fit
-            one device (docs/scaling.md).
+            one device; the first process alone reads it (docs/scaling.md). Not beside quantization or device_map.
     """
 
     id: str = "smollm2"

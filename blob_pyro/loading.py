@@ -119,13 +119,16 @@ def load_tokenizer(id_or_path: str) -> Any:
     return tokenizer
 
 
-def load_base(source: BaseSource, likelihood: Likelihood, device_map: Any = None) -> Any:
+def load_base(
+    source: BaseSource, likelihood: Likelihood, device_map: Any = None, computes_on: torch.device | None = None
+) -> Any:
     """The pretrained network with the head that `likelihood` needs.
 
     Args:
         source: where it is from.
         likelihood: decides the head.
         device_map: where it goes, as in transformers; None takes the CPU, of a quantised base the GPU if there is one.
+        computes_on: where it will compute, which decides the attention; None where it is loaded to.
 
     Raises:
         ModelLoadError: it was not found or could not be read.
@@ -158,7 +161,7 @@ def load_base(source: BaseSource, likelihood: Likelihood, device_map: Any = None
     refuse_offloaded(network)
     refuse_unknown_modules(network, device_map)
     if source.attn_implementation is None:
-        choose_attention(network)
+        choose_attention(network, computes_on)
     if likelihood.task_type == "CAUSAL_LM":
         _refuse_encoder(network, source.id, type(likelihood).__name__)
         if missing := sorted(report["missing_keys"]):
@@ -166,33 +169,32 @@ def load_base(source: BaseSource, likelihood: Likelihood, device_map: Any = None
     return network
 
 
-def choose_attention(network: Any) -> None:
-    """Eager attention where it is faster: on CPUs in bfloat16 torch's fused attention is not."""
-    if network.device.type == "cpu" and network.dtype == torch.bfloat16:
+def choose_attention(network: Any, device: torch.device | None = None) -> None:
+    """Eager attention where it is faster: on CPUs in bfloat16 torch's fused attention is not.
+
+    Args:
+        network: the base.
+        device: where it will compute; None where it is.
+    """
+    if (device or network.device).type == "cpu" and network.dtype == torch.bfloat16:
         network.set_attn_implementation("eager")
 
 
-def load_network(
-    source: BaseSource, likelihood: Likelihood, adapter: Mapping[str, Any], device_map: Any = None
-) -> tuple[PeftModel, Any]:
-    """A base model with a fresh LoRA adapter, and its tokenizer.
+def with_fresh_adapter(base: Any, source: BaseSource, likelihood: Likelihood, adapter: Mapping[str, Any]) -> PeftModel:
+    """A base model with a fresh LoRA adapter.
 
     Args:
-        source: the base.
-        likelihood: decides the head and PEFT's task type.
+        base: the network.
+        source: where it is from.
+        likelihood: decides PEFT's task type.
         adapter: arguments of `peft.LoraConfig`.
-        device_map: as in `load_base`.
 
     Raises:
-        ModelLoadError: the base was not found.
         ConfigError: PEFT cannot place the adapter (no default target_modules for the architecture, or
             none of the given names exists).
     """
     from peft import LoraConfig, get_peft_model
 
-    tokenizer = load_tokenizer(source.id)
-    base = load_base(source, likelihood, device_map)
-    fill_padding(base, tokenizer)
     pattern = adapter.get("target_modules")
     if isinstance(pattern, str) and may_search_long(pattern):  # `load` refuses it, too
         raise ConfigError(
@@ -205,13 +207,12 @@ def load_network(
         with warnings.catch_warnings():
             # PEFT sees GPT-2's Conv1D by itself, and says so to a user who has no say in it
             warnings.filterwarnings("ignore", "fan_in_fan_out is set to")
-            network = get_peft_model(base, LoraConfig(task_type=likelihood.task_type, **adapter))
+            return get_peft_model(base, LoraConfig(task_type=likelihood.task_type, **adapter))
     except ValueError as error:
         raise ConfigError(
             f"target_modules: expected names of linear layers of {source.id}; PEFT says: {one_line(error, limit=300)} "
             f"Its linear layers are: {', '.join(linear_layer_names(base))}"
         ) from error
-    return network, tokenizer
 
 
 def fill_padding(network: Any, tokenizer: Any) -> None:

@@ -14,6 +14,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from blob_pyro.adapted_base import load_adapted
 from blob_pyro.adapters.checkpointing import checkpointing_modules, follow_draws
 from blob_pyro.adapters.compiling import compile_blocks
 from blob_pyro.adapters.drawn_linear import Draw, DrawnLinear, WeightDraw, hold
@@ -25,7 +26,7 @@ from blob_pyro.data.examples import Batch
 from blob_pyro.errors import ConfigError
 from blob_pyro.handlers import declare, draw
 from blob_pyro.likelihoods import ClassLikelihood, Likelihood, MultipleChoice
-from blob_pyro.loading import BaseSource, load_network
+from blob_pyro.loading import BaseSource, with_fresh_adapter
 from blob_pyro.prior import PRIOR_SCALE, Hyperprior
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ class BayesianLoRA(PyroModule):
         dtype: str | torch.dtype = "auto",
         attn_implementation: str | None = None,
         device_map: Any = None,
+        shard_base: bool = False,
     ) -> BayesianLoRA:
         """Load a base model and its tokenizer, and put a fresh LoRA adapter on it.
 
@@ -153,11 +155,13 @@ class BayesianLoRA(PyroModule):
                 300 tokens; "sdpa" beyond), and elsewhere transformers' choice.
             device_map: where the base goes: a device ("cuda", "cuda:0", "cpu"), "auto", or devices by name of a
                 module, as in transformers. None takes the CPU; of a quantised base the GPU, if there is one.
+            shard_base: share the base out over the processes that a launcher has connected, all of which call this;
+                the first one alone reads it.
 
         Raises:
             ModelLoadError: the model was not found or could not be read.
             ConfigError: no default target_modules for this architecture, or a bad setting, such as a device that this
-                machine does not have.
+                machine does not have, or a base that cannot be shared out.
         """
         source = BaseSource(
             id=id_or_path,
@@ -167,7 +171,13 @@ class BayesianLoRA(PyroModule):
             attn_implementation=attn_implementation,
         )
         adapter = {"r": r, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout, "target_modules": target_modules}
-        network, tokenizer = load_network(source, likelihood, adapter, device_map=device_map)
+        network, tokenizer = load_adapted(
+            source,
+            likelihood,
+            lambda base: with_fresh_adapter(base, source, likelihood, adapter),
+            device_map=device_map,
+            shard=shard_base,
+        )
         return cls(
             network,
             likelihood,

@@ -62,6 +62,11 @@ class Ranks:
             dist.broadcast(flat, 0)
             _put(flat, group)
 
+    def hand_out(self, tensor: Tensor) -> None:
+        """Put the first process's bytes into a contiguous tensor, whatever its type; without a copy of it."""
+        if self.num > 1:
+            dist.broadcast(tensor.detach().view(-1).view(torch.uint8), 0)
+
     def totals(self, numbers: Sequence[float]) -> list[float]:
         """The sum of each number over the processes, in float64."""
         if self.num == 1:

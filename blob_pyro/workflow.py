@@ -10,7 +10,6 @@ from typing import Any
 import pyro
 
 from blob_pyro.adapters.blocks import block_list
-from blob_pyro.adapters.sharding import shard_base
 from blob_pyro.answering import Answerer, Say, load_run, num_draws, with_fields, with_samples
 from blob_pyro.building import (
     build_guide,
@@ -180,9 +179,7 @@ def evaluate_run(
             raise DataError(
                 f"{run_dir}: expected a run with test items; it has none; use `blob-pyro predict` on a file"
             )
-        run = load_run(run_dir, data.labels)
-        if config.model.shard_base and ranks.num > 1:
-            shard_base(run.model.network, ranks)
+        run = load_run(run_dir, data.labels, shard_base=config.model.shard_base and ranks.num > 1)
         return evaluate_test_items(run, encode_task(data, run.model, config), config, progress, say)
 
 

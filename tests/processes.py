@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -71,6 +72,20 @@ class Process:
 def finished(*words: object, max_file_size: int | None = None) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of a command that runs to its end."""
     return Process(*words, max_file_size=max_file_size).wait()
+
+
+def together(*words: object, count: int = 2) -> list[tuple[int, str, str]]:
+    """The same of a command in connected processes."""
+    port = free_port()
+    started = [Process(*words, launched_as=(rank, count, port)) for rank in range(count)]
+    return [process.wait() for process in started]
+
+
+def free_port() -> int:
+    """A port that nothing listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 @functools.cache

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from processes import launch, server
+from processes import free_port, launch, server
 
 
 def in_processes(count: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -22,9 +21,7 @@ def in_processes(count: int, function: Callable[..., Any], *arguments: Any) -> l
         arguments: the same for all.
     """
     folder = Path(tempfile.mkdtemp())
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     processes = [
         server().Process(target=_in_process, args=(rank, count, port, folder, function, arguments))
         for rank in range(count)

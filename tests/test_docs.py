@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import blob_pyro as bp
+from blob_pyro.cli import main
+from blob_pyro.cost_model import Setup
 from blob_pyro.report.answers import write_predictions
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -46,6 +49,24 @@ def test_the_python_blocks_run_in_order(page: Path, tmp_path: Path, monkeypatch:
     names: dict[str, object] = {"__name__": page.stem}
     for number, code in enumerate(blocks(page), start=1):
         exec(compile(code, f"{page.name}, Python block {number}", "exec"), names)
+
+
+def test_the_70b_configuration_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`blob-pyro fit` reads it, and it is what the figures of the page are for."""
+    page = (DOCS / "scaling.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```yaml\n(.*?)^```", page, re.M | re.S)
+    file = tmp_path / "70b.yaml"
+    file.write_text(code, encoding="utf-8")
+    assert main(["fit", str(file), "--print_config"]) == 0
+    read = yaml.safe_load(capsys.readouterr().out)
+    setup = Setup(batch_size=32, num_processes=8, shard_base=True, gradient_checkpointing=True)
+    assert set(setup.target_modules) == set(read["model"]["target_modules"])
+    for section, names in {
+        "model": ("r", "dtype", "attn_implementation", "shard_base", "gradient_checkpointing"),
+        "train": ("batch_size", "flipout"),
+    }.items():
+        assert all(read[section][name] == getattr(setup, name) for name in names)
+    assert read["guide"]["name"] == setup.guide and read["data"]["max_length"] == setup.length
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)

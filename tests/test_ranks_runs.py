@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
-from processes import Process, finished
+from processes import Process, finished, free_port, together
 from several import in_processes
 
 from blob_pyro.workflow import evaluate_run
@@ -30,15 +29,6 @@ def config_in(folder: Path, **sections: Any) -> Path:
     return tiny.write_yaml(folder / "own.yaml", raw)
 
 
-def together(count: int, *words: object) -> list[tuple[int, str, str]]:
-    """The command in connected processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = [Process(*words, launched_as=(rank, count, port)) for rank in range(count)]
-    return [process.wait() for process in started]
-
-
 def evaluated(run: str) -> tuple[dict[str, Any], Any]:
     result = evaluate_run(run, progress=False, say=lambda line: None)
     return {name: found.to_dict() for name, found in result.metrics.items()}, result.predictions
@@ -49,13 +39,19 @@ CAUSAL = {"data": {"completion": " {label}"}, "model": {"likelihood": "causal_lm
 
 @pytest.mark.parametrize(
     "sections",
-    [{}, {"model": {"shard_base": True}}, CAUSAL, {"train": {"eval_steps": 2}, "predict": {"temperature": True}}],
-    ids=["classes", "sharded", "texts", "evaluated"],
+    [
+        {},
+        {"model": {"shard_base": True}},
+        {"model": {"shard_base": True, "gradient_checkpointing": True, "dtype": "bfloat16"}},
+        CAUSAL,
+        {"train": {"eval_steps": 2}, "predict": {"temperature": True}},
+    ],
+    ids=["classes", "sharded", "sharded and checkpointed", "texts", "evaluated"],
 )
 def test_a_run_of_two_processes_is_one_run(sections: dict[str, Any], tmp_path: Path) -> None:
     """The first one writes and speaks; no test item is missing or there twice; one process finds the same scores."""
     config = config_in(tmp_path, **sections)
-    (code, out, err), (other_code, other_out, other_err) = together(2, "fit", config)
+    (code, out, err), (other_code, other_out, other_err) = together("fit", config)
     assert (code, other_code) == (0, 0), err + other_err
     assert out.count("run directory") == 1 and other_out == ""
     run = tmp_path / "run"
@@ -86,18 +82,16 @@ def test_predictions_come_in_the_order_of_the_items(tmp_path: Path) -> None:
 
 def test_two_processes_that_are_killed_go_on_as_if_they_had_not_been(tmp_path: Path) -> None:
     config = config_in(tmp_path)
-    assert [code for code, _, _ in together(2, "fit", config, "--output", tmp_path / "whole")] == [0, 0]
+    assert [code for code, _, _ in together("fit", config, "--output", tmp_path / "whole")] == [0, 0]
     run = tmp_path / "broken"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     started = [Process("fit", config, "--output", run, launched_as=(rank, 2, port)) for rank in range(2)]
     started[0].wait_for_lines(run / "history.jsonl", 5)
     for process in started:
         process.send(signal.SIGKILL)
     for process in started:
         process.wait()
-    assert [code for code, _, _ in together(2, "fit", config, "--output", run, "--resume")] == [0, 0]
+    assert [code for code, _, _ in together("fit", config, "--output", run, "--resume")] == [0, 0]
     for name in COMPARED:
         assert (run / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
