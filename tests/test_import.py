@@ -64,6 +64,7 @@ ROOMS = (
     "acquiring",
     "evaluating",
     "history",
+    "training_clock",
     "learning",
     "workflow",
     "method_runs",

@@ -29,6 +29,7 @@ from blob_pyro.ranks import Ranks
 
 Callback = Callable[[StepResult], None]
 Validate = Callable[[], float]
+OnResume = Callable[[int], None]
 
 
 def fit(
@@ -43,6 +44,7 @@ def fit(
     validate: Validate | None = None,
     checkpoints: Checkpoints | None = None,
     resume: bool = False,
+    on_resume: OnResume | None = None,
 ) -> list[StepResult]:
     """Learn the posterior: `config.num_steps` steps of `BLoBSVI`, going through `loader` again and again.
 
@@ -66,6 +68,7 @@ def fit(
         resume: go on from the newest checkpoint, where there is one. On CPUs, with the same libraries and threads, the
             end is then bit by bit that of training without a break. A random order of the items must come from
             `loader.generator` alone, as `bp.train_loader`'s does.
+        on_resume: called with the step that training goes on from, once a checkpoint has been taken up.
 
     Returns:
         One StepResult a step; of those that this call made.
@@ -87,6 +90,8 @@ def fit(
     svi = make_svi(model, guide, config, ranks)
     training = _Training(svi, config, ranks, validate, checkpoints)
     place = training.start(resume)
+    if place is not None and on_resume is not None:
+        on_resume(svi.steps_done)
     history: list[StepResult] = []
     with (
         training_mode(model),
