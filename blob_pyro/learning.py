@@ -82,7 +82,7 @@ def learn(
                 )  # fmt: skip
     if isinstance(guide, PostHocGuide):
         batches, held_out = (_batches(part, model) for part in (items.train, items.validation))
-        guide.fit(batches, held_out if len(items.validation) else None)
+        guide.fit(batches, held_out if len(items.validation) else None, progress=progress)
         if Ranks.here().is_first:
             save(path, model, guide)
     return clock.seconds

@@ -103,7 +103,11 @@ def add_run_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--num_samples", type=int | None, default=None, help="posterior draws; the run's own by default"
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    add_quiet(parser)
+
+
+def add_quiet(parser: ArgumentParser) -> None:
+    parser.add_argument("--quiet", action="store_true", help="no progress: no bar on a terminal, no lines elsewhere")
 
 
 def check_output(path: str) -> None:

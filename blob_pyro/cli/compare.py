@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from blob_pyro.cli.command import Command, command_parser, config_of, seeds
+from blob_pyro.cli.command import Command, add_quiet, command_parser, config_of, seeds
 from blob_pyro.compare import compare
 from blob_pyro.config import RunConfig
 from blob_pyro.errors import Stopped
@@ -37,7 +37,7 @@ def _compare_parser() -> ArgumentParser:
     parser.add_argument("--methods", type=str, default="systems", help="names, separated by commas")
     parser.add_argument("--seeds", type=str, default="0,1,2", help="whole numbers, separated by commas")
     parser.add_argument("--workers", type=int, default=1, help="runs to make at once, each in a process of its own")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    add_quiet(parser)
     return parser
 
 

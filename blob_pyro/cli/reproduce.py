@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from blob_pyro.cli.command import Command, command_parser, names, seeds
+from blob_pyro.cli.command import Command, add_quiet, command_parser, names, seeds
 from blob_pyro.cli.mistakes import in_our_words
 from blob_pyro.errors import ConfigError, Stopped
 from blob_pyro.reproduce import ITEMS, Order, find_item
@@ -56,7 +56,7 @@ def _reproduce_parser() -> ArgumentParser:
         help="of a table: other systems than the paper's, separated by commas; `blob-pyro compare --help` lists them",
     )  # fmt: skip
     parser.add_argument("--data_dir", type=str | None, default=None, help="folder with local copies of the tasks")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    add_quiet(parser)
     return parser
 
 

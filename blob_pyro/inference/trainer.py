@@ -18,7 +18,7 @@ from blob_pyro.inference.best import Best
 from blob_pyro.inference.checkpoints import Checkpoints
 from blob_pyro.inference.making import make_svi
 from blob_pyro.inference.passes import Passes, Place
-from blob_pyro.inference.progress import Tell, progress_of
+from blob_pyro.inference.progress import progress_of
 from blob_pyro.inference.random_state import kept_random_state
 from blob_pyro.inference.stopping import stop_requests
 from blob_pyro.inference.svi import BLoBSVI, StepResult
@@ -97,7 +97,7 @@ def fit(
         training_mode(model),
         _noise(guide, config),
         stop_requests() as stop,
-        _telling(config, svi.steps_done, description, progress and ranks.is_first) as tell,
+        progress_of(config.num_steps, svi.steps_done, description, show=progress and ranks.is_first) as tell,
     ):
         passes = Passes(loader, place)
         for batch in passes if not training.is_over else ():
@@ -186,7 +186,3 @@ class _Training:
 def _noise(guide: AdapterGuide, config: TrainConfig) -> contextlib.AbstractContextManager[object]:
     """Flipout, where it is asked for and the guide's noise can be flipped."""
     return flipout() if config.flipout and guide.supports_flipout else contextlib.nullcontext()
-
-
-def _telling(config: TrainConfig, done: int, title: str, progress: bool) -> contextlib.AbstractContextManager[Tell]:
-    return progress_of(config.num_steps, done, title) if progress else contextlib.nullcontext(lambda result: None)
