@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from tqdm.auto import tqdm
 
@@ -40,7 +41,7 @@ def counted(total: int | None, title: str, *, unit: str = "", done: int = 0, sho
         form = f"{{desc}} {{percentage:.0f}}% {{n_fmt}}/{{total_fmt}}{unit}, {{remaining}} left{{postfix}}"
         if total is None:
             form = f"{{desc}} {{n_fmt}}{unit}, {{elapsed}}{{postfix}}"
-        with tqdm(total=total, initial=done, desc=title, bar_format=form, dynamic_ncols=True) as bar:
+        with tqdm(total=total, initial=done, desc=title, bar_format=form, **_width()) as bar:
 
             def tell(count: int = 1, status: str = "") -> None:
                 bar.update(count)
@@ -81,6 +82,15 @@ class _Lines:
         if self._total is None:
             return f"{seconds:.0f} s"
         return f"{seconds / (self._done - self._before) * (self._total - self._done):.0f} s left"
+
+
+def _width() -> dict[str, Any]:
+    """The terminal's, as it changes; some (a container's, a script's) say that they have no column at all."""
+    try:
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError, AttributeError):  # no real terminal: a notebook's
+        return {"dynamic_ncols": True}
+    return {"dynamic_ncols": True} if columns else {"ncols": 80, "nrows": 24}
 
 
 def _tell_nothing(count: int = 1, status: str = "") -> None:

@@ -81,7 +81,7 @@ def compared(config: Path) -> dict[str, Any]:
 def wait_until(process: Process, there: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120
     while not there():
-        assert process._process.is_alive(), process.wait()
+        assert process.is_alive(), process.wait()
         assert time.monotonic() < deadline
         time.sleep(0.001)
 

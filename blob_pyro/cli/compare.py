@@ -20,9 +20,10 @@ def _compare_parser() -> ArgumentParser:
         "blob-pyro compare CONFIG.yaml [--methods NAME,NAME] [--seeds 0,1,2] [--workers N] [--key value ...]",
         f"""
         Run several systems under one configuration and print one table. Run directories go below --output;
-        runs that are there already are not repeated, so that an interrupted comparison goes on. --help of
-        `blob-pyro fit` explains the configuration; its keys are options here too. --tune searches the settings of
-        every method that can be tuned. --workers 2 makes two runs at once, each with half of the threads.
+        runs that are there already are not repeated, and one that was killed goes on from its newest
+        checkpoint (train.save_steps), so that an interrupted comparison goes on. --help of `blob-pyro fit`
+        explains the configuration; its keys are options here too. --tune searches the settings of every method
+        that can be tuned. --workers 2 makes two runs at once, each with half of the threads.
 
         methods:
 {listed}
