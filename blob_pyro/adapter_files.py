@@ -21,6 +21,7 @@ from blob_pyro.errors import RunDirectoryError
 from blob_pyro.json_file import read_object
 
 CONFIG, TENSORS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+SETS = ("target_modules", "exclude_modules")  # sets to PEFT, which writes them as lists in any order
 
 
 def read_adapter_config(folder: Path, shown: Path | None = None, *, any_type: bool = False) -> dict[str, Any]:
@@ -56,7 +57,10 @@ def read_adapter_config(folder: Path, shown: Path | None = None, *, any_type: bo
 
 def write_adapter_config(folder: Path, settings: Mapping[str, Any]) -> None:
     """adapter_config.json, in an order that does not depend on the process."""
-    plain = {name: sorted(value) if isinstance(value, set) else value for name, value in settings.items()}
+    plain = {
+        name: sorted(value, key=str) if isinstance(value, set) or (name in SETS and isinstance(value, list)) else value
+        for name, value in settings.items()
+    }
     (folder / CONFIG).write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -19,6 +19,7 @@ from blob_pyro.contenders.results import BenchResult, Growth, Measurement, descr
 from blob_pyro.contenders.settings import CONTENDERS, LLAMA_7B, PARTS, BenchSettings, Case
 from blob_pyro.contenders.tables import measurement_text, summary_text
 from blob_pyro.errors import ConfigError
+from blob_pyro.progress import counted
 
 __all__ = [
     "CONTENDERS",
@@ -41,6 +42,7 @@ def bench(
     *,
     command: str = "",
     on_measurement: Callable[[BenchResult], object] = lambda result: None,
+    progress: bool = False,
 ) -> BenchResult:
     """Measure every case of the grid.
 
@@ -50,6 +52,7 @@ def bench(
         settings: what to measure.
         command: the command line, for the record.
         on_measurement: called after each case with all that has been found so far.
+        progress: show progress between the rounds of each case.
 
     Returns:
         The times, memory and machine.
@@ -63,7 +66,7 @@ def bench(
     base = Base(settings) if settings.names("train") or settings.names("predict") else None
     result = BenchResult(settings, command, now(), describe_machine(settings.device), ())
     for case in plan(settings, base):
-        found = measure(settings, case, base)
+        found = measure(settings, case, base, progress=progress)
         result = BenchResult(settings, command, result.date, result.machine, (*result.measurements, found))
         on_measurement(result)
     return result
@@ -91,12 +94,17 @@ def plan(settings: BenchSettings, base: Base | None) -> list[Case]:
     return cases
 
 
-def measure(settings: BenchSettings, case: Case, base: Base | None) -> Measurement:
+def measure(settings: BenchSettings, case: Case, base: Base | None, *, progress: bool = False) -> Measurement:
     """Time one case and, where asked for, measure its memory."""
     names = settings.names(case.part)
     has_network = case.part != "bookkeeping"
     cuda = settings.device.startswith("cuda")
-    with torch.random.fork_rng(), pyro.get_param_store().scope():
+    rounds = settings.warmup + settings.rounds
+    with (
+        torch.random.fork_rng(),
+        pyro.get_param_store().scope(),
+        counted(rounds, case.part, unit="rounds", show=progress) as tell,
+    ):
         torch.manual_seed(settings.seed)
         actions = line_up(settings, case, base if has_network else None, names)
         seconds = interleaved(
@@ -104,6 +112,7 @@ def measure(settings: BenchSettings, case: Case, base: Base | None) -> Measureme
             settings.rounds,
             settings.warmup,
             synchronize=(lambda: torch.cuda.synchronize(settings.device)) if cuda else (lambda: None),
+            on_round=tell,
         )
     memory = {name: measure_memory(settings, case, name) for name in names} if settings.memory and has_network else {}
     tokens = num_tokens(settings, case, base.vocab_size if base else 0) if has_network else settings.batch_size

@@ -81,8 +81,8 @@ def run_methods(
 
     All runs share the configuration but for what makes the method; all runs of one seed share their items and the
     start of their adapter. What a method starts from is run first, once. A run that a former call has finished is
-    read and not repeated: an interrupted comparison goes on where it stopped. A run that fails is told and left out
-    of the means.
+    read and not repeated, and one that is not at its end goes on from its newest checkpoint: an interrupted comparison
+    goes on where it stopped. A run that fails is told and left out of the means.
 
     Args:
         config: what the methods share; `config.output` is the directory, `config.seed` is not used.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from blob_pyro.answering import num_draws
+from blob_pyro.answering import Say, num_draws
 from blob_pyro.building import in_authors_order
 from blob_pyro.checkpoint import Run, describe, save
 from blob_pyro.config import RunConfig
@@ -25,6 +25,7 @@ from blob_pyro.item_kinds import kind_of
 from blob_pyro.model import BayesianLoRA
 from blob_pyro.ranks import Ranks
 from blob_pyro.tracking import tracked
+from blob_pyro.training_clock import TrainingClock
 
 POST_HOC_BATCH_SIZE = 16  # what comes out does not depend on it
 _OF_CHECKPOINTS = ("save_steps", "save_total_limit", "trackers")  # settings that change nothing of what is learnt
@@ -40,7 +41,8 @@ def learn(
     *,
     checkpoints: Path | None = None,
     resume: bool = False,
-) -> None:
+    say: Say = print,
+) -> float:
     """Train and save into `path`; what was learnt is saved also when training stops early.
 
     Args:
@@ -51,14 +53,24 @@ def learn(
         progress: show progress.
         checkpoints: a folder for checkpoints; None keeps none.
         resume: go on from those that are there.
+        say: receives a line that tells where training goes on.
+
+    Returns:
+        Seconds of the training, those before a break included.
     """
+    clock = TrainingClock()
     trained = GUIDES[guide.trained_as](model) if isinstance(guide, PostHocGuide) else guide
     if not (isinstance(guide, PostHocGuide) and config.model.adapter):
-        stores = [] if checkpoints is None else _stores(checkpoints, model, trained, config)
+        stores = [] if checkpoints is None else _stores(checkpoints, model, trained, config, clock)
         kept = sum(store.last_step for store in stores) if resume else 0
+        clock.go_on_from(stores if resume else [])
+        total = config.train.num_steps * max(1, len(stores))
         history = History(path, items.train, model, trained, kept=kept, resumable=bool(stores))
         with history, tracked(config, path, kept) as track:
-            shared: dict[str, Any] = {"progress": progress, "callbacks": [history.record, track], "resume": resume}
+            shared: dict[str, Any] = {
+                "progress": progress, "callbacks": [history.record, track], "resume": resume,
+                "on_resume": _once(lambda: say(f"resumed at step {kept} of {total}")),
+            }  # fmt: skip
             if isinstance(trained, EnsembleGuide):
                 _fit_members(model, trained, items, config, stores, shared)
             else:
@@ -70,9 +82,26 @@ def learn(
                 )  # fmt: skip
     if isinstance(guide, PostHocGuide):
         batches, held_out = (_batches(part, model) for part in (items.train, items.validation))
-        guide.fit(batches, held_out if len(items.validation) else None)
+        guide.fit(batches, held_out if len(items.validation) else None, progress=progress)
         if Ranks.here().is_first:
             save(path, model, guide)
+    return clock.seconds
+
+
+def checkpoints_of(
+    folder: Path, model: BayesianLoRA, guide: AdapterGuide, config: RunConfig, also: Callable[[Path], None]
+) -> Checkpoints:
+    """Checkpoints of one training of a guide, which go on under the same settings alone.
+
+    Args:
+        folder: of the checkpoints.
+        model, guide: what is trained.
+        config: the run.
+        also: writes what else there is into a checkpoint.
+    """
+    return Checkpoints(
+        folder, keep=config.train.save_total_limit, belongs_to=_identity(model, guide, config), also=also
+    )
 
 
 def training_loader(items: Items, model: BayesianLoRA, config: RunConfig, seed: int) -> Any:
@@ -104,12 +133,30 @@ def _held_out_nll(path: Path, items: Items, config: RunConfig, model: BayesianLo
     return statistics.fmean(kind.nlls(predictions))
 
 
-def _stores(folder: Path, model: BayesianLoRA, guide: AdapterGuide, config: RunConfig) -> list[Checkpoints]:
-    """Checkpoints of the training; of an ensemble, of each member's. Each is a run's adapter and posterior as well."""
-    settings: dict[str, Any] = {"keep": config.train.save_total_limit, "belongs_to": _identity(model, guide, config)}
+def _stores(
+    folder: Path, model: BayesianLoRA, guide: AdapterGuide, config: RunConfig, clock: TrainingClock
+) -> list[Checkpoints]:
+    """Checkpoints of the training; of an ensemble, of each member's. Others are a run's adapter and posterior too."""
     if isinstance(guide, EnsembleGuide):
-        return [Checkpoints(folder / f"member-{k}", **settings) for k in range(guide.num_members)]
-    return [Checkpoints(folder, **settings, also=partial(save, model=model, guide=guide))]
+        places = [folder / f"member-{k}" for k in range(guide.num_members)]
+        return [checkpoints_of(place, model, guide, config, clock.write) for place in places]
+
+    def write(into: Path) -> None:
+        save(into, model, guide)
+        clock.write(into)
+
+    return [checkpoints_of(folder, model, guide, config, write)]
+
+
+def _once(action: Callable[[], None]) -> Callable[[int], None]:
+    """Of the members of an ensemble that go on the first one tells of all."""
+    left = [action]
+
+    def act(step: int) -> None:
+        if left:
+            left.pop()()
+
+    return act
 
 
 def _identity(model: BayesianLoRA, guide: AdapterGuide, config: RunConfig) -> dict[str, Any]:

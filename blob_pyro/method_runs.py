@@ -13,8 +13,8 @@ from blob_pyro.checkpoint import ADAPTER, DESCRIPTION, TENSORS
 from blob_pyro.config import RunConfig
 from blob_pyro.errors import BlobPyroError, RunDirectoryError
 from blob_pyro.methods import METHODS, Method
-from blob_pyro.run_directory import HISTORY, METRICS, new_run_directory, read_config
-from blob_pyro.tuning import clear_unfinished_run
+from blob_pyro.run_directory import HISTORY, holds_run_of, new_run_directory, refuse_used_directory
+from blob_pyro.run_directory import is_finished as is_finished_run
 from blob_pyro.workflow import evaluate_run, fit_run
 
 Say = Callable[[str], None]
@@ -41,8 +41,8 @@ def run_path(config: RunConfig, name: str, seed: int) -> Path:
 
 
 def is_finished(config: RunConfig, name: str, seed: int) -> bool:
-    """Whether that run is there, with its metrics."""
-    return (run_path(config, name, seed) / METRICS).is_file()
+    """Whether that run has come to its end."""
+    return is_finished_run(run_config(config, METHODS[name], seed))
 
 
 def run_config(config: RunConfig, method: Method, seed: int) -> RunConfig:
@@ -58,21 +58,21 @@ def refuse_other_runs(config: RunConfig, methods: Sequence[Method], seeds: Seque
     """Check that no run of another configuration is in the way.
 
     Raises:
-        RunDirectoryError: one is.
+        RunDirectoryError: one is, or parts of one.
     """
     for method, seed in itertools.product(methods, seeds):
         wanted = run_config(config, method, seed)
-        if Path(wanted.output).exists() and read_config(wanted.output) != wanted:
-            raise RunDirectoryError(
-                f"{wanted.output}: expected a run of this configuration; it was made with another; "
-                "choose another --output"
-            )
+        if not holds_run_of(wanted):
+            refuse_used_directory(wanted.output)
 
 
 def make_runs(
     config: RunConfig, methods: Sequence[Method], seeds: Sequence[int], progress: bool, say: Say
 ) -> Generator[Ended, None, None]:
-    """Make every run, one after the other, where it is not there yet; what a method starts from stands before it."""
+    """Make every run, one after the other, where it is not there yet; what a method starts from stands before it.
+
+    One that was not at its end goes on from its newest checkpoint.
+    """
     for position, (seed, method) in enumerate(itertools.product(seeds, methods), 1):
         say(f"[{position}/{len(seeds) * len(methods)}] {method.name}, seed {seed}")
         yield make_run(config, method, seed, progress, say)
@@ -96,18 +96,21 @@ def _make(config: RunConfig, method: Method, seed: int, progress: bool, say: Say
     if method.after is not None and not is_finished(config, method.after, seed):
         raise RunDirectoryError(f"expected the run of {method.after} that it starts from; that one has not ended well")
     wanted = run_config(config, method, seed)
-    path = Path(wanted.output)
-    clear_unfinished_run(path)
     if method.after is not None and wanted.model.adapter is None:
         _copy_run(run_path(config, method.after, seed), wanted)
-        evaluate_run(path, progress=progress, say=say)
-    else:
-        fit_run(wanted, progress=progress, say=say if wanted.tune.search else lambda line: None)
+        evaluate_run(wanted.output, progress=progress, say=say)
+        return
+
+    def say_resumed(line: str) -> None:
+        say(f"{method.name} seed {seed}: {line}")
+
+    own = say if wanted.tune.search else lambda line: None
+    fit_run(wanted, resume=True, progress=progress, say=own, say_resumed=say_resumed)
 
 
 def _copy_run(base: Path, config: RunConfig) -> None:
-    """A run with the adapter and posterior of another."""
-    path = new_run_directory(config)
-    shutil.copytree(base / ADAPTER, path / ADAPTER)
+    """A run with the adapter and posterior of another; one that was left half copied is copied whole."""
+    path = Path(config.output) if holds_run_of(config) else new_run_directory(config)
+    shutil.copytree(base / ADAPTER, path / ADAPTER, dirs_exist_ok=True)
     for name in (TENSORS, DESCRIPTION, HISTORY):
         shutil.copy2(base / name, path / name)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from blob_pyro.data.examples import Batch
+from blob_pyro.data.loaders import num_items
 from blob_pyro.data.partition import draws_per_forward, partition
 from blob_pyro.errors import ConfigError, DataError
 from blob_pyro.guides import AdapterGuide
@@ -19,6 +18,7 @@ from blob_pyro.guides.base import traced_draws
 from blob_pyro.model import BayesianLoRA
 from blob_pyro.modes import training_mode
 from blob_pyro.predictions import Predictions
+from blob_pyro.progress import counted
 
 Draws = dict[str, Tensor]
 
@@ -167,32 +167,18 @@ def answer(
     budget = max_tokens or (CPU_TOKENS if model.device.type == "cpu" else ACCELERATOR_TOKENS)
     budget = max(1, budget // model.likelihood.rows_per_item)
     batches = [data] if isinstance(data, Batch) else data
-    with progress_bar(data, progress=progress, description=description) as bar:
+    with counted(num_items(data), description, unit="items", show=progress) as tell:
 
         def batch_probs(batch: Batch) -> Tensor:
             groups = partition(batch.lengths.tolist(), budget, num_draws=num_draws)
             parts = []
             for rows in groups:
                 parts.append(probs(batch.select(rows).to(model.device), budget))
-                bar.update(len(rows))
+                tell(len(rows))
             order = torch.tensor([row for rows in groups for row in rows]).argsort()
             return torch.cat(parts, dim=1).cpu()[:, order]
 
         return _gather([(batch_probs(batch), batch) for batch in batches if len(batch)])
-
-
-def progress_bar(data: Batch | Iterable[Batch], *, progress: bool, description: str) -> tqdm[Any]:
-    """A bar that counts the items of `data`; one that shows nothing where `progress` is False."""
-    return tqdm(total=_num_items(data), desc=description, disable=not progress, unit="item", dynamic_ncols=True)
-
-
-def _num_items(data: Batch | Iterable[Batch]) -> int | None:
-    """How many items there are to answer; None where that cannot be known beforehand."""
-    if isinstance(data, Batch):
-        return len(data)
-    if isinstance(data, DataLoader):
-        return len(data.dataset) if isinstance(data.dataset, Sized) else None
-    return sum(len(batch) for batch in data) if isinstance(data, Sequence) else None
 
 
 def stack(draws: list[Draws | None]) -> Draws | None:

@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 
 from blob_pyro.data.examples import Batch
+from blob_pyro.data.loaders import num_items
 from blob_pyro.data.partition import draws_per_forward, partition
 from blob_pyro.errors import ConfigError, DataError
 from blob_pyro.likelihoods import CausalLM
 from blob_pyro.likelihoods.causal_lm import Targets
 from blob_pyro.model import BayesianLoRA
 from blob_pyro.modes import training_mode
-from blob_pyro.predictive import CPU_TOKENS, Draws, PosteriorPredictive, chunks, progress_bar, stack
+from blob_pyro.predictive import CPU_TOKENS, Draws, PosteriorPredictive, chunks, stack
+from blob_pyro.progress import counted
 
 
 @dataclass(frozen=True)
@@ -119,15 +121,15 @@ class TokenPredictive:
         with (
             torch.no_grad(),
             training_mode(self.model, False),
-            progress_bar(data, progress=progress, description=description) as bar,
+            counted(num_items(data), description, unit="items", show=progress) as tell,
         ):
             draws = stack(self._posterior.sample_draws(data if isinstance(data, Batch) else None))
             parts, seen = [], 0
             for batch in [data] if isinstance(data, Batch) else data:
                 index = torch.arange(seen, seen + len(batch)) if batch.index is None else batch.index.cpu()
-                for num_items, part in self._of_batch(batch, draws):
+                for count, part in self._of_batch(batch, draws):
                     parts.append(part.of_items(index))
-                    bar.update(num_items)
+                    tell(count)
                 seen += len(batch)
         if not sum(len(part.items) for part in parts):
             raise DataError("expected at least one token to predict; got none")

@@ -17,7 +17,7 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 
 import torch
 
@@ -58,7 +58,8 @@ def make_runs_at_once(
     """Make every run where it is not there yet, as `method_runs.make_runs`, in several processes.
 
     Each process has its share of this one's threads. When the caller stops, as after Ctrl-C, each process is
-    interrupted as by Ctrl-C: what it had learnt is saved, and an unfinished run is made anew by the next call.
+    interrupted as by Ctrl-C: what it had learnt is saved, with a checkpoint from which the next call goes on. When the
+    caller is killed, its processes end at once, so that they are not at the runs that the next call goes on with.
 
     Args:
         config: what the methods share.
@@ -128,11 +129,12 @@ class _Processes:
                 # in a session of its own, where Ctrl-C in the terminal does not reach it a second time
                 process = subprocess.Popen(
                     [sys.executable, "-m", "blob_pyro.workers", str(place)],
-                    stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, env=self._environment,
+                    stdin=subprocess.PIPE, stdout=errors, stderr=errors, env=self._environment,
                     start_new_session=True,
                 )  # fmt: skip
                 self._running.add(process)
-            code = process.wait()
+            with process:  # its standard input stays open meanwhile
+                code = process.wait()
             with self._lock:
                 self._running.discard(process)
             return code
@@ -158,6 +160,18 @@ def _results(chain: Chain, place: Path, code: int) -> list[tuple[Ended, list[str
     return [(ended, warnings + said if ended is results[0][0] else said) for ended, said in results]
 
 
+def end_with_parent() -> None:
+    """From now on this process ends when the one that started it does, however that ends: nothing else closes the pipe
+    that is its standard input.
+    """
+
+    def wait() -> None:
+        os.read(0, 1)  # not by sys.stdin, whose lock would be held when the interpreter ends
+        os._exit(1)  # as by SIGKILL: what is on the disk is whole at any moment
+
+    Thread(target=wait, daemon=True).start()
+
+
 def main(folder: str) -> None:
     """Make the runs that a folder names; a line there for each that has ended."""
     place = Path(folder)
@@ -171,6 +185,7 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     try:
         main(sys.argv[1])
     except KeyboardInterrupt as interrupt:

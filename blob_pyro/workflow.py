@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ from blob_pyro.guides import AdapterGuide
 from blob_pyro.inference.checkpoints import Checkpoints
 from blob_pyro.inference.trainer import fit
 from blob_pyro.item_kinds import kind_of
-from blob_pyro.learning import learn, training_loader
+from blob_pyro.learning import checkpoints_of, learn, training_loader
 from blob_pyro.model import BayesianLoRA
 from blob_pyro.ranks import Ranks, connected
 from blob_pyro.report.answers import answers_of
@@ -54,19 +53,29 @@ from blob_pyro.run_directory import (
     refuse_used_directory,
     write_json,
 )
+from blob_pyro.training_clock import TrainingClock
 from blob_pyro.tuning import (
     TRIALS,
     TUNING,
     Measured,
     TrialLog,
+    TrialPlace,
     Tuning,
     is_unfinished_search,
+    remove_trial_checkpoints,
     search,
     with_kl_rate,
 )
 
 
-def fit_run(config: RunConfig, *, resume: bool = False, progress: bool = True, say: Say = print) -> RunResult:
+def fit_run(
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+    say: Say = print,
+    say_resumed: Say | None = None,
+) -> RunResult:
     """Fine-tune, predict the test items, and write the run directory.
 
     With `config.tune.search` the settings are searched first (`tune`); the run's config.yaml stays the configuration
@@ -83,17 +92,18 @@ def fit_run(config: RunConfig, *, resume: bool = False, progress: bool = True, s
             none. Of a finished run the metrics come back as they are, without predictions.
         progress: show progress bars.
         say: receives lines for the user.
+        say_resumed: receives the line that tells where an unfinished training goes on; None is `say`.
 
     Raises:
         BlobPyroError: one of its kinds, with a one-line message, for whatever the user can mend.
     """
     with connected() as ranks:
         if not ranks.is_first:
-            progress, say = False, _say_nothing
-        return _fit_run(config, resume, progress, say, ranks)
+            progress, say, say_resumed = False, _say_nothing, _say_nothing
+        return _fit_run(config, resume, progress, say, say_resumed or say, ranks)
 
 
-def _fit_run(config: RunConfig, resume: bool, progress: bool, say: Say, ranks: Ranks) -> RunResult:
+def _fit_run(config: RunConfig, resume: bool, progress: bool, say: Say, say_resumed: Say, ranks: Ranks) -> RunResult:
     check_run(config)
     config = with_read_labels(config, say)
     goes_on = resume and holds_run_of(config)
@@ -108,16 +118,18 @@ def _fit_run(config: RunConfig, resume: bool, progress: bool, say: Say, ranks: R
     data = load_data(config)
     for note in data.notes:
         say(note)
-    tuning = tune(config, data, progress, say) if config.tune.search else None
+    tuning = tune(config, data, progress, say, say_resumed) if config.tune.search else None
     chosen = config if tuning is None else tuning.config
     model, guide, items = _make(chosen, data)
     ranks.wait()  # until all have seen the directory as it was
     if ranks.is_first and tuning is None and not goes_on:
         new_run_directory(config)
     ranks.wait()
-    start = time.perf_counter()
-    learn(model, guide, items, chosen, path, progress, checkpoints=path / CHECKPOINTS, resume=goes_on)
-    cost = {"train_seconds": time.perf_counter() - start}
+    checkpoints = path / CHECKPOINTS
+    seconds = learn(
+        model, guide, items, chosen, path, progress, checkpoints=checkpoints, resume=goes_on, say=say_resumed
+    )
+    cost = {"train_seconds": seconds}
     if tuning is not None:
         cost["tune_seconds"] = tuning.seconds
     if ranks.is_first:
@@ -129,7 +141,7 @@ def _fit_run(config: RunConfig, resume: bool, progress: bool, say: Say, ranks: R
         told = f"{path} holds the adapter and posterior, but no metrics yet: the same command with --resume goes on"
         raise Stopped.after(error, told) from None
     if ranks.is_first:
-        Checkpoints(path / CHECKPOINTS).remove()
+        Checkpoints(checkpoints).remove()
     return result
 
 
@@ -230,17 +242,21 @@ def predict_run(
     return with_fields(rows, [answer | more for answer, more in answers], say)
 
 
-def tune(config: RunConfig, data: TaskData, progress: bool = True, say: Say = print) -> Tuning:
+def tune(
+    config: RunConfig, data: TaskData, progress: bool = True, say: Say = print, say_resumed: Say = print
+) -> Tuning:
     """Search for settings that do better on the held-out items than the configuration's own; test items are not used.
 
     Each trial is the run of `fit_run` with other settings: same items, same seed, same draws. Trials are kept in the
-    run directory as they end; those that an interrupted search has left there are not repeated.
+    run directory as they end; those that an interrupted search has left there are not repeated, and one that was
+    not at its end goes on from its newest checkpoint.
 
     Args:
         config: the run; `config.tune` bounds the search.
         data: its items.
         progress: show progress bars.
         say: receives a line for each trial.
+        say_resumed: receives the line that tells where an unfinished trial goes on.
 
     Raises:
         BlobPyroError: as `fit_run`.
@@ -252,10 +268,12 @@ def tune(config: RunConfig, data: TaskData, progress: bool = True, say: Say = pr
         if not (path / CONFIG).exists():
             new_run_directory(config)
             (path / TRIALS).touch()
-        start = time.perf_counter()
-        nlls = _held_out_nlls(Run(path, model, guide), items, trial, progress)
+        place = TrialPlace(path, len(log) + 1)
+        place.remove_others()  # once a trial is in the file, its checkpoints are of no use
+        clock = TrainingClock()
+        nlls = _held_out_nlls(Run(path, model, guide), items, trial, progress, place, clock, say_resumed)
         blocks = block_list(model.network.get_base_model())
-        return Measured(nlls, len(blocks or ()), time.perf_counter() - start)
+        return Measured(nlls, len(blocks or ()), clock.seconds)
 
     log = TrialLog(path, measure)
     try:
@@ -264,6 +282,7 @@ def tune(config: RunConfig, data: TaskData, progress: bool = True, say: Say = pr
         told = f"{path} holds {len(log)} trials; the same command goes on" if path.exists() else "nothing was saved"
         raise Stopped.after(error, told) from None
     write_json(path / TUNING, found.to_dict())
+    remove_trial_checkpoints(path)
     return found
 
 
@@ -282,11 +301,28 @@ def _make(config: RunConfig, data: TaskData) -> tuple[BayesianLoRA, AdapterGuide
     return model, build_guide(model, config.guide, config.model.adapter), items
 
 
-def _held_out_nlls(run: Run, items: Items, config: RunConfig, progress: bool) -> tuple[float, ...] | None:
-    """Train, and the NLL of each held-out item; None where the loss was not finite."""
+def _held_out_nlls(
+    run: Run,
+    items: Items,
+    config: RunConfig,
+    progress: bool,
+    place: TrialPlace,
+    clock: TrainingClock,
+    say_resumed: Say,
+) -> tuple[float, ...] | None:
+    """Train, or go on with it, and the NLL of each held-out item; None where the loss was not finite."""
     loader = training_loader(items, run.model, config, config.seed)
+    checkpoints = checkpoints_of(place.folder, run.model, run.guide, config, clock.write)
+    clock.go_on_from([checkpoints])
+
+    def tell(step: int) -> None:
+        say_resumed(f"trial {place.number}: resumed at step {step} of {config.train.num_steps}")
+
     try:
-        fit(run.model, run.guide, loader, config.train, progress=progress, description="tune")
+        fit(
+            run.model, run.guide, loader, config.train, progress=progress, description=f"trial {place.number}",
+            checkpoints=checkpoints, resume=True, on_resume=tell,
+        )  # fmt: skip
     except NonFiniteLossError:
         return None
     kind, count = kind_of(config), num_draws(run.guide, config)

@@ -20,16 +20,23 @@ from typing import Any
 
 
 class Process:
-    """`blob-pyro WORDS --quiet` in a process, with what it writes kept in files.
+    """`blob-pyro WORDS` in a process, quiet by default, with what it writes kept in files.
 
     Args:
         words: of the command line.
         max_file_size: bytes that a file may have, as on a disk that is full beyond; None is no limit.
         launched_as: rank, number of processes and port, as a launcher tells them; None for one process alone.
+        quiet: with --quiet, so that nothing tells of progress.
+        terminal: path of a terminal that all it writes goes to instead.
     """
 
     def __init__(
-        self, *words: object, max_file_size: int | None = None, launched_as: tuple[int, int, int] | None = None
+        self,
+        *words: object,
+        max_file_size: int | None = None,
+        launched_as: tuple[int, int, int] | None = None,
+        quiet: bool = True,
+        terminal: str | None = None,
     ) -> None:
         folder = Path(tempfile.mkdtemp())
         self._out, self._err = folder / "out", folder / "err"
@@ -37,9 +44,9 @@ class Process:
             file.touch()
         self._start = time.time_ns()
         arguments = (
-            [*(str(word) for word in words), "--quiet"],
-            str(self._out),
-            str(self._err),
+            [*(str(word) for word in words), *(["--quiet"] if quiet else [])],
+            terminal or str(self._out),
+            terminal or str(self._err),
             max_file_size,
             launched_as,
         )
@@ -50,6 +57,9 @@ class Process:
     def pid(self) -> int:
         return int(self._process.pid)
 
+    def is_alive(self) -> bool:
+        return bool(self._process.is_alive())
+
     def send(self, number: int) -> None:
         """Send a signal."""
         os.kill(self.pid, number)
@@ -58,7 +68,7 @@ class Process:
         """Exit code (minus the signal that killed it), standard output and standard error."""
         self._process.join(240)
         assert self._process.exitcode is not None, f"still running: {self._err.read_text()}"
-        return self._process.exitcode, self._out.read_text(), self._err.read_text()
+        return self._process.exitcode, self._out.read_bytes().decode(), self._err.read_bytes().decode()
 
     def wait_for_lines(self, file: Path, count: int) -> None:
         """Until a file that it has written to has so many lines."""
@@ -113,6 +123,8 @@ def _command(
 
     for descriptor, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY), descriptor)
+    # made anew, for a terminal cannot be sought in as what the server writes to can
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", buffering=1, closefd=False)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     torch.set_num_threads(1)

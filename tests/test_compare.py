@@ -122,7 +122,10 @@ def test_a_tuned_comparison_marks_what_was_tuned_and_goes_on_with_its_trials(con
 def test_runs_of_another_configuration_are_not_taken_for_these(config, tmp_path):
     quickly(config, ["mle"])
     other = dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=5))
-    with pytest.raises(RunDirectoryError, match="made with another; choose another --output"):
+    with pytest.raises(
+        RunDirectoryError,
+        match="its run was made with; train.num_steps 4, now 5: go on with the same, or choose another",
+    ):
         quickly(other, ["mle"])
     assert read_config(tmp_path / "all" / "mle" / "seed0").train.num_steps == config.train.num_steps
 

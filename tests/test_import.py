@@ -16,6 +16,7 @@ import blob_pyro as bp
 PACKAGE = Path(bp.__file__).parent
 ROOMS = (
     "errors",
+    "progress",
     "cost_model",
     "setting_checks",
     "device_maps",
@@ -67,6 +68,7 @@ ROOMS = (
     "acquiring",
     "evaluating",
     "history",
+    "training_clock",
     "learning",
     "workflow",
     "method_runs",

@@ -27,7 +27,6 @@ from blob_pyro.tuning import (
     Measured,
     TrialLog,
     choices,
-    clear_unfinished_run,
     paired_difference,
     search,
     settings_of,
@@ -309,13 +308,9 @@ def test_an_interrupted_search_goes_on_and_repeats_nothing(config, tmp_path, mon
 def test_a_run_that_broke_after_the_search_keeps_its_trials(finished, tmp_path):
     config, result, _ = finished
     path = shutil.copytree(result.path, tmp_path / "run")
-    clear_unfinished_run(path)
-    assert {part.name for part in path.iterdir()} == {"config.yaml", "tuning.jsonl"}
     log = TrialLog(path, lambda config: pytest.fail("a trial was repeated"))
     assert search(config, log, say=silent).to_dict() == read_json(result.path / "tuning.json")
-    (path / "tuning.jsonl").unlink()
-    clear_unfinished_run(path)
-    assert not path.exists()
+    assert not (path / "tuning_checkpoints").exists()
 
 
 def test_an_interrupt_before_the_first_training_leaves_nothing(config, tmp_path, monkeypatch):

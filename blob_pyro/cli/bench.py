@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 
 from blob_pyro.bench import PARTS, BenchResult, bench, measurement_text, summary_text
-from blob_pyro.cli.command import Command, check_output, command_parser
+from blob_pyro.cli.command import Command, add_quiet, check_output, command_parser
 from blob_pyro.contenders.options import add_options, settings_of
 from blob_pyro.errors import Stopped
 
@@ -27,12 +27,15 @@ def _bench_parser() -> ArgumentParser:
     )
     add_options(parser)
     parser.add_argument("--output", type=str | None, default=None, help="JSON file to write, after each measurement")
+    add_quiet(parser)
     return parser
 
 
 def _bench(parser: ArgumentParser, words: Sequence[str]) -> None:
     parsed = parser.parse_args(words)
-    settings = settings_of(parsed.as_dict())
+    asked = parsed.as_dict()
+    quiet = asked.pop("quiet")
+    settings = settings_of(asked)
     if parsed.output is not None:
         check_output(parsed.output)
 
@@ -46,7 +49,9 @@ def _bench(parser: ArgumentParser, words: Sequence[str]) -> None:
             saved = True
 
     try:
-        result = bench(settings, command=shlex.join(["blob-pyro", "bench", *words]), on_measurement=report)
+        result = bench(
+            settings, command=shlex.join(["blob-pyro", "bench", *words]), on_measurement=report, progress=not quiet
+        )
     except KeyboardInterrupt as error:
         told = f"{parsed.output} holds the tables above" if saved else "nothing was saved"
         raise Stopped.after(error, told) from None

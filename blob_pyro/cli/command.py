@@ -105,7 +105,12 @@ def add_run_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--num_samples", type=int | None, default=None, help="posterior draws; the run's own by default"
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    add_quiet(parser)
+
+
+def add_quiet(parser: Any) -> None:
+    """Of a parser, or of a group of its options."""
+    parser.add_argument("--quiet", action="store_true", help="no progress bars, and no lines in their place")
 
 
 def check_output(path: str) -> None:

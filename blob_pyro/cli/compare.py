@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from blob_pyro.cli.command import Command, command_parser, config_of, seeds
+from blob_pyro.cli.command import Command, add_quiet, command_parser, config_of, seeds
 from blob_pyro.compare import compare
 from blob_pyro.config import RunConfig
 from blob_pyro.errors import Stopped
@@ -20,7 +20,8 @@ def _compare_parser() -> ArgumentParser:
         """
         Run several systems under one configuration (that of `blob-pyro fit`) and print
         one table. Run directories go below --output; what is there already is not made
-        again. --tune searches the settings of every method that can be tuned.
+        again, and what was killed goes on from its newest checkpoint. --tune searches
+        the settings of every method that can be tuned.
 
         example: blob-pyro compare examples/compare.yaml --methods mle,blob --seeds 0,1
         """,
@@ -34,7 +35,7 @@ def _compare_parser() -> ArgumentParser:
     parser.add_argument(
         "--workers", type=int, default=1, help="runs to make at once, each with its share of the threads"
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    add_quiet(parser)
     return parser
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from blob_pyro.cli.command import Command, command_parser, config_of, print_metrics
+from blob_pyro.cli.command import Command, add_quiet, command_parser, config_of, print_metrics
 from blob_pyro.config import RunConfig
 from blob_pyro.ranks import connected
 from blob_pyro.workflow import fit_run
@@ -26,7 +26,7 @@ def _fit_parser() -> ArgumentParser:
     parser.add_argument("--config", action="config", help="a YAML file; the same as CONFIG.yaml")
     parser.add_class_arguments(RunConfig)
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped or killed")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    add_quiet(parser)
     return parser
 
 

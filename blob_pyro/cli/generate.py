@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from blob_pyro.answering import device_map_of
 from blob_pyro.checkpoint import load
-from blob_pyro.cli.command import Command, command_parser
+from blob_pyro.cli.command import Command, add_quiet, command_parser
 from blob_pyro.cli.lines import json_line
 from blob_pyro.errors import unknown_name
 from blob_pyro.generation import Generations, generate
@@ -54,6 +54,7 @@ def _generate_parser() -> ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="of the posterior draws, and of the drawn tokens")
     parser.add_argument("--uncertainty", type=str, default="entropy", help=f"what colours tell: {' or '.join(EDGES)}")
     parser.add_argument("--json", action="store_true", help="a JSON line for each text instead, with every figure")
+    add_quiet(parser)
     return parser
 
 
@@ -74,6 +75,7 @@ def _generate(parser: ArgumentParser, words: Sequence[str]) -> None:
         temperature=parsed.temperature,
         top_k=parsed.top_k,
         top_p=parsed.top_p,
+        progress=not parsed.quiet,
     )
     _show(found, run.model.tokenizer, parsed)
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from blob_pyro.cli.command import Command, command_parser, names, seeds
+from blob_pyro.cli.command import Command, add_quiet, command_parser, names, seeds
 from blob_pyro.cli.mistakes import in_our_words
 from blob_pyro.errors import ConfigError, Stopped
 from blob_pyro.reproduce import ITEMS, Order, find_item
@@ -35,7 +35,7 @@ def _reproduce_parser() -> ArgumentParser:
     options = parser.add_argument_group("options of a table or figure", name="choices")
     for name, (kind, default, text) in _OPTIONS.items():
         options.add_argument(f"--{name}", type=kind, default=default, help=text)
-    options.add_argument("--quiet", action="store_true", help="no progress bars")
+    add_quiet(options)
     return parser
 
 

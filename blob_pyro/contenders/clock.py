@@ -60,6 +60,7 @@ def interleaved(
     *,
     clock: Callable[[], float] = time.perf_counter,
     synchronize: Callable[[], object] = lambda: None,
+    on_round: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
     """Time A B C, A B C, ...: what slows the machine down for a while slows down all of them.
 
@@ -69,6 +70,7 @@ def interleaved(
         warmup: rounds before those, not timed.
         clock: seconds.
         synchronize: waits until the device has done what was asked of it; called before every reading.
+        on_round: called behind each round, outside what is timed; in the warm-up too.
 
     Returns:
         Contender -> seconds of each round.
@@ -82,6 +84,7 @@ def interleaved(
             synchronize()
             if number >= warmup:
                 seconds[name].append(clock() - start)
+        on_round()
     return seconds
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from blob_pyro.data.dataset_bars import no_dataset_bars
 from blob_pyro.data.files import SUFFIXES, read_rows
 from blob_pyro.data.sources import Row
 from blob_pyro.data.values import json_value
@@ -143,7 +144,8 @@ def _load(path: str, config: str | None, split: str, rows_of: Callable[[Any], li
     if why and not _is_cached(path):
         raise _NoDataError(why)
     try:
-        return rows_of(datasets.load_dataset(path, config, split=split))
+        with no_dataset_bars():
+            return rows_of(datasets.load_dataset(path, config, split=split))
     except Exception as error:  # whatever the HTTP library, the file formats and the cache raise
         refused = refusal(error) or ("" if why else _refused(path))
         raise _NoDataError(refused or f"it cannot be read ({one_line(error, limit=200)})") from error

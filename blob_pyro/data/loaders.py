@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from functools import partial
 
 import torch
 from torch.utils.data import DataLoader, Sampler
 
 from blob_pyro.data.collate import Encoded, EncodedDataset, collate
+from blob_pyro.data.examples import Batch
 from blob_pyro.errors import DataError
 
 MEGA_BATCHES = 50  # as in transformers' LengthGroupedSampler
@@ -110,3 +111,12 @@ def predict_loader(dataset: EncodedDataset, batch_size: int, pad_token_id: int) 
 
 def _lengths(dataset: EncodedDataset) -> list[int]:
     return [len(item.input_ids) for item in dataset.items]
+
+
+def num_items(data: Batch | Iterable[Batch]) -> int | None:
+    """How many items there are in all batches; None where that cannot be known before they are made."""
+    if isinstance(data, Batch):
+        return len(data)
+    if isinstance(data, DataLoader):
+        return len(data.dataset) if isinstance(data.dataset, Sized) else None
+    return sum(len(batch) for batch in data) if isinstance(data, Sequence) else None

@@ -12,9 +12,10 @@ from blob_pyro.errors import UnsupportedPosteriorError
 from blob_pyro.exporting.adapter import write_adapter
 from blob_pyro.exporting.subject import Subject
 from blob_pyro.guides import AdapterGuide, EnsembleGuide
+from blob_pyro.progress import counted
 
 
-def write_draws(subject: Subject, folder: Path, num_draws: int, seed: int) -> dict[str, Any]:
+def write_draws(subject: Subject, folder: Path, num_draws: int, seed: int, progress: bool = False) -> dict[str, Any]:
     """draw_0 to draw_{K-1}, each with its own lora_A (or lora_B, or both) and everything else of the adapter.
 
     Averaging their probabilities is what `PosteriorPredictive` does on the same draws; with the run's seed and its
@@ -25,6 +26,7 @@ def write_draws(subject: Subject, folder: Path, num_draws: int, seed: int) -> di
         folder: where to.
         num_draws: K.
         seed: of the draws.
+        progress: show progress.
 
     Returns:
         Entries of the manifest.
@@ -34,8 +36,10 @@ def write_draws(subject: Subject, folder: Path, num_draws: int, seed: int) -> di
     """
     _check(subject, num_draws)
     others: list[str] = []
-    for position, draw in enumerate(seeded_draws(subject.guide, num_draws, seed)):
-        others = write_adapter(folder / f"draw_{position}", subject.run.model, subject.base, draw)
+    with counted(num_draws, "export", unit="draws", show=progress) as tell:
+        for position, draw in enumerate(seeded_draws(subject.guide, num_draws, seed)):
+            others = write_adapter(folder / f"draw_{position}", subject.run.model, subject.base, draw)
+            tell()
     return {
         "num_draws": num_draws,
         "seed": seed,

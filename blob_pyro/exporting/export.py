@@ -21,7 +21,7 @@ EXPORTS = "export"
 
 def export(
     run_dir: str | Path, kind: str = "mean", *, output: str | Path | None = None, seed: int | None = None,
-    say: Say = print,
+    progress: bool = False, say: Say = print,
 ) -> Path:  # fmt: skip
     """Write a run as a folder that other programs load, with a model card (README.md) and manifest.json.
 
@@ -36,6 +36,7 @@ def export(
         kind: one of these.
         output: the new folder; None takes RUN/export/mean, RUN/export/draws_K or RUN/export/merged.
         seed: of the draws; None takes the run's own, whose first draws are those of its metrics.
+        progress: show progress, in draws.
         say: receives lines for the user.
 
     Returns:
@@ -54,17 +55,17 @@ def export(
     if seed is None:
         seed = 0 if subject.config is None else subject.config.seed
     with new_folder(path) as folder:
-        _fill(subject, asked, folder, seed, say)
+        _fill(subject, asked, folder, seed, progress, say)
     return path
 
 
-def _fill(subject: Subject, kind: Kind, folder: Path, seed: int, say: Say) -> None:
+def _fill(subject: Subject, kind: Kind, folder: Path, seed: int, progress: bool, say: Say) -> None:
     rounding = None
     if kind.name == "mean":
         entries = write_mean(subject, folder)
         say(f"exported {subject.single_is} as a PEFT adapter")
     elif kind.name == "draws":
-        entries = write_draws(subject, folder, kind.num_draws, seed)
+        entries = write_draws(subject, folder, kind.num_draws, seed, progress)
         say(f"exported {kind.num_draws} draws of seed {seed} as PEFT adapters; average their probabilities")
     else:
         entries, rounding = write_merged(subject, folder)

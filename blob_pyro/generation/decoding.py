@@ -65,8 +65,16 @@ class Start:
         return cls(rows, logits.unflatten(0, (num_draws, len(prompts))))
 
 
-def decode(start: Start, pick: Pick, ending: Ending) -> Iterator[tuple[Tensor, Tensor]]:
+def decode(
+    start: Start, pick: Pick, ending: Ending, tell: Callable[[], object] = lambda: None
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Go on from the prompts, token by token, until every text has ended; `start` stays as it is.
+
+    Args:
+        start: the prompts.
+        pick: how a token is picked.
+        ending: when a text ends.
+        tell: called behind each step.
 
     Yields:
         The (S, P, V) logits of a step and the (S, P) tokens that were picked; padding where a text has ended before.
@@ -77,6 +85,7 @@ def decode(start: Start, pick: Pick, ending: Ending) -> Iterator[tuple[Tensor, T
     for step in range(ending.max_new_tokens):
         tokens = pick(logits, step).masked_fill(ended, ending.padding)
         yield logits, tokens
+        tell()
         ended = ended | ending.ends(tokens)
         if bool(ended.all()) or step + 1 == ending.max_new_tokens:
             return

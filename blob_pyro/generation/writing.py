@@ -22,6 +22,7 @@ from blob_pyro.generation.text import text_behind
 from blob_pyro.model import BayesianLoRA
 from blob_pyro.modes import training_mode
 from blob_pyro.predictive import PosteriorPredictive, stack
+from blob_pyro.progress import Tell, counted
 
 MODES = ("per_draw", "average")
 
@@ -38,6 +39,7 @@ def generate(
     temperature: float | None = None,
     top_k: int | None = None,
     top_p: float | None = None,
+    progress: bool = False,
 ) -> Generations:
     r"""Write text under posterior draws, each of them held for a whole text.
 
@@ -62,6 +64,7 @@ def generate(
         do_sample, temperature, top_k, top_p: as in transformers, but that nothing is cut off by default (there top_k is
             50). Without do_sample the most probable token is taken. They pick tokens: entropies and log-probabilities
             are those of the laws as they are.
+        progress: show progress, in tokens of a text.
 
     Raises:
         ConfigError: a setting is out of range; the network does not write text; the new tokens do not fit its context;
@@ -86,13 +89,13 @@ def generate(
     ending = Ending(ending_of(network), padding_of(network, model.tokenizer), max_new_tokens)
     with torch.no_grad(), training_mode(model, False):
         draws = stack(PosteriorPredictive(model, guide, num_draws).sample_draws(batch)) or {}
-        with hold_draws(model, draws):
+        with hold_draws(model, draws), counted(max_new_tokens, "generate", unit="tokens", show=progress) as tell:
             start = Start.reading(network, batch, max(1, num_draws))
-            tokens, measures = (_per_draw if mode == "per_draw" else _average)(start, choice, ending)
+            tokens, measures = (_per_draw if mode == "per_draw" else _average)(start, choice, ending, tell)
     return _record(model, batch, ending, tokens.cpu(), measures.map(Tensor.cpu))
 
 
-def _per_draw(start: Start, choice: Choice, ending: Ending) -> tuple[Tensor, TokenMeasures]:
+def _per_draw(start: Start, choice: Choice, ending: Ending, tell: Tell) -> tuple[Tensor, TokenMeasures]:
     """(P, S, T) tokens, text s written under draw s, and what all draws say of them."""
     num_draws, num_prompts, _ = start.logits.shape
     uniforms = choice.uniforms(ending.max_new_tokens, num_draws * num_prompts)
@@ -100,11 +103,11 @@ def _per_draw(start: Start, choice: Choice, ending: Ending) -> tuple[Tensor, Tok
     def pick(logits: Tensor, step: int) -> Tensor:
         return choice(logits.flatten(0, 1).float(), uniforms[step]).unflatten(0, (num_draws, num_prompts))
 
-    tokens = torch.stack([tokens for _, tokens in decode(start, pick, ending)], -1).transpose(0, 1)
+    tokens = torch.stack([tokens for _, tokens in decode(start, pick, ending, tell)], -1).transpose(0, 1)
     return tokens, score(start, tokens, ending.mask(tokens))
 
 
-def _average(start: Start, choice: Choice, ending: Ending) -> tuple[Tensor, TokenMeasures]:
+def _average(start: Start, choice: Choice, ending: Ending, tell: Tell) -> tuple[Tensor, TokenMeasures]:
     """(P, 1, T) tokens, picked by the draws' averaged law, and what the draws said at each step."""
     num_draws, num_prompts, _ = start.logits.shape
     uniforms = choice.uniforms(ending.max_new_tokens, num_prompts)
@@ -113,7 +116,7 @@ def _average(start: Start, choice: Choice, ending: Ending) -> tuple[Tensor, Toke
         law = logits.float().softmax(-1).mean(0)
         return choice(law.log(), uniforms[step]).expand(num_draws, -1)
 
-    steps = [(token_measures(logits, picked[0]), picked[0]) for logits, picked in decode(start, pick, ending)]
+    steps = [(token_measures(logits, picked[0]), picked[0]) for logits, picked in decode(start, pick, ending, tell)]
     tokens = torch.stack([picked for _, picked in steps], -1)
     mask = ending.mask(tokens)
     measures = TokenMeasures.stacked([measured for measured, _ in steps], -1).map(lambda values: values * mask)

@@ -22,11 +22,13 @@ from blob_pyro.curvature import (
     logit_covariance,
 )
 from blob_pyro.data.examples import Batch
+from blob_pyro.data.loaders import num_items
 from blob_pyro.distributions.label_categorical import LabelCategorical
 from blob_pyro.errors import ConfigError, DataError, UnsupportedPosteriorError, unknown_name
 from blob_pyro.guides.post_hoc import PostHocGuide
 from blob_pyro.likelihoods import ClassLikelihood
 from blob_pyro.model import BayesianLoRA
+from blob_pyro.progress import counted
 
 HELD_OUT_PRECISIONS = torch.logspace(-2, 6, 33, dtype=torch.float64)
 """Prior precisions that the rule "held_out" tries: four a decade, prior scales from 10 down to 0.001."""
@@ -115,12 +117,13 @@ class LaplaceGuide(PostHocGuide):
         self._expect_fitted()
         return self.curvature(site).law(self.loc(site), self.prior_precision)
 
-    def fit(self, train: Iterable[Batch], held_out: Iterable[Batch] | None = None) -> None:
+    def fit(self, train: Iterable[Batch], held_out: Iterable[Batch] | None = None, *, progress: bool = False) -> None:
         """Measure the curvature on `train`, in evaluation mode, and find the prior precision by the guide's rule.
 
         Args:
             train: batches with labels, of the items that the adapter was trained on, each once.
             held_out: such batches of other items; for the rule "held_out".
+            progress: show progress.
 
         Raises:
             ConfigError: the rule needs held-out items, or the adapter is untrained (see `evidence_precision`).
@@ -134,7 +137,7 @@ class LaplaceGuide(PostHocGuide):
         with torch.no_grad():
             sums = {site: self.curvature(site).new_sum() for site in self.model.sites}
             log_likelihood = 0.0
-            for labels, part in self._labelled(train):
+            for labels, part in self._labelled(train, "laplace, curvature", progress):
                 log_likelihood += float(self._label_log_probs(part.logits, labels).sum())
                 root = fisher_root(part.logits)
                 for site, total in sums.items():
@@ -143,7 +146,7 @@ class LaplaceGuide(PostHocGuide):
             for site, total in sums.items():
                 self.curvature(site).store(total)
             self.log_likelihood.fill_(log_likelihood)
-            self.prior_precision.fill_(self.rule.find(self, held_out))
+            self.prior_precision.fill_(self.rule.find(self, held_out, progress))
 
     def log_evidence(self, prior_precision: float | None = None) -> float:
         """Laplace's log marginal likelihood of the training items, total nats.
@@ -167,7 +170,7 @@ class LaplaceGuide(PostHocGuide):
         """|M|^2 over all sites."""
         return sum(float(self.model.location(site).detach().double().square().sum()) for site in self.model.sites)
 
-    def held_out_nll(self, held_out: Iterable[Batch], precisions: Tensor) -> Tensor:
+    def held_out_nll(self, held_out: Iterable[Batch], precisions: Tensor, *, progress: bool = False) -> Tensor:
         """(G,) mean nats per item of the linearised predictive under each of (G,) prior precisions, float64.
 
         Every precision and item sees the same `HELD_OUT_SAMPLES` draws of noise, from a generator of its own.
@@ -177,7 +180,7 @@ class LaplaceGuide(PostHocGuide):
         )
         total, count = torch.zeros(len(precisions), dtype=torch.float64), 0
         with torch.no_grad():
-            for labels, part in self._labelled(held_out):
+            for labels, part in self._labelled(held_out, "laplace, held out", progress):
                 laws = {site: self.curvature(site).law(self.loc(site), precisions) for site in self.model.sites}
                 covariance = logit_covariance(laws, part)
                 probs = draw_probs(part.logits, covariance, noise.to(part.logits)).mean(0)  # (G, B, K)
@@ -203,13 +206,15 @@ class LaplaceGuide(PostHocGuide):
                 "guide laplace: expected a curvature; got none; call fit, or load a run that has one"
             )
 
-    def _labelled(self, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Linearised]]:
+    def _labelled(self, batches: Iterable[Batch], title: str, progress: bool) -> Iterator[tuple[Tensor, Linearised]]:
         """Labels (B,) and linearised network of every part."""
         count = 0
-        for batch, part in linearise_batches(self.model, self._checked(batches)):
-            labels = cast(Tensor, batch.labels)[part.rows].to(part.logits.device)
-            count += len(labels)
-            yield labels, part
+        with counted(num_items(batches), title, unit="items", show=progress) as tell:
+            for batch, part in linearise_batches(self.model, self._checked(batches)):
+                labels = cast(Tensor, batch.labels)[part.rows].to(part.logits.device)
+                count += len(labels)
+                yield labels, part
+                tell(len(labels))
         if not count:
             raise DataError("guide laplace: expected items to measure on; got none")
 
@@ -237,20 +242,20 @@ class PrecisionRule:
     Attributes:
         name: its key in `PRECISION_RULES`.
         needs_held_out: whether it looks at held-out items.
-        find: the precision, given a guide whose curvature is known and the held-out batches.
+        find: the precision, given a guide whose curvature is known, the held-out batches, and whether to show progress.
     """
 
     name: str
     needs_held_out: bool
-    find: Callable[[LaplaceGuide, Iterable[Batch] | None], float]
+    find: Callable[[LaplaceGuide, Iterable[Batch] | None, bool], float]
 
 
-def _by_evidence(guide: LaplaceGuide, held_out: Iterable[Batch] | None) -> float:
+def _by_evidence(guide: LaplaceGuide, held_out: Iterable[Batch] | None, progress: bool) -> float:
     return evidence_precision(guide.loc_square(), guide.eigenvalues())
 
 
-def _by_held_out_nll(guide: LaplaceGuide, held_out: Iterable[Batch] | None) -> float:
-    nll = guide.held_out_nll(held_out or (), HELD_OUT_PRECISIONS)
+def _by_held_out_nll(guide: LaplaceGuide, held_out: Iterable[Batch] | None, progress: bool) -> float:
+    nll = guide.held_out_nll(held_out or (), HELD_OUT_PRECISIONS, progress=progress)
     return float(HELD_OUT_PRECISIONS[int(nll.argmin())])
 
 

@@ -23,12 +23,13 @@ class PostHocGuide(AdapterGuide):
     trained_as: ClassVar[str]
 
     @abstractmethod
-    def fit(self, train: Iterable[Batch], held_out: Iterable[Batch] | None = None) -> None:
+    def fit(self, train: Iterable[Batch], held_out: Iterable[Batch] | None = None, *, progress: bool = False) -> None:
         """Find the spread, without changing the adapter.
 
         Args:
             train: batches with labels; may be iterated several times.
             held_out: such batches of items that the adapter was not trained on, where the guide uses any.
+            progress: show progress.
         """
 
     def scale_parameters(self) -> dict[str, nn.Parameter]:

@@ -17,6 +17,7 @@ from blob_pyro.guides.post_hoc import PostHocGuide
 from blob_pyro.guides.sigma_search import SigmaSearch, search_sigma
 from blob_pyro.model import BayesianLoRA
 from blob_pyro.modes import training_mode
+from blob_pyro.progress import Tell, counted
 
 Draws = dict[str, Tensor]
 ANCHORS = ("train", "held_out")
@@ -115,8 +116,12 @@ class TFBGuide(PostHocGuide):
         root = self._root(site)
         return ColumnNormal(self.loc(site), self.sigma.to(root.device) * root)
 
-    def fit(self, train: Iterable[Batch], held_out: Iterable[Batch] | None = None) -> None:
+    def fit(self, train: Iterable[Batch], held_out: Iterable[Batch] | None = None, *, progress: bool = False) -> None:
         """Search sigma on `train`, or on `held_out`, in evaluation mode; the adapter and the global random state stay.
+
+        Args:
+            train, held_out: batches with labels, one of which the anchor takes.
+            progress: show how many forwards were made; how many it takes is not known before.
 
         Raises:
             ConfigError: B has no full column rank at some site (a fresh adapter, say), no sigma that was tried is
@@ -132,11 +137,15 @@ class TFBGuide(PostHocGuide):
         batches = [batch.to(self.model.device) for batch in anchor if len(batch)]
         _check_labels(batches, self.model)
         interval = (self.min_sigma, self.max_sigma)
-        with torch.no_grad(), training_mode(self.model, False):
-            mean_nll = self.nll(batches, [{}])
+        with (
+            torch.no_grad(),
+            training_mode(self.model, False),
+            counted(None, "tfb, search of sigma", unit="forwards", show=progress) as tell,
+        ):
+            mean_nll = self.nll(batches, [{}], tell)
             try:
                 self.search = search_sigma(
-                    lambda sigma: self.nll(batches, self.draws(sigma)),
+                    lambda sigma: self.nll(batches, self.draws(sigma), tell),
                     mean_nll,
                     self.tolerance,
                     interval,
@@ -164,14 +173,25 @@ class TFBGuide(PostHocGuide):
             for _ in range(self.num_samples)
         ]
 
-    def nll(self, batches: Sequence[Batch], draws: Sequence[Draws]) -> float:
-        """Minus the log of the labels' mean probability over draws, mean nats per item; {} is the adapter itself."""
-        total = sum(float(self._log_mean_probs(batch, draws).sum()) for batch in batches)
+    def nll(self, batches: Sequence[Batch], draws: Sequence[Draws], tell: Tell | None = None) -> float:
+        """Minus the log of the labels' mean probability over draws, mean nats per item; {} is the adapter itself.
+
+        Args:
+            batches: items with labels.
+            draws: site -> A of each.
+            tell: is told of each forward.
+        """
+        total = sum(float(self._log_mean_probs(batch, draws, tell).sum()) for batch in batches)
         return -total / sum(len(batch) for batch in batches)
 
-    def _log_mean_probs(self, batch: Batch, draws: Sequence[Draws]) -> Tensor:
+    def _log_mean_probs(self, batch: Batch, draws: Sequence[Draws], tell: Tell | None) -> Tensor:
         """(B,) log of the labels' mean probability over draws."""
-        log_probs = torch.stack([self.model.logits(batch, draw).double().log_softmax(-1) for draw in draws])
+        found = []
+        for draw in draws:
+            found.append(self.model.logits(batch, draw).double().log_softmax(-1))
+            if tell is not None:
+                tell()
+        log_probs = torch.stack(found)
         law = self.model.class_likelihood("guide tfb").label_law(log_probs.logsumexp(0) - math.log(len(draws)))
         return law.log_prob(cast(Tensor, batch.labels)).cpu()
 

@@ -16,7 +16,7 @@ from blob_pyro.guides.ensemble import EnsembleGuide
 from blob_pyro.guides.mle import MLEGuide
 from blob_pyro.inference.checkpoints import Checkpoints
 from blob_pyro.inference.svi import StepResult
-from blob_pyro.inference.trainer import Callback, fit
+from blob_pyro.inference.trainer import Callback, OnResume, fit
 from blob_pyro.model import BayesianLoRA
 
 
@@ -33,6 +33,7 @@ def fit_ensemble(
     validate: Callable[[BayesianLoRA, MLEGuide], float] | None = None,
     checkpoints: Sequence[Checkpoints] = (),
     resume: bool = False,
+    on_resume: OnResume | None = None,
 ) -> list[list[StepResult]]:
     """Train every member of `guide` by maximum likelihood, each from a start and in an order of its own.
 
@@ -54,6 +55,7 @@ def fit_ensemble(
         validate: gives a member's held-out NLL, as in `fit`.
         checkpoints: of each member, as in `fit`; none keeps none.
         resume: go on from them: members that were done are taken as they are.
+        on_resume: called with the step that a member goes on from, as in `fit`.
 
     Returns:
         For each member one StepResult a step.
@@ -78,7 +80,7 @@ def fit_ensemble(
                 fit(
                     member, point, loader, config, progress=progress, callbacks=callbacks, description=title,
                     validate=None if validate is None else partial(validate, member, point),
-                    checkpoints=checkpoints[k] if checkpoints else None, resume=resume,
+                    checkpoints=checkpoints[k] if checkpoints else None, resume=resume, on_resume=on_resume,
                 )
             )  # fmt: skip
     return history

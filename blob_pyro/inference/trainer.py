@@ -18,7 +18,7 @@ from blob_pyro.inference.best import Best
 from blob_pyro.inference.checkpoints import Checkpoints
 from blob_pyro.inference.making import make_svi
 from blob_pyro.inference.passes import Passes, Place
-from blob_pyro.inference.progress import Tell, progress_of
+from blob_pyro.inference.progress import progress_of
 from blob_pyro.inference.random_state import kept_random_state
 from blob_pyro.inference.stopping import stop_requests
 from blob_pyro.inference.svi import BLoBSVI, StepResult
@@ -29,6 +29,7 @@ from blob_pyro.ranks import Ranks
 
 Callback = Callable[[StepResult], None]
 Validate = Callable[[], float]
+OnResume = Callable[[int], None]
 
 
 def fit(
@@ -43,6 +44,7 @@ def fit(
     validate: Validate | None = None,
     checkpoints: Checkpoints | None = None,
     resume: bool = False,
+    on_resume: OnResume | None = None,
 ) -> list[StepResult]:
     """Learn the posterior: `config.num_steps` steps of `BLoBSVI`, going through `loader` again and again.
 
@@ -66,6 +68,7 @@ def fit(
         resume: go on from the newest checkpoint, where there is one. On CPUs, with the same libraries and threads, the
             end is then bit by bit that of training without a break. A random order of the items must come from
             `loader.generator` alone, as `bp.train_loader`'s does.
+        on_resume: called with the step that training goes on from, once a checkpoint has been taken up.
 
     Returns:
         One StepResult a step; of those that this call made.
@@ -87,12 +90,14 @@ def fit(
     svi = make_svi(model, guide, config, ranks)
     training = _Training(svi, config, ranks, validate, checkpoints)
     place = training.start(resume)
+    if place is not None and on_resume is not None:
+        on_resume(svi.steps_done)
     history: list[StepResult] = []
     with (
         training_mode(model),
         _noise(guide, config),
         stop_requests() as stop,
-        _telling(config, svi.steps_done, description, progress and ranks.is_first) as tell,
+        progress_of(config.num_steps, svi.steps_done, description, show=progress and ranks.is_first) as tell,
     ):
         passes = Passes(loader, place)
         for batch in passes if not training.is_over else ():
@@ -181,7 +186,3 @@ class _Training:
 def _noise(guide: AdapterGuide, config: TrainConfig) -> contextlib.AbstractContextManager[object]:
     """Flipout, where it is asked for and the guide's noise can be flipped."""
     return flipout() if config.flipout and guide.supports_flipout else contextlib.nullcontext()
-
-
-def _telling(config: TrainConfig, done: int, title: str, progress: bool) -> contextlib.AbstractContextManager[Tell]:
-    return progress_of(config.num_steps, done, title) if progress else contextlib.nullcontext(lambda result: None)

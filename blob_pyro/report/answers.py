@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from blob_pyro.data.dataset_bars import no_dataset_bars
 from blob_pyro.data.examples import Example
 from blob_pyro.errors import RunDirectoryError
 from blob_pyro.evaluation import mutual_information, predictive_entropy
@@ -76,15 +77,10 @@ def write_predictions(path: Path, predictions: Predictions, examples: Sequence[E
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write rows of the same fields as a Parquet file."""
-    from datasets import Dataset, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from datasets import Dataset
 
-    were_disabled = are_progress_bars_disabled()
-    disable_progress_bars()
-    try:
+    with no_dataset_bars():
         Dataset.from_list(rows).to_parquet(str(path))
-    finally:
-        if not were_disabled:
-            enable_progress_bars()
 
 
 def read_predictions(path: Path) -> Predictions:

@@ -22,9 +22,10 @@ from blob_pyro.tuning.trials import (
     Measure,
     Measured,
     TrialLog,
-    clear_unfinished_run,
+    TrialPlace,
     is_unfinished_search,
     label_nlls,
+    remove_trial_checkpoints,
 )
 
 __all__ = [
@@ -35,14 +36,15 @@ __all__ = [
     "Measured",
     "Trial",
     "TrialLog",
+    "TrialPlace",
     "Tuning",
     "check_tuning",
     "choices",
-    "clear_unfinished_run",
     "describe_guides",
     "is_unfinished_search",
     "label_nlls",
     "paired_difference",
+    "remove_trial_checkpoints",
     "search",
     "settings_of",
     "tunes",

@@ -16,6 +16,7 @@ from blob_pyro.run_directory import CONFIG, HISTORY, read_config
 from blob_pyro.tuning.choices import Settings, settings_of
 
 TRIALS, TUNING = "tuning.jsonl", "tuning.json"
+TRIAL_CHECKPOINTS = "tuning_checkpoints"
 
 
 @dataclass(frozen=True)
@@ -87,14 +88,34 @@ def is_unfinished_search(config: RunConfig) -> bool:
     return all((path / name).is_file() for name in (CONFIG, TRIALS)) and read_config(path) == config
 
 
-def clear_unfinished_run(path: Path) -> None:
-    """Delete the run directory of a run that has not ended, but for its configuration and its trials."""
-    if not (path / TRIALS).is_file():
-        shutil.rmtree(path, ignore_errors=True)
-        return
-    for part in path.iterdir():
-        if part.name not in (CONFIG, TRIALS):
-            shutil.rmtree(part) if part.is_dir() else part.unlink()
+@dataclass(frozen=True)
+class TrialPlace:
+    """Where the checkpoints of a trial are while it is trained.
+
+    Attributes:
+        run: the run directory.
+        number: of the trial, from 1.
+    """
+
+    run: Path
+    number: int
+
+    @property
+    def folder(self) -> Path:
+        """Its checkpoints."""
+        return self.run / TRIAL_CHECKPOINTS / f"trial-{self.number}"
+
+    def remove_others(self) -> None:
+        """Remove the checkpoints of all other trials."""
+        for entry in self.folder.parent.iterdir() if self.folder.parent.is_dir() else ():
+            if entry != self.folder:
+                shutil.rmtree(entry)
+
+
+def remove_trial_checkpoints(run: Path) -> None:
+    """Remove those of all trials of a run, behind the search."""
+    if (run / TRIAL_CHECKPOINTS).is_dir():
+        shutil.rmtree(run / TRIAL_CHECKPOINTS)
 
 
 def _key(settings: Settings) -> str:

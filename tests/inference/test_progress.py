@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from blob_pyro.inference.progress import NUM_LINES, progress_of
+from blob_pyro.inference.progress import progress_of
 from blob_pyro.inference.svi import StepResult
+from blob_pyro.progress import NUM_LINES
 
 
 class Terminal(io.StringIO):

@@ -40,7 +40,9 @@ def figure5(order: Order) -> Reproduction:
     Source: BLoB, arXiv 2406.11675, Figure 5.
     """
     config = configuration(order, TASK)
-    found, failures = of_runs(order, config, METHOD_NAMES, lambda path: states_of_run(path, NUM_ITEMS, NUM_DRAWS))
+    found, failures = of_runs(
+        order, config, METHOD_NAMES, lambda path: states_of_run(path, NUM_ITEMS, NUM_DRAWS, progress=order.progress)
+    )
     rows = {
         title: {seed: _outcome(by_seed[seed]) if seed in by_seed else None for seed in order.seeds}
         for title, by_seed in found.items()
@@ -63,13 +65,14 @@ def figure5(order: Order) -> Reproduction:
     )
 
 
-def states_of_run(path: Path, num_items: int, num_samples: int) -> dict[str, Tensor]:
+def states_of_run(path: Path, num_items: int, num_samples: int, *, progress: bool = False) -> dict[str, Tensor]:
     """Hidden states of a finished run's first test items, kept in the run directory and not made again.
 
     Args:
         path: the run directory.
         num_items: how many items at most.
         num_samples: posterior draws under the run's seed; a point has its only value.
+        progress: show progress.
 
     Returns:
         "states" (S, n, D), "probs" (S, n, K) and "labels" (n,), as in `HiddenStates`.
@@ -79,7 +82,8 @@ def states_of_run(path: Path, num_items: int, num_samples: int) -> dict[str, Ten
         loaded = load_with_items(path, num_items)
         guide = loaded.run.guide
         pyro.set_rng_seed(loaded.config.seed)
-        return vars(hidden_states(loaded.run.model, guide, loaded.items, num_samples if guide.is_random else 0))
+        count = num_samples if guide.is_random else 0
+        return vars(hidden_states(loaded.run.model, guide, loaded.items, count, progress=progress))
 
     return kept(path / f"hidden_states_n={num_items}_N={num_samples}.safetensors", make)
 

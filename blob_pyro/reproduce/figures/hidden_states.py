@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from blob_pyro.data.examples import Batch
+from blob_pyro.data.loaders import num_items
 from blob_pyro.errors import DataError
 from blob_pyro.likelihoods import MultipleChoice
 from blob_pyro.model import BayesianLoRA
 from blob_pyro.modes import training_mode
 from blob_pyro.predictive import PosteriorPredictive
+from blob_pyro.progress import counted
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,12 @@ class HiddenStates:
 
 
 def hidden_states(
-    model: BayesianLoRA, guide: Callable[..., Any], data: Batch | Iterable[Batch], num_samples: int
+    model: BayesianLoRA,
+    guide: Callable[..., Any],
+    data: Batch | Iterable[Batch],
+    num_samples: int,
+    *,
+    progress: bool = False,
 ) -> HiddenStates:
     """Hidden states at the position from which the answer is read.
 
@@ -46,6 +53,7 @@ def hidden_states(
         guide: its guide.
         data: a Batch, or an iterable of them; where the batches carry an index, the items come in its order.
         num_samples: posterior draws S; 0 is the posterior mean, S = 1.
+        progress: show progress.
 
     Returns:
         The draws are those of `PosteriorPredictive` with that number of them, from the same random state.
@@ -59,7 +67,11 @@ def hidden_states(
         batches = [data] if isinstance(data, Batch) else list(data)
         if not batches:
             raise DataError("expected at least one batch; got none; give a Batch or a loader of some")
-        parts = [_of_batch(model, batch.to(model.device).right_padded(), draws) for batch in batches]
+        with counted(num_items(batches), f"hidden states N={num_samples}", unit="items", show=progress) as tell:
+            parts = []
+            for batch in batches:
+                parts.append(_of_batch(model, batch.to(model.device).right_padded(), draws))
+                tell(len(batch))
     found = HiddenStates(*(torch.cat(one, dim) for one, dim in zip(zip(*parts, strict=True), (1, 1, 0), strict=True)))
     if any(batch.index is None for batch in batches):
         return found
