@@ -13,7 +13,7 @@ from blob_pyro.checkpoint import ADAPTER, DESCRIPTION, TENSORS
 from blob_pyro.config import RunConfig
 from blob_pyro.errors import BlobPyroError, RunDirectoryError
 from blob_pyro.methods import METHODS, Method
-from blob_pyro.run_directory import HISTORY, holds_run_of, new_run_directory, refuse_used_directory
+from blob_pyro.run_directory import ABOUT, HISTORY, holds_run_of, new_run_directory, refuse_used_directory
 from blob_pyro.run_directory import is_finished as is_finished_run
 from blob_pyro.workflow import evaluate_run, fit_run
 
@@ -112,5 +112,6 @@ def _copy_run(base: Path, config: RunConfig) -> None:
     """A run with the adapter and posterior of another; one that was left half copied is copied whole."""
     path = Path(config.output) if holds_run_of(config) else new_run_directory(config)
     shutil.copytree(base / ADAPTER, path / ADAPTER, dirs_exist_ok=True)
-    for name in (TENSORS, DESCRIPTION, HISTORY):
-        shutil.copy2(base / name, path / name)
+    for name in (TENSORS, DESCRIPTION, HISTORY, ABOUT):
+        if name != ABOUT or (base / name).is_file():  # older runs have none
+            shutil.copy2(base / name, path / name)

@@ -19,8 +19,7 @@ def _bench_parser() -> ArgumentParser:
         f"blob-pyro bench [{' | '.join(PARTS)} | all] [--key value ...]",
         """
         Time a training step and a prediction against plain PEFT LoRA and plain Pyro,
-        interleaved in one process, and measure the peak memory of each. The defaults
-        take about half an hour on two cores (docs/performance.md).
+        and measure the peak memory of each: half an hour on two cores by default.
 
         example: blob-pyro bench train --length 64 --rounds 5 --output bench.json
         """,
