@@ -28,6 +28,7 @@ ROOMS = (
     "config_file",
     "packaged",
     "hub_errors",
+    "arviz_groups",
     "predictions",
     "ranks",
     "data",
