@@ -62,7 +62,10 @@ toc_object_entries = False
 # No inventories of other projects are fetched; single backticks are code as often as they are names; and what the
 # signatures name of others, or of ours without being public, has no entry to link to.
 OTHERS = "Axes|Distribution|Figure|Path|PeftModel|PreTrainedTokenizerBase|Tensor"
-INTERNAL = "BaseSource|Curve|CurvatureSum|Decisions|DiagonalSum|Draw|KroneckerSum|Line|Ranks|Runs|Scores|Spread|TrainingState|hold"
+INTERNAL = (
+    "BaseSource|Curve|CurvatureSum|Decisions|DiagonalSum|Draw|KroneckerSum|Line|Ranks|Runs|Scores|Spread|TrainingState"
+    "|hold"
+)
 nitpick_ignore_regex = [
     ("py:obj", ".*"),
     ("py:.*", r"(torch|pyro|transformers|peft|datasets|matplotlib|tqdm|collections|typing|pathlib|abc)\..*"),
@@ -148,7 +151,9 @@ def find_by_last_name(app: Any, env: Any, node: Any, contnode: Any) -> Any:
     target = node["reftarget"].split("(")[0]
     last = target.removeprefix("blob_pyro.").split(".")[-1] if target.startswith("blob_pyro.") else target
     domain = env.get_domain("py")
-    found = sorted((name for name in domain.objects if name.endswith(f".{last}")), key=lambda name: (name.count("."), name))
+    found = sorted(
+        (name for name in domain.objects if name.endswith(f".{last}")), key=lambda name: (name.count("."), name)
+    )
     if not found:
         return None
     entry = domain.objects[found[0]]

@@ -2,8 +2,8 @@
 
     python examples/render_model.py docs/figures/render_model.svg
 
-It takes Graphviz, both the program `dot` (apt install graphviz) and `pip install graphviz`. To fit a page the A matrices
-of the last block alone are random here, of SmolLM2-135M; elsewhere there are as many circles as adapted layers.
+It takes Graphviz, both the program `dot` (apt install graphviz) and `pip install graphviz`. To fit a page, the A
+matrices of SmolLM2-135M's last block alone are random here; elsewhere there are as many circles as adapted layers.
 """
 
 from __future__ import annotations

@@ -72,9 +72,7 @@ def test_drawn_labels_have_the_draws_probabilities(arviz: Any) -> None:
 def test_a_seed_repeats_the_labels_and_no_other_random_number_is_taken(arviz: Any) -> None:
     found = predictions()
     before = torch.get_rng_state()
-    first, again, other = (
-        found.to_arviz(seed=seed)["posterior_predictive"]["label"].values for seed in (0, 0, 1)
-    )
+    first, again, other = (found.to_arviz(seed=seed)["posterior_predictive"]["label"].values for seed in (0, 0, 1))
     assert torch.equal(before, torch.get_rng_state())
     assert (first == again).all() and (first != other).any()
 
