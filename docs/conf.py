@@ -27,7 +27,7 @@ extensions = [
     "sphinx-mathjax-offline",      # with MathJax's files beside the pages: nothing is fetched when one is read
     "sphinx_copybutton",           # a button on each block of code
 ]  # fmt: skip
-exclude_patterns = ["_build", "conf.py", "**/.ipynb_checkpoints"]
+exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
 nitpicky = True
 
 # Markdown
@@ -35,8 +35,10 @@ myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"
 myst_heading_anchors = 4
 myst_dmath_double_inline = True
 
-# Notebooks are Python files in examples/notebooks (py:percent), run once and kept until they change.
-nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
+# Notebooks are Python files in examples/notebooks (py:percent), run once and kept until they change. NAME.py is copied to
+# NAME.nb.py, so that other Python files, which pages link to, are files and not pages.
+NOTEBOOK = ".nb.py"
+nb_custom_formats = {NOTEBOOK: ["jupytext.reads", {"fmt": "py:percent"}]}
 nb_execution_mode = os.environ.get("BLOB_PYRO_NOTEBOOKS", "cache")  # "off" shows them without their output
 nb_execution_cache_path = str(DOCS / "_build" / "notebooks")
 nb_execution_timeout = 1200
@@ -51,7 +53,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 autodoc_inherit_docstrings = True
-python_maximum_signature_line_length = 88
+python_maximum_signature_line_length = 120
 python_use_unqualified_type_names = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
@@ -93,14 +95,15 @@ def copy_notebooks() -> None:
     """Put the notebooks of examples/notebooks, and their index.md, where Sphinx reads them."""
     source, target = ROOT / "examples" / "notebooks", DOCS / "notebooks"
     target.mkdir(exist_ok=True)
-    theirs = {file.name: file for pattern in ("*.py", "index.md") for file in source.glob(pattern)}
+    theirs = {file.stem + NOTEBOOK: file for file in source.glob("*.py")}
+    theirs |= {file.name: file for file in source.glob("index.md")}
     for file in target.glob("*.*"):
         if file.name not in theirs:
             file.unlink()
     for name, file in theirs.items():
         shutil.copy2(file, target / name)
     if "index.md" not in theirs:
-        names = [Path(name).stem for name in sorted(theirs)]
+        names = [name.removesuffix(NOTEBOOK) for name in sorted(theirs)]
         (target / "index.md").write_text(notebook_index(names), encoding="utf-8")
 
 
