@@ -35,8 +35,8 @@ myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"
 myst_heading_anchors = 4
 myst_dmath_double_inline = True
 
-# Notebooks are Python files in examples/notebooks (py:percent), run once and kept until they change. NAME.py is copied to
-# NAME.nb.py, so that other Python files, which pages link to, are files and not pages.
+# Notebooks are Python files in examples/notebooks (py:percent), run once and kept until they change. NAME.py is
+# copied to NAME.nb.py, so that other Python files, which pages link to, are files and not pages.
 NOTEBOOK = ".nb.py"
 nb_custom_formats = {NOTEBOOK: ["jupytext.reads", {"fmt": "py:percent"}]}
 nb_execution_mode = os.environ.get("BLOB_PYRO_NOTEBOOKS", "cache")  # "off" shows them without their output

@@ -41,7 +41,8 @@ def main() -> None:
 
 
 def broken(line: str) -> str:
-    """A line of Graphviz's language with the long name in its label broken in three."""
+    """A line of Graphviz's language with the long name in its label broken in three, and a gray to read black on."""
+    line = line.replace("fillcolor=gray", "fillcolor=lightgray")
     found = re.search(r'label="([^"]*)\.(layers\.\d+\.\w+)\.([^"]*)"', line)
     return line if found is None else line.replace(found[0], rf'label="{found[1]}.\n{found[2]}.\n{found[3]}"')
 
