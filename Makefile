@@ -1,17 +1,18 @@
 # make quickstart   the main job on real input, about four minutes on two cores after the install
-# make test         lint, types, tests
+# make test         lint, types, docs, tests
+# make docs         the documentation as pages, in docs/_build/html/index.html
 
 PYTHON ?= python3
 SEEDS ?= 0
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test lint types tests clean
+.PHONY: quickstart test lint types docs tests clean
 
 quickstart: .venv/packaged
 	$(BIN)/python examples/quickstart.py --seeds $(SEEDS)
 
-test: lint types tests
+test: lint types docs tests
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -19,6 +20,10 @@ lint: .venv/dev
 
 types: .venv/dev
 	$(BIN)/mypy
+
+# -W: a warning is an error; -n: so is a name in a signature that has no entry
+docs: .venv/docs
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -q -W -n --keep-going docs docs/_build/html
 
 # a process for each core, with a thread each: most tests are too small for several threads
 tests: .venv/dev .venv/packaged
@@ -43,5 +48,9 @@ tests: .venv/dev .venv/packaged
 	$(INSTALL) -c .ci/constraints.txt -e ".[dev]"
 	touch $@
 
+.venv/docs: .venv/installed
+	$(INSTALL) -c .ci/constraints.txt -e ".[docs]"
+	touch $@
+
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv build dist docs/_build docs/notebooks *.egg-info

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro
+from pyro.ops.provenance import detach_provenance
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK, effectful
 from torch import Tensor, nn
@@ -133,7 +134,7 @@ def _declare_one(name: str, parameter: nn.Parameter) -> None:
         # fails on it. A param statement past the store, as Pyro makes for a module's own parameters, keeps it.
         parameter.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
         _param_statement(name, parameter, constraint=constraints.real, event_dim=None, name=name)
-    elif pyro.param(name, parameter) is not parameter:
+    elif detach_provenance(pyro.param(name, parameter)) is not parameter:  # `pyro.render_model` wraps what it traces
         raise ParamStoreError(
             f"parameter {name}: expected a fresh name in Pyro's param store; it holds another model's tensor; "
             "call pyro.clear_param_store() before you train a new model"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from blob_pyro.arviz_groups import to_arviz
 
 
 @dataclass(frozen=True)
@@ -92,3 +95,34 @@ class Predictions:
             raise ValueError(f"expected 1 to {len(self.draws)} draws; got {num_samples}")
         draws = self.draws[:num_samples]
         return Predictions(draws.mean(0), draws, self.labels, self.shares)
+
+    def to_arviz(self, classes: Sequence[str] | None = None, *, seed: int = 0) -> Any:
+        """The predictions as ArviZ has them: one chain of S independent draws.
+
+        ====================  =======================================  ==========================================
+        group                 variable (dimensions)                    what it is
+        ====================  =======================================  ==========================================
+        posterior             ``probs`` (chain, draw, item, class)     the draws' probabilities
+        posterior_predictive  ``label`` (chain, draw, item)            a label drawn from them
+        log_likelihood        ``label`` (chain, draw, item)            log-probability of the true label, nats
+        observed_data         ``label`` (item)                         the true label
+        observed_data         ``shares`` (item, class)                 the annotators' shares
+        ====================  =======================================  ==========================================
+
+        The last three are there where labels (or shares) are: `arviz.loo` then works, on items that were trained on; of
+        others it is plain to average the log-likelihood. Under shares the log-likelihood is sum_k q_k log p_k. All
+        draws are of the posterior itself, so that chains, warm-up and diagnostics of them have nothing to say here.
+
+        Args:
+            classes: names of the K classes, for the coordinate; None takes their numbers.
+            seed: of the drawn labels; no global random state is touched.
+
+        Returns:
+            An `InferenceData` of ArviZ below 1.0, a `DataTree` of xarray from 1.0 on.
+
+        Raises:
+            MissingPackageError: ArviZ is not installed; it comes with the extra ``arviz``.
+            DataError: fewer than two draws (the posterior mean, N = 0, has none).
+            ConfigError: as many names as classes were expected.
+        """
+        return to_arviz(self.draws, self.labels, self.shares, classes, seed)

@@ -29,6 +29,7 @@ ROOMS = (
     "config_file",
     "packaged",
     "hub_errors",
+    "arviz_groups",
     "predictions",
     "ranks",
     "together",

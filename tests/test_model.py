@@ -27,6 +27,7 @@ from cases import (
 from pyro import poutine
 from pyro.infer import SVI, Predictive, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoLowRankMultivariateNormal, AutoNormal
+from pyro.infer.inspect import get_model_relations
 
 import blob_pyro as bp
 from blob_pyro.guides import init_to_adapter
@@ -121,6 +122,15 @@ def test_label_site_scales_with_num_data() -> None:
     assert full == pytest.approx(each * NUM_DATA / 4, rel=1e-5)
     model.num_data = 2
     assert log_prob() == pytest.approx(each, rel=1e-6)
+
+
+def test_pyro_sees_that_the_labels_depend_on_every_site() -> None:
+    """What `pyro.render_model` draws, twice on one model: its wrapped parameters are the model's own."""
+    model, batch = MODELS["llama"](), make_batch()
+    for _ in range(2):
+        found = get_model_relations(model, (batch,))
+        assert set(found["sample_sample"]["label"]) == set(model.sites)
+        assert found["observed"] == ["label"] and found["plate_sample"] == {"data": ["label"]}
 
 
 def test_without_labels_labels_are_drawn() -> None:

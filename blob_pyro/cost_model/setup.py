@@ -18,7 +18,8 @@ class Setup:
     Attributes:
         batch_size: items of a whole step, over all processes and forwards.
         length: tokens of each item; what is padded counts too.
-        r, target_modules: of the adapters.
+        r: rank of the adapters.
+        target_modules: names of the adapted layers.
         guide: "blob", "mean_field", "low_rank", "scalabl", or a point: "mle", "map", "dropout". Its A is random.
         guide_rank: of low_rank.
         recipe: "blob", "decoupled" or "elbo".

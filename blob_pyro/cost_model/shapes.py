@@ -19,7 +19,8 @@ class Shapes:
         hidden: features of a token between blocks (d).
         intermediate: features inside the MLP.
         layers: blocks.
-        heads, kv_heads: of queries; of keys and values.
+        heads: of queries.
+        kv_heads: of keys and values.
         head_dim: features of a head.
         vocab: tokens.
         tied: whether embeddings and head are one matrix.
