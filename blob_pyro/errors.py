@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from signal import SIGINT
 
 
@@ -17,28 +15,6 @@ class BlobPyroError(Exception):
 
 class ConfigError(BlobPyroError, ValueError):
     """A setting has a value that cannot work."""
-
-
-def unknown_name(setting: str, known: Iterable[str], given: object) -> ConfigError:
-    """The error for a name that there is not; it lists what there is, and tells the nearest.
-
-    Example:
-        >>> str(unknown_name("mode", ("average", "per_draw"), "averge"))
-        "mode: expected one of average, per_draw; got 'averge'; did you mean average?"
-    """
-    known = list(known)
-    return ConfigError(f"{setting}: expected one of {', '.join(known)}; got {given!r}{did_you_mean(given, known)}")
-
-
-def did_you_mean(given: object, known: Iterable[str]) -> str:
-    """The end of a message: the known name that is nearest to the given one; "" where none is near.
-
-    Example:
-        >>> did_you_mean("blbo", ["blob", "mle"]), did_you_mean("x", ["blob", "mle"])
-        ('; did you mean blob?', '')
-    """
-    near = difflib.get_close_matches(str(given), list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 class DataError(BlobPyroError, ValueError):

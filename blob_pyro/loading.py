@@ -16,10 +16,11 @@ import transformers
 from blob_pyro.adapter_checks import may_search_long
 from blob_pyro.adapters.targets import default_target_modules
 from blob_pyro.device_maps import check_device_map, refuse_missing_device, refuse_offloaded, refuse_unknown_modules
-from blob_pyro.errors import ConfigError, ModelLoadError, unknown_name
+from blob_pyro.errors import ConfigError, ModelLoadError
 from blob_pyro.hub_errors import one_line, refusal
 from blob_pyro.likelihoods import Likelihood
 from blob_pyro.packaged import ALIASES, packaged_model
+from blob_pyro.setting_checks import unknown_name
 
 if TYPE_CHECKING:
     from peft import PeftModel

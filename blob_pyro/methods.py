@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from blob_pyro.config import GuideConfig, RunConfig
-from blob_pyro.errors import ConfigError, did_you_mean
+from blob_pyro.errors import ConfigError
+from blob_pyro.setting_checks import did_you_mean
 from blob_pyro.tuning import tunes
 
 Changes = Mapping[str, Any]

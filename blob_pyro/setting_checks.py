@@ -1,8 +1,10 @@
-"""Checks that settings make of themselves."""
+"""Checks that settings make of themselves, and the error for a name that there is not."""
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from blob_pyro.errors import ConfigError
@@ -24,3 +26,25 @@ def check(condition: bool, name: str, expected: str, value: Any) -> None:
 def check_positive(name: str, value: float) -> None:
     """Raise unless the value is above 0 and finite."""
     check(0 < value < math.inf, name, "a number above 0", value)
+
+
+def unknown_name(setting: str, known: Iterable[str], given: object) -> ConfigError:
+    """The error for a name that there is not; it lists what there is, and tells the nearest.
+
+    Example:
+        >>> str(unknown_name("mode", ("average", "per_draw"), "averge"))
+        "mode: expected one of average, per_draw; got 'averge'; did you mean average?"
+    """
+    known = list(known)
+    return ConfigError(f"{setting}: expected one of {', '.join(known)}; got {given!r}{did_you_mean(given, known)}")
+
+
+def did_you_mean(given: object, known: Iterable[str]) -> str:
+    """The end of a message: the known name that is nearest to the given one; "" where none is near.
+
+    Example:
+        >>> did_you_mean("blbo", ["blob", "mle"]), did_you_mean("x", ["blob", "mle"])
+        ('; did you mean blob?', '')
+    """
+    near = difflib.get_close_matches(str(given), list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""

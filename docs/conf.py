@@ -65,8 +65,8 @@ toc_object_entries = False
 # signatures name of others, or of ours without being public, has no entry to link to.
 OTHERS = "Axes|Distribution|Figure|Path|PeftModel|PreTrainedTokenizerBase|Tensor"
 INTERNAL = (
-    "BaseSource|Curve|CurvatureSum|Decisions|DiagonalSum|Draw|KroneckerSum|Line|Ranks|Runs|Scores|Spread|TrainingState"
-    "|hold"
+    "Answered|BaseSource|ByCount|Curve|CurvatureSum|Decisions|DiagonalSum|Draw|KroneckerSum|Line"
+    "|Ranks|RunLike|Runs|SavedAnswers|SavedTexts|Scores|Spread|System|Tell|Trained|TrainingState|hold"
 )
 nitpick_ignore_regex = [
     ("py:obj", ".*"),

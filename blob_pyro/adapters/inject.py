@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from blob_pyro.adapters.blocks import in_blocks
 from blob_pyro.adapters.drawn_linear import DrawnLinear
 from blob_pyro.adapters.quantised import keep_unpacked
-from blob_pyro.errors import ConfigError, UnsupportedLayerError, unknown_name
+from blob_pyro.errors import ConfigError, UnsupportedLayerError
+from blob_pyro.setting_checks import unknown_name
 
 if TYPE_CHECKING:  # importing PEFT takes seconds, most of them bitsandbytes': only those who build a model wait
     from peft import PeftModel

@@ -13,9 +13,10 @@ from jsonargparse import ArgumentError
 from blob_pyro.cli import acquire, bench, compare, evaluate, export, fit, generate, predict, report, reproduce, tasks
 from blob_pyro.cli.help import help_text
 from blob_pyro.cli.mistakes import in_our_words
-from blob_pyro.errors import BlobPyroError, ConfigError, Stopped, did_you_mean
+from blob_pyro.errors import BlobPyroError, ConfigError, Stopped
 from blob_pyro.inference.stopping import sigterm_as_ctrl_c
 from blob_pyro.report.terminal import quiet_libraries
+from blob_pyro.setting_checks import did_you_mean
 
 COMMANDS = {
     "fit": fit.COMMAND,

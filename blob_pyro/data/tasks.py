@@ -18,7 +18,8 @@ from blob_pyro.data.sources import Row, read_tweets
 from blob_pyro.data.splitting import grouped, hold_out, shuffled, take, with_groups
 from blob_pyro.data.task import Split, Task, TaskRows
 from blob_pyro.data.task_data import TaskData, count_note, task_data
-from blob_pyro.errors import ConfigError, did_you_mean
+from blob_pyro.errors import ConfigError
+from blob_pyro.setting_checks import did_you_mean
 
 T = TypeVar("T")
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from blob_pyro.distributions import gaussian_kl
 from blob_pyro.distributions.scale_maps import SCALE_MAPS
-from blob_pyro.errors import ConfigError, unknown_name
+from blob_pyro.errors import ConfigError
+from blob_pyro.setting_checks import unknown_name
 
 
 def scale_growth(

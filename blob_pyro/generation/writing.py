@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from blob_pyro.data.examples import Batch
-from blob_pyro.errors import ConfigError, unknown_name
+from blob_pyro.errors import ConfigError
 from blob_pyro.generation.choice import Choice
 from blob_pyro.generation.decoding import Ending, Start, decode
 from blob_pyro.generation.held import hold_draws
@@ -23,6 +23,7 @@ from blob_pyro.model import BayesianLoRA
 from blob_pyro.modes import training_mode
 from blob_pyro.predictive import PosteriorPredictive, stack
 from blob_pyro.progress import Tell, counted
+from blob_pyro.setting_checks import unknown_name
 
 MODES = ("per_draw", "average")
 

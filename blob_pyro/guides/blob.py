@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from blob_pyro.distributions.scale_maps import SCALE_MAPS, ScaleMap
-from blob_pyro.errors import ConfigError, unknown_name
+from blob_pyro.errors import ConfigError
 from blob_pyro.guides.gaussian import FactorisedGaussianGuide
 from blob_pyro.model import BayesianLoRA
+from blob_pyro.setting_checks import unknown_name
 
 
 class BLoBGuide(FactorisedGaussianGuide):

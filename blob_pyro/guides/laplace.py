@@ -24,11 +24,12 @@ from blob_pyro.curvature import (
 from blob_pyro.data.examples import Batch
 from blob_pyro.data.loaders import num_items
 from blob_pyro.distributions.label_categorical import LabelCategorical
-from blob_pyro.errors import ConfigError, DataError, UnsupportedPosteriorError, unknown_name
+from blob_pyro.errors import ConfigError, DataError, UnsupportedPosteriorError
 from blob_pyro.guides.post_hoc import PostHocGuide
 from blob_pyro.likelihoods import ClassLikelihood
 from blob_pyro.model import BayesianLoRA
 from blob_pyro.progress import counted
+from blob_pyro.setting_checks import unknown_name
 
 HELD_OUT_PRECISIONS = torch.logspace(-2, 6, 33, dtype=torch.float64)
 """Prior precisions that the rule "held_out" tries: four a decade, prior scales from 10 down to 0.001."""

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from blob_pyro.checkpoint import Run
 from blob_pyro.distributions.scale_maps import SCALE_MAPS
-from blob_pyro.errors import ConfigError, RunDirectoryError, unknown_name
+from blob_pyro.errors import ConfigError, RunDirectoryError
 from blob_pyro.guides import AdapterGuide, BLoBGuide
 from blob_pyro.importing.foreign import ForeignAdapter, put_on, read_adapter
 from blob_pyro.likelihoods import Likelihood
 from blob_pyro.loading import BaseSource, fill_padding, load_base, load_tokenizer
 from blob_pyro.model import BayesianLoRA
+from blob_pyro.setting_checks import unknown_name
 
 
 def load_authors_checkpoint(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from blob_pyro.data.examples import Batch
-from blob_pyro.errors import ConfigError, NonFiniteLossError, unknown_name
+from blob_pyro.errors import ConfigError, NonFiniteLossError
 from blob_pyro.guides import AdapterGuide
 from blob_pyro.inference.elbo import negative_log_likelihood
 from blob_pyro.inference.kl_schedule import constant, cycle_length, reweighted
@@ -20,6 +20,7 @@ from blob_pyro.inference.recipes import RECIPES, OptimSettings
 from blob_pyro.inference.shares import share_out
 from blob_pyro.model import BayesianLoRA
 from blob_pyro.ranks import Ranks
+from blob_pyro.setting_checks import unknown_name
 
 KLSchedule = Callable[[int], float]
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from blob_pyro.errors import ConfigError, did_you_mean
+from blob_pyro.errors import ConfigError
 from blob_pyro.reproduce.cost_table import cost
 from blob_pyro.reproduce.figures import figure2, figure3, figure4, figure5
 from blob_pyro.reproduce.order import Order, Reproduction
 from blob_pyro.reproduce.shift_table import table2
 from blob_pyro.reproduce.task_tables import ablations, roberta, table1
+from blob_pyro.setting_checks import did_you_mean
 
 __all__ = ["ITEMS", "Item", "Order", "Reproduction", "find_item"]
 
