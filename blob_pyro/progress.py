@@ -49,21 +49,32 @@ def counted(total: int | None, title: str, *, unit: str = "", done: int = 0, sho
 
             yield tell
     else:
-        yield _Lines(total, title, unit, done)
+        lines = _Lines(total, title, unit, done)
+        yield lines
+        lines.end()
 
 
 class _Lines:
-    """A line for the first count, the last one, and some twenty between them; of an unknown whole at 1, 2, 4, ..."""
+    """A line for the first count, the last one, and some twenty between them; of an unknown whole at 2, 4, 8, ..."""
 
     def __init__(self, total: int | None, title: str, unit: str, done: int) -> None:
         self._total, self._title, self._unit = total, title, f" {unit}" if unit else ""
-        self._start, self._before, self._done = time.perf_counter(), done, done
+        self._start, self._before, self._done, self._told = time.perf_counter(), done, done, done
         self._every = max(1, math.ceil((total or 0) / NUM_LINES))
 
     def __call__(self, count: int = 1, status: str = "") -> None:
         last, self._done = self._done, self._done + count
         if not count or not (last == self._before or self._is_mark(last)):
             return
+        self._tell(status)
+
+    def end(self) -> None:
+        """Of an unknown whole the last count is known now."""
+        if self._total is None and self._told < self._done:
+            self._tell("")
+
+    def _tell(self, status: str) -> None:
+        self._told = self._done
         words = [f"{self._title} {self._done}{self._of}{self._unit}", self._time, *([status] if status else [])]
         print(", ".join(words), file=sys.stderr, flush=True)
 

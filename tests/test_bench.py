@@ -307,7 +307,7 @@ def test_ctrl_c_says_what_was_saved(capsys, monkeypatch, tmp_path, after, output
     times = {name: [1.0] for name in CONTENDERS["train"]}
     done = []
 
-    def measure(settings, case, base):
+    def measure(settings, case, base, *, progress):
         if len(done) == after:
             raise KeyboardInterrupt
         done.append(case)

@@ -236,7 +236,7 @@ def test_the_bar_counts_items(kind: str, capsys: pytest.CaptureFixture[str]) -> 
     bp.PosteriorPredictive(model, guide, 2)(data, progress=True, description="answering")
     shown = capsys.readouterr().err
     assert "answering" in shown
-    assert ("5item" if kind == "generator" else "5/5") in shown
+    assert ("answering 5 items" if kind == "generator" else "5/5") in shown
 
 
 def test_labels_are_those_of_every_batch_or_none() -> None:

@@ -284,7 +284,7 @@ def test_an_interrupted_table_goes_on_where_it_stopped(finished, tmp_path):
 
 def test_runs_of_other_settings_are_not_taken_for_these(finished):
     order, _ = finished
-    with pytest.raises(RunDirectoryError, match="made with another"):
+    with pytest.raises(RunDirectoryError, match="its run was made with; train.num_steps 2, now 3"):
         table1(dataclasses.replace(order, changes=CHANGES | {"train": {"num_steps": 3}}))
 
 

@@ -38,7 +38,7 @@ def refused(capfd: pytest.CaptureFixture[str], *words: object) -> str:
 def test_each_kind_has_its_folder(run_dir: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for kind, name in (("mean", "mean"), ("draws:2", "draws_2"), ("merged", "merged")):
         capfd.readouterr()
-        assert main(["export", str(run_dir), "--as", kind]) == 0
+        assert main(["export", str(run_dir), "--as", kind, "--quiet"]) == 0
         out, err = capfd.readouterr()
         assert out.splitlines()[-1] == f"exported to {run_dir / 'export' / name}" and err == ""
     assert sorted(os.listdir(run_dir / "export")) == ["draws_2", "mean", "merged"]

@@ -42,7 +42,7 @@ def command(run_dir: Path, *words: str, **environment: str) -> tuple[int, str, s
 def test_an_export_arrives_whole(run_dir: Path, server: Hub, tmp_path: Path) -> None:
     """Every file of the folder, byte for byte, in a private repository; the token is written nowhere."""
     folder = tmp_path / "out"
-    words = ("--as", "draws:2", "--output", str(folder), "--push_to_hub", "me/it", "--private")
+    words = ("--as", "draws:2", "--output", str(folder), "--push_to_hub", "me/it", "--private", "--quiet")
     code, out, err = command(run_dir, *words, HF_ENDPOINT=server.endpoint, HF_TOKEN=server.token)
     assert (code, err) == (0, ""), err
     assert out.splitlines()[-1] == f"pushed to {server.endpoint}/me/it/commit/1"
