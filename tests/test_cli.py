@@ -98,6 +98,36 @@ def test_the_first_screen_of_help_fits_one_and_shows_an_example(command, capsys)
         assert capsys.readouterr().out.strip()
 
 
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["ev"], {"evaluate"}),
+        (["fit", "--train.lr"], {"--train.lr"}),
+        (["fit", "--guide.name", "la"], {"laplace"}),
+        (["fit", "my.yaml", "--qu"], {"--quiet"}),
+        (["predict", "--targ"], {"--target_risk"}),
+    ],
+    ids=" ".join,
+)
+def test_bash_completes(words, expected, tmp_path, capsys):
+    assert main(["completion", "bash"]) == 0
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+    line = " ".join(f"'{word}'" for word in ["blob-pyro", *words])
+    asked = f"""
+    source ./script
+    COMP_WORDS=({line}); COMP_CWORD={len(words)}
+    $(complete -p blob-pyro | sed -E 's/.*-F ([^ ]+).*/\\1/')
+    printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert set(done.stdout.split()) == expected and not done.stderr
+
+
+def test_an_unknown_shell_is_one_line(refused):
+    assert refused("completion", "bsh").startswith("shell: expected one of bash, zsh, ")
+
+
 def test_an_unknown_topic_of_help_names_the_nearest(refused):
     assert refused("fit", "--help", "trian").endswith("; did you mean train?")
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentError
 
 from blob_pyro.cli import acquire, bench, compare, evaluate, export, fit, generate, predict, report, reproduce, tasks
+from blob_pyro.cli.command import Command
+from blob_pyro.cli.completion import completion_command
 from blob_pyro.cli.help import help_text
 from blob_pyro.cli.mistakes import in_our_words
 from blob_pyro.errors import BlobPyroError, ConfigError, Stopped
@@ -18,7 +20,7 @@ from blob_pyro.inference.stopping import sigterm_as_ctrl_c
 from blob_pyro.report.terminal import quiet_libraries
 from blob_pyro.setting_checks import did_you_mean
 
-COMMANDS = {
+COMMANDS: dict[str, Command] = {
     "fit": fit.COMMAND,
     "compare": compare.COMMAND,
     "reproduce": reproduce.COMMAND,
@@ -30,6 +32,7 @@ COMMANDS = {
     "export": export.COMMAND,
     "tasks": tasks.COMMAND,
     "bench": bench.COMMAND,
+    "completion": completion_command(lambda: COMMANDS),
 }
 
 
@@ -95,7 +98,7 @@ def _asked(words: Sequence[str]) -> str | None:
 
 
 def _overview() -> str:
-    commands = "\n".join(f"  {name:<9} {command.help}" for name, command in COMMANDS.items())
+    commands = "\n".join(f"  {name:<10} {command.help}" for name, command in COMMANDS.items())
     return (
         "usage: blob-pyro COMMAND ...\n\nFine-tune a language model with BLoB and get calibrated probabilities.\n\n"
         f"commands:\n{commands}\n\nexample:\n  blob-pyro fit my.yaml --train.num_steps 200\n\n"
