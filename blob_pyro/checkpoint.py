@@ -5,7 +5,8 @@ A run directory holds
     adapter/                the posterior mean, exactly what PEFT saves (loads with plain PEFT, merges, serves);
                             of an ensemble its first member, and the others in folders below
     posterior.safetensors   the guide's own tensors, by Pyro name
-    posterior.json          what is needed to make model and guide again; versioned; checksums of the others
+    posterior.json          what is needed to make model and guide again; versioned; the mean standard deviation of
+                            each site, to be read without them; checksums of the others
     config.yaml ...         what a whole run adds (`blob_pyro.workflow`)
 
 The scale stays out of the adapter file because servers (vLLM, for one) refuse any tensor there but lora_A
@@ -17,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,7 +33,7 @@ from blob_pyro.adapter_checks import check_adapter
 from blob_pyro.adapter_files import CONFIG, read_adapter_config, write_adapter_config
 from blob_pyro.adapter_files import TENSORS as ADAPTER_TENSORS
 from blob_pyro.digests import digest
-from blob_pyro.errors import ConfigError, RunDirectoryError, UnsupportedLayerError
+from blob_pyro.errors import ConfigError, RunDirectoryError, UnsupportedLayerError, UnsupportedPosteriorError
 from blob_pyro.guides import GUIDES, AdapterGuide
 from blob_pyro.json_file import read_object
 from blob_pyro.likelihoods import LIKELIHOODS
@@ -83,7 +85,8 @@ def save(run_dir: str | Path, model: BayesianLoRA, guide: AdapterGuide) -> None:
         card.unlink(missing_ok=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in guide.tensors().items()}
     save_file(tensors, path / TENSORS)
-    described = describe(model, guide) | {"sha256": _digests(path, guide.adapters)}
+    told = {"mean_scales": mean_scales(guide), "sha256": _digests(path, guide.adapters)}
+    described = describe(model, guide) | told
     (path / DESCRIPTION).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
 
 
@@ -135,6 +138,16 @@ def load(run_dir: str | Path, *, base: Any = None, device_map: Any = None) -> Ru
     _restore(guide, path)
     _check_digests(path, guide.adapters, described.get("sha256", {}))
     return Run(path, model, guide)
+
+
+def mean_scales(guide: AdapterGuide) -> dict[str, float]:
+    """Site -> mean posterior standard deviation over its entries, finite ones; empty where there is no spread yet."""
+    with torch.no_grad():
+        try:
+            found = {site: float(guide.scale(site).double().mean()) for site in guide.model.sites}
+        except UnsupportedPosteriorError:  # of a guide that was not fitted
+            return {}
+    return {site: scale for site, scale in found.items() if math.isfinite(scale)}
 
 
 def describe(model: BayesianLoRA, guide: AdapterGuide) -> dict[str, Any]:

@@ -218,8 +218,7 @@ def _some(rows: Rows, seeds: Sequence[int]) -> Rows:
 
 def _write(comparison: Comparison) -> None:
     """Tables and chart of the runs that there are."""
-    from blob_pyro.report.methods import methods_plot
-    from blob_pyro.report.plots import save_png_and_svg
+    from blob_pyro.report.plots import methods_plot, save_png_and_svg
 
     (comparison.path / TABLE).write_text(comparison.text() + "\n", encoding="utf-8")
     (comparison.path / SCORES).write_text(comparison_csv(comparison.rows), encoding="utf-8")

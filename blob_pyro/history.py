@@ -112,4 +112,4 @@ def _finite(value: float | None) -> float | None:
 
 def _is_told(name: str, value: float | None) -> bool:
     """What most steps do not have is left out of their lines."""
-    return value is not None if name == "held_out_nll" else name != "skipped" or bool(value)
+    return value is not None if name in ("held_out_nll", "scale") else name != "skipped" or bool(value)

@@ -13,7 +13,7 @@ from blob_pyro.checkpoint import ADAPTER, DESCRIPTION, TENSORS
 from blob_pyro.config import RunConfig
 from blob_pyro.errors import BlobPyroError, RunDirectoryError
 from blob_pyro.methods import METHODS, Method
-from blob_pyro.run_directory import HISTORY, METRICS, new_run_directory, read_config
+from blob_pyro.run_directory import ABOUT, HISTORY, METRICS, new_run_directory, read_config
 from blob_pyro.tuning import clear_unfinished_run
 from blob_pyro.workflow import evaluate_run, fit_run
 
@@ -109,5 +109,6 @@ def _copy_run(base: Path, config: RunConfig) -> None:
     """A run with the adapter and posterior of another."""
     path = new_run_directory(config)
     shutil.copytree(base / ADAPTER, path / ADAPTER)
-    for name in (TENSORS, DESCRIPTION, HISTORY):
-        shutil.copy2(base / name, path / name)
+    for name in (TENSORS, DESCRIPTION, HISTORY, ABOUT):
+        if name != ABOUT or (base / name).is_file():  # older runs have none
+            shutil.copy2(base / name, path / name)

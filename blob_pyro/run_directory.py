@@ -1,6 +1,6 @@
 """A run's directory: what is in it, and the configuration that it was made with.
 
-A run directory holds `config.yaml`, `history.jsonl`, `metrics.json`, `cost.json`, `predictions.parquet`,
+A run directory holds `config.yaml`, `about.json`, `history.jsonl`, `metrics.json`, `cost.json`, `predictions.parquet`,
 `reliability.png` and what `blob_pyro.checkpoint` writes (adapter, posterior).
 """
 
@@ -22,8 +22,8 @@ from blob_pyro.json_file import read_object
 
 CHECKPOINTS = "checkpoints"
 CONFIG, HISTORY, METRICS, COST = "config.yaml", "history.jsonl", "metrics.json", "cost.json"
-PREDICTIONS, RELIABILITY = "predictions.parquet", "reliability.png"
-PARTS = (CONFIG, HISTORY, METRICS, COST, PREDICTIONS, RELIABILITY, ADAPTER, TENSORS, DESCRIPTION, CHECKPOINTS)
+ABOUT, PREDICTIONS, RELIABILITY = "about.json", "predictions.parquet", "reliability.png"
+PARTS = (CONFIG, ABOUT, HISTORY, METRICS, COST, PREDICTIONS, RELIABILITY, ADAPTER, TENSORS, DESCRIPTION, CHECKPOINTS)
 
 
 def refuse_used_directory(path: str | Path) -> None:

@@ -48,8 +48,9 @@ def check_trackers(names: Sequence[str] | None) -> None:
 def tracked(config: RunConfig, path: str | Path, done: int = 0) -> Iterator[Track]:
     """A callback for `fit` that sends each step to the trackers of `config.train.trackers`, open for the while.
 
-    What is sent: nll, kl, kl_weight and loss, held_out_nll where it was measured, and skipped (0 or 1), under the
-    number of the step (of an ensemble, whose members follow one another, the number of the line in history.jsonl); and
+    What is sent: nll, kl, kl_weight and loss, held_out_nll and scale where they were measured, and skipped (0 or 1),
+    under the number of the step (of an ensemble, whose members follow one another, the number of the line in
+    history.jsonl); and
     once every setting of the configuration by its whole name. Trackers with files put them into a folder of their name
     in `path`; the others take the project "blob_pyro". Of several processes the first one alone sends.
 

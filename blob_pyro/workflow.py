@@ -9,6 +9,7 @@ from typing import Any
 
 import pyro
 
+from blob_pyro.about import about
 from blob_pyro.adapters.blocks import block_list
 from blob_pyro.adapters.sharding import shard_base
 from blob_pyro.answering import Answerer, Say, load_run, num_draws, with_fields, with_samples
@@ -42,6 +43,7 @@ from blob_pyro.model import BayesianLoRA
 from blob_pyro.ranks import Ranks, connected
 from blob_pyro.report.answers import answers_of
 from blob_pyro.run_directory import (
+    ABOUT,
     CHECKPOINTS,
     CONFIG,
     COST,
@@ -115,6 +117,8 @@ def _fit_run(config: RunConfig, resume: bool, progress: bool, say: Say, ranks: R
     ranks.wait()  # until all have seen the directory as it was
     if ranks.is_first and tuning is None and not goes_on:
         new_run_directory(config)
+    if ranks.is_first:
+        write_json(path / ABOUT, about(model, data, ranks.num))
     ranks.wait()
     start = time.perf_counter()
     learn(model, guide, items, chosen, path, progress, checkpoints=path / CHECKPOINTS, resume=goes_on)

@@ -16,6 +16,7 @@ from blob_pyro.errors import RunDirectoryError
 
 SCRIPT = Path(__file__).parent.parent / "examples" / "quickstart.py"
 FILES = {
+    "about.json",
     "adapter",
     "config.yaml",
     "cost.json",

@@ -30,6 +30,7 @@ from blob_pyro.run_directory import read_config
 from blob_pyro.workflow import evaluate_run, fit_run, predict_run
 
 FILES = {
+    "about.json",
     "adapter",
     "config.yaml",
     "cost.json",

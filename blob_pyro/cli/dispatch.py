@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentError
 
-from blob_pyro.cli import acquire, bench, compare, evaluate, export, fit, generate, predict, reproduce, tasks
+from blob_pyro.cli import acquire, bench, compare, evaluate, export, fit, generate, predict, report, reproduce, tasks
 from blob_pyro.cli.mistakes import in_our_words
 from blob_pyro.errors import BlobPyroError, ConfigError, Stopped
 from blob_pyro.inference.stopping import sigterm_as_ctrl_c
@@ -24,6 +24,7 @@ COMMANDS = {
     "predict": predict.COMMAND,
     "acquire": acquire.COMMAND,
     "generate": generate.COMMAND,
+    "report": report.COMMAND,
     "export": export.COMMAND,
     "tasks": tasks.COMMAND,
     "bench": bench.COMMAND,

@@ -102,6 +102,15 @@ class AdapterGuide(nn.Module, ABC):
         """The learned prior scale's logarithm by Pyro name, where there is one."""
         return {} if self.log_prior_scale is None else {"log_prior_scale": self.log_prior_scale}
 
+    def mean_scale(self) -> Tensor | None:
+        """Mean posterior standard deviation over the entries of all sites, scalar; None where no spread is trained."""
+        if not self.scale_parameters():
+            return None
+        with torch.no_grad():
+            sums = [self.scale(site).sum() for site in self.model.sites]
+        count = sum(self.model.location(site).numel() for site in self.model.sites)
+        return torch.stack([one.to(sums[0].device) for one in sums]).sum() / count
+
     def num_random(self) -> int:
         """How many numbers the KL weighs against the prior: the entries of all sites."""
         return sum(self.model.location(site).numel() for site in self.model.sites)

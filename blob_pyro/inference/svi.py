@@ -38,6 +38,7 @@ class StepResult:
         step: number of this step, from 1.
         skipped: whether the step changed nothing, since one of these or a gradient was not finite.
         held_out_nll: of held-out items behind the step, mean nats per item; None where it was not measured.
+        scale: mean posterior standard deviation over all random entries; None where no spread is trained.
     """
 
     nll: float
@@ -47,6 +48,7 @@ class StepResult:
     step: int
     skipped: bool = False
     held_out_nll: float | None = None
+    scale: float | None = None
 
 
 class BLoBSVI:
@@ -145,16 +147,18 @@ class BLoBSVI:
         kl = self.guide.kl()
         self.recipe.backward_kl(kl, kl_weight)
         norm = torch.nn.utils.get_total_norm(self._gradients())
-        seen = _numbers(
-            {"NLL": nll, "KL": kl, "loss": self.recipe.objective(nll, kl, kl_weight), "gradient norm": norm}
-        )
+        values = {"NLL": nll, "KL": kl, "loss": self.recipe.objective(nll, kl, kl_weight), "gradient norm": norm}
+        scale = self.guide.mean_scale()
+        seen = _numbers(values if scale is None else values | {"scale": scale})
         if odd := next((name for name, number in seen.items() if not math.isfinite(number)), None):
             self._skip(odd, seen[odd], step, batch)
         else:
             self._update(norm, kl_weight)
         self.steps_done = step
         self.recipe.set_rates(step)
-        return StepResult(seen["NLL"], seen["KL"], kl_weight, seen["loss"], step, skipped=odd is not None)
+        return StepResult(
+            seen["NLL"], seen["KL"], kl_weight, seen["loss"], step, skipped=odd is not None, scale=seen.get("scale")
+        )
 
     def kl_schedule(self, batch: Batch) -> KLSchedule:
         """The schedule in use; settled at the first call."""

@@ -1,11 +1,22 @@
-"""Pictures and tables of what `evaluate` measures."""
+"""Pictures (`report.plots`) and tables of what `evaluate` measures."""
 
 from blob_pyro.report.comparison import Outcome, comparison_csv, comparison_markdown
-from blob_pyro.report.embedding import embedding_plot
-from blob_pyro.report.growth import growth_plot
-from blob_pyro.report.methods import methods_plot, reliability_diagrams
-from blob_pyro.report.plots import reliability_diagram, save_figure, save_png_and_svg
-from blob_pyro.report.sweeps import num_samples_plot, settings_plot
+from blob_pyro.report.plots import (
+    draws_histogram,
+    embedding_plot,
+    growth_plot,
+    methods_plot,
+    num_samples_plot,
+    reliability_diagram,
+    reliability_diagrams,
+    risk_coverage_plot,
+    save_figure,
+    save_png_and_svg,
+    scale_heatmap,
+    settings_heatmap,
+    settings_plot,
+    training_curves,
+)
 from blob_pyro.report.table import annotators_table, metrics_table, seeds_table
 
 __all__ = [
@@ -13,6 +24,7 @@ __all__ = [
     "annotators_table",
     "comparison_csv",
     "comparison_markdown",
+    "draws_histogram",
     "embedding_plot",
     "growth_plot",
     "methods_plot",
@@ -20,8 +32,12 @@ __all__ = [
     "num_samples_plot",
     "reliability_diagram",
     "reliability_diagrams",
+    "risk_coverage_plot",
     "save_figure",
     "save_png_and_svg",
+    "scale_heatmap",
     "seeds_table",
+    "settings_heatmap",
     "settings_plot",
+    "training_curves",
 ]

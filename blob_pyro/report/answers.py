@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,25 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
             enable_progress_bars()
 
 
-def read_predictions(path: Path) -> Predictions:
-    """The predictions in a file of `write_predictions`, under all their draws, with their labels and shares.
+@dataclass(frozen=True)
+class SavedAnswers:
+    """What a file of `write_predictions` holds.
+
+    Attributes:
+        ids: (n,) names of the items.
+        prompts: (n,) their prompts.
+        class_names: answer words in class order.
+        predictions: under all their draws, with labels and shares.
+    """
+
+    ids: tuple[str, ...]
+    prompts: tuple[str, ...]
+    class_names: tuple[str, ...]
+    predictions: Predictions
+
+
+def read_answers(path: Path) -> SavedAnswers:
+    """Items and answers in a file of `write_predictions`.
 
     Raises:
         RunDirectoryError: there is no such file, it cannot be read, or an item has no label.
@@ -96,12 +114,28 @@ def read_predictions(path: Path) -> Predictions:
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
     try:
-        there = [name for name in ("shares",) if name in pq.read_schema(path).names]
-        rows = pq.read_table(path, columns=["label", "probabilities", "draws", *there])
+        if not path.is_file():  # a pipe would wait for a writer
+            raise FileNotFoundError("it is not there: `blob-pyro evaluate` writes it")
+        columns = pq.read_schema(path).names
+        if "probabilities" not in columns and "completion" in columns:
+            raise ValueError("it holds scores of texts; these have no classes")
+        there = [name for name in ("shares",) if name in columns]
+        rows = pq.read_table(path, columns=["id", "prompt", "label", "probabilities", "draws", *there])
         names = [field.name for field in rows.schema.field("probabilities").type]
         labels = torch.tensor([names.index(label) for label in rows["label"].to_pylist()])
         draws = torch.tensor(rows["draws"].to_pylist(), dtype=torch.float32).transpose(0, 1).contiguous()
         shares = [[row[name] for name in names] for row in rows["shares"].to_pylist()] if there else None
-        return Predictions(draws.mean(0), draws, labels, None if shares is None else torch.tensor(shares))
-    except (OSError, KeyError, ValueError) as error:  # pyarrow's own errors are kinds of these
+        predictions = Predictions(draws.mean(0), draws, labels, None if shares is None else torch.tensor(shares))
+        ids, prompts = (tuple(map(str, rows[name].to_pylist())) for name in ("id", "prompt"))
+        return SavedAnswers(ids, prompts, tuple(names), predictions)
+    except (OSError, LookupError, TypeError, ValueError) as error:  # pyarrow's own errors are kinds of these
         raise RunDirectoryError(f"{path}: expected predictions of a run; {' '.join(str(error).split())}") from error
+
+
+def read_predictions(path: Path) -> Predictions:
+    """The predictions in a file of `write_predictions`, under all their draws, with their labels and shares.
+
+    Raises:
+        RunDirectoryError: as `read_answers`.
+    """
+    return read_answers(path).predictions

@@ -96,12 +96,37 @@ def comparison_markdown(outcomes: Outcomes) -> str:
         <BLANKLINE>
         ± is the standard deviation over seeds (0, 1); a single run stands alone. Missing runs: TFB (seed 1).
     """
+    found = comparison_cells(outcomes)
+    return f"{markdown_table(found.header, found.body)}\n\n{found.notes}"
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A table before it has a format.
+
+    Attributes:
+        header: of the columns, the first being the method's.
+        body: rows of as many cells.
+        notes: what ± stands for, and which runs are missing.
+    """
+
+    header: list[str]
+    body: list[list[str]]
+    notes: str
+
+
+def comparison_cells(outcomes: Outcomes) -> Cells:
+    """What `comparison_markdown` writes, cell by cell.
+
+    Raises:
+        DataError: there is no method, or no seed.
+    """
     seeds = _seeds(outcomes)
     rows = {method: _runs(by_seed, seeds) for method, by_seed in outcomes.items()}
     everything = [run for runs in rows.values() for run in runs.values()]
     header = ["method", *_headings(everything, len(seeds))]
     body = [[method, *_cells(list(runs.values()), everything, len(seeds))] for method, runs in rows.items()]
-    return f"{markdown_table(header, body)}\n\n{_notes(rows, seeds)}"
+    return Cells(header, body, _notes(rows, seeds))
 
 
 def comparison_csv(outcomes: Outcomes) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from blob_pyro.data.examples import Example
+from blob_pyro.errors import RunDirectoryError
 from blob_pyro.report.answers import write_rows
 from blob_pyro.token_predictive import TokenPredictions
 
@@ -59,6 +61,51 @@ def write_completions(path: Path, predictions: TokenPredictions, examples: Seque
             for example, scores, item in zip(examples, completion_scores(predictions), draws, strict=True)
         ],
     )
+
+
+@dataclass(frozen=True)
+class SavedTexts:
+    """What a file of `write_completions` holds.
+
+    Attributes:
+        ids: (n,) names of the items.
+        prompts: (n,) their prompts.
+        completions: (n,) the texts that were scored.
+        scores: (n,) what `completion_scores` gave of each.
+    """
+
+    ids: tuple[str, ...]
+    prompts: tuple[str, ...]
+    completions: tuple[str, ...]
+    scores: tuple[Mapping[str, Any], ...]
+
+    def __len__(self) -> int:
+        """Number of texts n."""
+        return len(self.ids)
+
+
+def read_completions(path: Path) -> SavedTexts:
+    """Texts and scores in a file of `write_completions`.
+
+    Raises:
+        RunDirectoryError: there is no such file, or it cannot be read.
+    """
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+    scores = ["log_prob", "num_tokens", "perplexity", "entropy", "mutual_information"]
+    try:
+        if not path.is_file():  # a pipe would wait for a writer
+            raise FileNotFoundError("it is not there: `blob-pyro evaluate` writes it")
+        rows = pq.read_table(path, columns=["id", "prompt", "completion", *scores]).to_pylist()
+        for row in rows:
+            if not all(row[name] is None or isinstance(row[name], int | float) for name in scores):
+                raise ValueError("expected numbers for scores")
+            if row["log_prob"] is None or row["num_tokens"] is None:
+                raise ValueError("a text has no score")
+    except (OSError, LookupError, TypeError, ValueError) as error:  # pyarrow's own errors are kinds of these
+        raise RunDirectoryError(f"{path}: expected scored texts of a run; {' '.join(str(error).split())}") from error
+    ids, prompts, completions = (tuple(str(row[name]) for row in rows) for name in ("id", "prompt", "completion"))
+    return SavedTexts(ids, prompts, completions, tuple({name: row[name] for name in scores} for row in rows))
 
 
 def _sums(predictions: TokenPredictions, values: Tensor) -> Tensor:

@@ -12,8 +12,7 @@ from blob_pyro.compare import Rows
 from blob_pyro.config import RunConfig
 from blob_pyro.errors import BlobPyroError
 from blob_pyro.report.comparison import comparison_csv, comparison_markdown
-from blob_pyro.report.methods import methods_plot
-from blob_pyro.report.plots import save_png_and_svg
+from blob_pyro.report.plots import methods_plot, save_png_and_svg
 from blob_pyro.reproduce.order import Order, Reproduction
 
 

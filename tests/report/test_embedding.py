@@ -9,7 +9,7 @@ import torch
 
 from blob_pyro.errors import DataError
 from blob_pyro.report import embedding_plot
-from blob_pyro.report.embedding import mass_contour, principal_plane
+from blob_pyro.report.plots import mass_contour, principal_plane
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -26,7 +26,7 @@ from blob_pyro.report import (
     save_png_and_svg,
     settings_plot,
 )
-from blob_pyro.report.style import COLOURS
+from blob_pyro.report.plots.style import COLOURS
 
 METRICS = Metrics(0.67, 1.19, 0.213, 0.45, 0.5, 0.1, 400, 10, 15, 0.0235, 0.061, 0.018, 0.019)
 
@@ -181,7 +181,7 @@ def test_the_embedding_shows_means_and_contours_of_each_class() -> None:
     classes = torch.tensor([0, 1, 1, 0, 2, 0])
     found = {"MLE": states(1), "BLoB": states(40)}
     figure = embedding_plot(found, classes=classes, class_names=["no", " maybe", "yes"])
-    from blob_pyro.report.embedding import principal_plane
+    from blob_pyro.report.plots import principal_plane
 
     plane = principal_plane(found)
     left, right = figure.axes

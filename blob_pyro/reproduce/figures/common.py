@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -26,7 +26,7 @@ from blob_pyro.reproduce.settings import config_for
 from blob_pyro.run_directory import read_config
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 Found = TypeVar("Found")
 
@@ -128,24 +128,27 @@ def describe(order: Order, config: RunConfig) -> str:
     return f"{', '.join(parts)} (scale {order.scale})."
 
 
-def write(order: Order, name: str, paragraphs: list[str], table: str, figure: Figure) -> Reproduction:
-    """Write NAME.md, NAME.csv, NAME.png and NAME.svg.
+def write(
+    order: Order, name: str, paragraphs: list[str], table: str, **pictures: Axes | Iterable[Axes]
+) -> Reproduction:
+    """Write NAME.md and NAME.csv, and each picture as PNG and SVG.
 
     Args:
         order: says where.
         name: of the figure.
         paragraphs: of the Markdown text; empty ones are left out.
         table: text of the CSV file.
-        figure: the picture.
+        pictures: name of the files -> axes of the picture.
     """
     from blob_pyro.report.plots import save_png_and_svg
 
     order.path.mkdir(parents=True, exist_ok=True)
-    text = "\n\n".join(filter(None, [*paragraphs, f"![{name}]({name}.png)"]))
+    text = "\n\n".join(filter(None, [*paragraphs, *(f"![{picture}]({picture}.png)" for picture in pictures)]))
     markdown, scores = order.path / f"{name}.md", order.path / f"{name}.csv"
     markdown.write_text(text + "\n", encoding="utf-8")
     scores.write_text(table, encoding="utf-8")
-    return Reproduction(text, (markdown, scores, *save_png_and_svg(figure, order.path / name)))
+    files = [file for stem, axes in pictures.items() for file in save_png_and_svg(axes, order.path / stem)]
+    return Reproduction(text, (markdown, scores, *files))
 
 
 def failed(failures: tuple[str, ...]) -> str:

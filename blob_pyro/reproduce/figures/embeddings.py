@@ -12,7 +12,7 @@ from blob_pyro.building import labels_of
 from blob_pyro.evaluation import evaluate
 from blob_pyro.predictions import Predictions
 from blob_pyro.report.comparison import Outcome, comparison_csv, comparison_markdown
-from blob_pyro.report.embedding import embedding_plot
+from blob_pyro.report.plots import embedding_plot
 from blob_pyro.reproduce.figures.common import configuration, describe, failed, kept, load_with_items, of_runs, write
 from blob_pyro.reproduce.figures.hidden_states import hidden_states
 from blob_pyro.reproduce.order import Order, Reproduction
@@ -47,7 +47,7 @@ def figure5(order: Order) -> Reproduction:
     }
     seed = max(order.seeds, key=lambda seed: sum(seed in by_seed for by_seed in found.values()))
     shown = {title: by_seed[seed] for title, by_seed in found.items() if seed in by_seed}
-    figure = embedding_plot(
+    axes = embedding_plot(
         {title: one["states"] for title, one in shown.items()},
         classes=next(iter(shown.values()))["labels"],
         class_names=labels_of(config.data),
@@ -58,9 +58,8 @@ def figure5(order: Order) -> Reproduction:
         f"The picture shows seed {seed}, items by their true answer. Scores are those of the {count} items. Spread: "
         "standard deviation of an item's hidden state over the draws, relative to that of the items' means."
     )
-    return write(
-        order, "figure5", [title, comparison_markdown(rows), note, failed(failures)], comparison_csv(rows), figure
-    )
+    paragraphs = [title, comparison_markdown(rows), note, failed(failures)]
+    return write(order, "figure5", paragraphs, comparison_csv(rows), figure5=axes)
 
 
 def states_of_run(path: Path, num_items: int, num_samples: int) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from blob_pyro.evaluation.scale_growth import scale_growth
 from blob_pyro.inference.kl_rate import INIT_SCALE, PAPER_RATE
 from blob_pyro.inference.kl_schedule import cycle_length, kl_schedule
 from blob_pyro.inference.lr_schedule import linear_warmup_decay
-from blob_pyro.report.growth import growth_plot
+from blob_pyro.report.plots import growth_plot
 from blob_pyro.report.table import markdown_table
 from blob_pyro.reproduce.figures.common import write
 from blob_pyro.reproduce.order import Order, Reproduction
@@ -37,10 +37,9 @@ def figure2(order: Order) -> Reproduction:
     train, prior_scale = TrainConfig(), ModelConfig().prior_scale
     cycle = cycle_length(NUM_DATA, train.batch_size)
     curves = growth_curves(train, cycle, prior_scale)
-    figure = growth_plot(
+    axes = growth_plot(
         {name: (list(range(len(curve))), curve) for name, curve in curves.items()}, prior_scale=prior_scale
     )
-    axes = figure.axes[0]
     axes.set_xscale("symlog", linthresh=1)
     axes.set_xlim(0, train.num_steps)
     axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -49,7 +48,7 @@ def figure2(order: Order) -> Reproduction:
         f"learning rate {PAPER_RATE:g}, from {INIT_SCALE:.4f}. In pulses: cycles of {cycle} steps (winogrande_s), "
         "with warm-up and decay."
     )
-    return write(order, "figure2", [title, _table(curves, cycle)], _csv(curves), figure)
+    return write(order, "figure2", [title, _table(curves, cycle)], _csv(curves), figure2=axes)
 
 
 def growth_curves(train: TrainConfig, cycle: int, prior_scale: float) -> dict[str, Tensor]:

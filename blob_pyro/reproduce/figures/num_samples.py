@@ -12,7 +12,7 @@ from blob_pyro.evaluation import Metrics, evaluate
 from blob_pyro.predictions import Predictions
 from blob_pyro.predictive import PosteriorPredictive
 from blob_pyro.report.comparison import Outcome, comparison_csv, comparison_markdown
-from blob_pyro.report.sweeps import num_samples_plot
+from blob_pyro.report.plots import num_samples_plot
 from blob_pyro.reproduce.figures.common import configuration, describe, failed, kept, load_with_items, of_runs, write
 from blob_pyro.reproduce.order import Order, Reproduction
 from blob_pyro.run_directory import METRICS, read_json
@@ -49,9 +49,10 @@ def figure3(order: Order) -> Reproduction:
         for title, by_seed in found.items()
         for count in (0, *counts)
     }
-    figure = num_samples_plot({title: _by_count(list(by_seed.values())) for title, by_seed in found.items()})
+    axes = num_samples_plot({title: _by_count(list(by_seed.values())) for title, by_seed in found.items()})
     title = f"Figure 3: scores against the number of draws N; {describe(order, config)}"
-    return write(order, "figure3", [title, comparison_markdown(rows), failed(failures)], comparison_csv(rows), figure)
+    paragraphs = [title, comparison_markdown(rows), failed(failures)]
+    return write(order, "figure3", paragraphs, comparison_csv(rows), figure3=axes)
 
 
 def scores_by_count(path: Path, counts: Sequence[int], *, progress: bool = False) -> dict[int, Metrics]:

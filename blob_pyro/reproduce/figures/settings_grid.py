@@ -10,7 +10,7 @@ from blob_pyro.compare import run_methods
 from blob_pyro.config import RunConfig
 from blob_pyro.errors import ConfigError
 from blob_pyro.report.comparison import Outcome, comparison_csv, comparison_markdown
-from blob_pyro.report.sweeps import settings_plot
+from blob_pyro.report.plots import settings_heatmap, settings_plot
 from blob_pyro.report.table import Scores
 from blob_pyro.reproduce.figures.common import configuration, describe, failed, write
 from blob_pyro.reproduce.order import Order, Reproduction
@@ -71,7 +71,12 @@ def figure4(order: Order, *, grid: Grid | None = None) -> Reproduction:
     paragraphs = [title, comparison_markdown(rows), note, failed(tuple(failures))]
     columns = _columns(found)
     marked = {_column_name(config.train.kl_lr): config.model.prior_scale}
-    return write(order, "figure4", paragraphs, comparison_csv(rows), settings_plot(columns, marked=marked))
+    cells = {(rate, scale): runs for (scale, rate), by_seed in found.items() if (runs := _runs(by_seed))}
+    default = (config.train.kl_lr, config.model.prior_scale)
+    return write(
+        order, "figure4", paragraphs, comparison_csv(rows),
+        figure4=settings_heatmap(cells, marked=default), figure4_lines=settings_plot(columns, marked=marked),
+    )  # fmt: skip
 
 
 def cell_name(cell: Cell) -> str:
@@ -101,9 +106,13 @@ def _columns(found: Mapping[Cell, BySeed]) -> dict[str, dict[float, list[Scores]
     """KL learning rate, as its axis is labelled -> prior scale -> the metrics of its seeds."""
     columns: dict[str, dict[float, list[Scores]]] = {}
     for (scale, rate), by_seed in found.items():
-        runs = [outcome.metrics for outcome in by_seed.values() if outcome]
-        columns.setdefault(_column_name(rate), {})[scale] = runs
+        columns.setdefault(_column_name(rate), {})[scale] = _runs(by_seed)
     return columns
+
+
+def _runs(by_seed: BySeed) -> list[Scores]:
+    """The metrics of the runs that are there."""
+    return [outcome.metrics for outcome in by_seed.values() if outcome]
 
 
 def _column_name(rate: float) -> str:

@@ -13,13 +13,14 @@ from blob_pyro.report.table import Scores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # Okabe and Ito's colours: told apart by colour-blind readers, and by lightness in grey print.
 SKY, ORANGE, GREY = "#56B4E9", "#D55E00", "#595959"
 COLOURS = ("#0072B2", ORANGE, "#009E73", "#CC79A7", "#E69F00", SKY, "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 SINGLE_RUN = {"linestyle": "", "marker": "o", "markersize": 2.8, "color": GREY, "markerfacecolor": "white"}
+HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++", "||||")
+COLOUR_MAP = "cividis"  # its lightness rises evenly: read alike by colour-blind people and in grey print
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)))
 
 
@@ -72,13 +73,6 @@ class Spread:
     def width(self) -> float:
         """The deviation, or 0 where there is none: half the width of a band."""
         return 0.0 if math.isnan(self.deviation) else self.deviation
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches, that belongs to no backend."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
 
 
 def series(index: int) -> dict[str, object]:

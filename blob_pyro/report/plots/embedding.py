@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from blob_pyro.errors import DataError
-from blob_pyro.report.style import COLOURS, GREY, MARKERS, check_some, light_grid, new_figure
+from blob_pyro.report.plots.panels import Panels
+from blob_pyro.report.plots.saving import figure_of
+from blob_pyro.report.plots.style import COLOURS, GREY, MARKERS, check_some, light_grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 CONTOUR_POINTS = 120
 
@@ -112,7 +113,8 @@ def embedding_plot(
     classes: Tensor | None = None,
     class_names: Sequence[str] | None = None,
     masses: Sequence[float] = (0.5, 0.75),
-) -> Figure:
+    ax: Iterable[Axes] | None = None,
+) -> tuple[Axes, ...]:
     """The items of each method in one common plane, each with contours that hold these shares of its draws' mass.
 
     Panels share their axes and one scale, so that a wide contour is an uncertain item, in whichever panel. The mark
@@ -125,6 +127,10 @@ def embedding_plot(
         classes: (n,) class of each item, for colours and marks; None draws all alike.
         class_names: their names in order, for the legend; None numbers them.
         masses: shares of the mass, each drawn with a thinner line than the one before.
+        ax: axes for each method, which should share theirs; None makes a figure.
+
+    Returns:
+        The axes of each method.
 
     Raises:
         DataError: there is no method, or shapes do not fit.
@@ -133,27 +139,29 @@ def embedding_plot(
 
     Example:
         >>> states = torch.randn(10, 5, 8, generator=torch.Generator().manual_seed(0))
-        >>> figure = embedding_plot({"MLE": states[:1], "BLoB": states}, classes=torch.tensor([0, 1, 0, 1, 1]))
-        >>> [ax.get_title() for ax in figure.axes]
+        >>> axes = embedding_plot({"MLE": states[:1], "BLoB": states}, classes=torch.tensor([0, 1, 0, 1, 1]))
+        >>> [ax.get_title() for ax in axes]
         ['MLE', 'BLoB (10 draws)']
     """
     plane = principal_plane(states)
     classes = _checked_classes(plane, classes)
-    figure = new_figure(3.5 * len(states) + 0.3, 4.1)
-    for ax, (method, points) in zip(
-        figure.subplots(1, len(states), sharex=True, sharey=True, squeeze=False)[0], plane.points.items(), strict=True
-    ):
-        _draw_items(ax, points, classes, masses)
+    panels = Panels.of(ax, 1, len(states), (3.5 * len(states) + 0.3, 4.1), sharex=True, sharey=True)
+    for axes, (method, points) in zip(panels.axes, plane.points.items(), strict=True):
+        _draw_items(axes, points, classes, masses)
         draws = f" ({len(points)} draws)" if len(points) > 1 else ""
-        ax.set_title(f"{method}{draws}", fontsize="medium")
-        ax.set_xlabel(f"component 1 ({100 * plane.explained[0]:.0f} % of the variance)")
-        ax.set_aspect("equal")
-        light_grid(ax)
-    (left, right), (low, high) = figure.axes[0].get_xlim(), figure.axes[0].get_ylim()
-    figure.set_figheight(1.2 + min(max((high - low) / (right - left), 0.4), 1.5) * 3.1)
-    figure.axes[0].set_ylabel(f"component 2 ({100 * plane.explained[1]:.0f} %)")
-    _draw_legend(figure, classes, class_names, masses if any(len(one) > 2 for one in plane.points.values()) else ())
-    return figure
+        axes.set_title(f"{method}{draws}", fontsize="medium")
+        axes.set_xlabel(f"component 1 ({100 * plane.explained[0]:.0f} % of the variance)")
+        axes.set_aspect("equal", adjustable="box" if panels.own else "datalim")
+        light_grid(axes)
+    first = panels.axes[0]
+    if panels.own:
+        (left, right), (low, high) = first.get_xlim(), first.get_ylim()
+        figure_of(first).set_figheight(1.2 + min(max((high - low) / (right - left), 0.4), 1.5) * 3.1)
+    first.set_ylabel(f"component 2 ({100 * plane.explained[1]:.0f} %)")
+    contours = masses if any(len(one) > 2 for one in plane.points.values()) else ()
+    handles = _legend(classes, class_names, contours)
+    panels.legend(handles, [str(handle.get_label()) for handle in handles], "lower")
+    return panels.axes
 
 
 def _checked_classes(plane: Plane, classes: Tensor | None) -> Tensor:
@@ -192,7 +200,7 @@ def _contour_look(level: int) -> dict[str, float]:
     return {"linewidths": 1.5 / (1 + level), "alpha": max(0.3, 0.9 - 0.25 * level)}
 
 
-def _draw_legend(figure: Figure, classes: Tensor, class_names: Sequence[str] | None, masses: Sequence[float]) -> None:
+def _legend(classes: Tensor, class_names: Sequence[str] | None, masses: Sequence[float]) -> list[Any]:
     """Classes by colour and mark, contours by width; nothing where there is nothing to tell."""
     from matplotlib.lines import Line2D
 
@@ -205,5 +213,4 @@ def _draw_legend(figure: Figure, classes: Tensor, class_names: Sequence[str] | N
     for level, mass in enumerate(masses):
         look = {"linewidth": 1.5 / (1 + level), "alpha": _contour_look(level)["alpha"]}  # type: ignore[dict-item]
         handles.append(Line2D([], [], color=GREY, label=f"{100 * mass:g} % of an item's mass", **look))  # type: ignore[arg-type]
-    if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)), frameon=False)
+    return handles

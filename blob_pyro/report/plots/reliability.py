@@ -1,25 +1,28 @@
-"""Plots made through matplotlib's object interface: no pyplot figure, no change of backend."""
+"""Reliability diagrams: how often answers are right against how sure they are, with counts and intervals."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import math
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from blob_pyro.evaluation.metrics import ReliabilityBins, reliability_bins
-from blob_pyro.predictions import Predictions
-from blob_pyro.report.style import GREY, ORANGE, SKY
+from blob_pyro.report.plots.intervals import wilson_interval
+from blob_pyro.report.plots.panels import Panels, axes_or_new
+from blob_pyro.report.plots.saving import figure_of
+from blob_pyro.report.plots.sources import Answered, predictions_of
+from blob_pyro.report.plots.style import GREY, ORANGE, SKY, check_some
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-Z_95 = 1.959964
+MOST_COLUMNS = 4
 
 
-def reliability_diagram(predictions: Predictions, *, num_bins: int = 15, ax: Axes | None = None) -> Axes:
+def reliability_diagram(source: Answered, *, num_bins: int = 15, ax: Axes | None = None) -> Axes:
     """Accuracy against confidence, bin by bin, with a strip of item counts below.
 
     Bars are the accuracies of the bins with 95 % Wilson intervals; the hatched part reaches from a bin's
@@ -27,7 +30,7 @@ def reliability_diagram(predictions: Predictions, *, num_bins: int = 15, ax: Axe
     bar's top). The title gives the expected calibration error. Binning as in `reliability_bins`.
 
     Args:
-        predictions: n items with labels.
+        source: labelled predictions, or a run.
         num_bins: bins of equal width.
         ax: where to draw; the count strip takes the lower fifth of its place. None makes a new figure, which
             belongs to no backend: show it with ``display(ax.figure)`` or `save_figure`.
@@ -37,18 +40,18 @@ def reliability_diagram(predictions: Predictions, *, num_bins: int = 15, ax: Axe
 
     Raises:
         DataError: as `evaluate`.
+        RunDirectoryError: a run without predictions of classes.
 
     Example:
+        >>> from blob_pyro.predictions import Predictions
         >>> probs = torch.tensor([[0.8, 0.2], [0.6, 0.4], [0.3, 0.7]])
         >>> predictions = Predictions(probs, probs[None], labels=torch.tensor([0, 1, 1]))
         >>> reliability_diagram(predictions).get_title()
         'ECE 36.7 % (n = 3)'
     """
+    predictions = predictions_of(source)
     bins = reliability_bins(predictions, num_bins)
-    if ax is None:
-        from matplotlib.figure import Figure
-
-        ax = Figure(figsize=(4.5, 5.0), layout="constrained").add_subplot()
+    ax = axes_or_new(ax, 4.5, 5.0)
     strip = _append_strip(ax)
     _draw_bars(ax, bins)
     _draw_counts(strip, bins)
@@ -56,65 +59,64 @@ def reliability_diagram(predictions: Predictions, *, num_bins: int = 15, ax: Axe
     return ax
 
 
-def save_figure(picture: Axes | Figure, path: str | Path) -> Path:
-    """Write a figure, or the one that some axes belong to; the ending (.png, .pdf, .svg) chooses the format.
-
-    The same calls on the same data give the same bytes: an SVG file holds no date, and its ids come from a fixed salt.
+def reliability_diagrams(
+    predictions: Mapping[str, Answered], *, num_bins: int = 15, ax: Iterable[Axes] | None = None
+) -> tuple[Axes, ...]:
+    """The reliability diagrams of several methods, four a row, each with the method above its ECE.
 
     Args:
-        picture: a figure, or any axes of it.
-        path: file to write, replaced if it is there.
+        predictions: method -> labelled predictions of the same items, or a run.
+        num_bins: bins of equal width.
+        ax: axes for each method; None makes a figure.
 
     Returns:
-        The path.
+        The upper axes of each method.
 
     Raises:
-        OSError: the folder does not exist or cannot be written.
-        ValueError: the axes were removed from their figure.
+        DataError: there is no method; or as `reliability_diagram`.
 
     Example:
-        >>> import tempfile
-        >>> from matplotlib.figure import Figure
-        >>> save_figure(Figure().add_subplot(), Path(tempfile.mkdtemp()) / "empty.png").name
-        'empty.png'
+        >>> from blob_pyro.predictions import Predictions
+        >>> probs = torch.tensor([[0.8, 0.2], [0.6, 0.4], [0.3, 0.7]])
+        >>> predictions = Predictions(probs, probs[None], labels=torch.tensor([0, 1, 1]))
+        >>> reliability_diagrams({"MLE": predictions})[0].get_title()
+        'MLE\\nECE 36.7 % (n = 3)'
     """
-    from matplotlib import rc_context
+    check_some("predictions", predictions, "method")
+    if ax is not None:
+        panels = Panels.of(ax, 1, len(predictions), (0, 0))
+        for place, (method, found) in zip(panels.axes, predictions.items(), strict=True):
+            _draw_titled(place, method, found, num_bins)
+        return panels.axes
+    columns = min(len(predictions), MOST_COLUMNS)
+    rows = math.ceil(len(predictions) / columns)
+    height = 3.9 * rows
+    # The strip of counts is no part of a constrained layout, which would let rows overlap.
+    spaces = {"wspace": 0.25, "hspace": 0.38, "top": 1 - 0.55 / height}
+    panels = Panels.of(None, rows, columns, (3.1 * columns + 0.4, height), gridspec_kw=spaces)
+    figure = figure_of(panels.axes)
+    figure.set_layout_engine("none")
+    places = panels.axes[: len(predictions)]
+    for index, (place, (method, found)) in enumerate(zip(places, predictions.items(), strict=True)):
+        _draw_titled(place, method, found, num_bins)
+        place.legend().remove()
+        if index % columns:
+            place.set_ylabel("")
+            place.tick_params(labelleft=False)
+            figure.axes[-1].set_ylabel("")  # of the strip
+    for place in panels.axes[len(predictions) :]:
+        place.remove()
+    handles, labels = places[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(4, 2 * columns), frameon=False
+    )
+    return places
 
-    figure = picture.get_figure(root=True)
-    if figure is None:
-        raise ValueError("expected axes on a figure; got axes that were removed from theirs; draw them again")
-    metadata = {"Date": None} if Path(path).suffix == ".svg" else None
-    with rc_context({"svg.hashsalt": "blob_pyro"}):
-        figure.savefig(path, dpi=200, bbox_inches="tight", metadata=metadata)
-    return Path(path)
 
-
-def save_png_and_svg(picture: Axes | Figure, stem: str | Path) -> tuple[Path, Path]:
-    """Write a figure twice, as `stem`.png and as `stem`.svg (a dot in the name is part of it); as `save_figure`."""
-    png, svg = (save_figure(picture, Path(f"{stem}{ending}")) for ending in (".png", ".svg"))
-    return png, svg
-
-
-def wilson_interval(correct: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """95 % Wilson score interval of a share, elementwise.
-
-    Args:
-        correct: (...) number of right items.
-        count: (...) number of items, above 0.
-
-    Returns:
-        (...) lower and upper ends, within [0, 1] and around the observed share.
-
-    Example:
-        >>> low, high = wilson_interval(torch.tensor([5.0]), torch.tensor([10.0]))
-        >>> round(low.item(), 3), round(high.item(), 3)
-        (0.237, 0.763)
-    """
-    share, z2 = correct / count, Z_95**2
-    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = Z_95 / (1 + z2 / count) * (share * (1 - share) / count + z2 / (4 * count**2)).sqrt()
-    # At a share of 0 or 1 rounding can put the end on the wrong side of the share.
-    return torch.minimum(centre - half, share), torch.maximum(centre + half, share)
+def _draw_titled(ax: Axes, method: str, source: Answered, num_bins: int) -> None:
+    """The diagram of one method, with its name above."""
+    reliability_diagram(source, num_bins=num_bins, ax=ax)
+    ax.set_title(f"{method}\n{ax.get_title()}", fontsize="medium")
 
 
 def _append_strip(ax: Axes) -> Axes:
@@ -144,7 +146,7 @@ def _draw_bars(ax: Axes, bins: ReliabilityBins) -> None:
     ax.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1.2, label="perfect calibration")
     ax.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     ax.tick_params(labelbottom=False)
-    ax.legend(loc="upper left", fontsize="x-small", handlelength=1.6, edgecolor="none", framealpha=0.7)
+    ax.legend(loc="upper left", fontsize="small", handlelength=1.6, edgecolor="none", framealpha=0.7)
 
 
 def _draw_counts(strip: Axes, bins: ReliabilityBins) -> None:

@@ -1,0 +1,37 @@
+"""`blob-pyro report`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jsonargparse import ArgumentParser
+
+from blob_pyro.cli.command import Command, command_parser
+from blob_pyro.cli.lines import say_aside
+from blob_pyro.reporting import write_report
+
+
+def _report_parser() -> ArgumentParser:
+    parser = command_parser(
+        "report",
+        "blob-pyro report RUN [RUN ...] [--output FILE]",
+        """
+        Write one HTML file about a run, or several side by side: what was run, scores with standard errors, pictures,
+        the most confident mistakes and the least certain items with their text, and warnings. The file needs nothing
+        else, no network either. No model is loaded.
+
+        example: blob-pyro report runs/mle runs/blob --output report.html
+        """,
+    )
+    parser.add_argument("runs", type=str, nargs="+", metavar="RUN", help="run directories")
+    parser.add_argument("--output", "--out", type=str, default="report.html", help="a new file, or a former report")
+    parser.add_argument("--num_items", type=int, default=10, help="mistakes, and uncertain items, shown of each run")
+    return parser
+
+
+def _report(parser: ArgumentParser, words: Sequence[str]) -> None:
+    parsed = parser.parse_args(words)
+    print(f"report: {write_report(parsed.runs, parsed.output, num_items=parsed.num_items, say=say_aside)}")
+
+
+COMMAND = Command("write one HTML file about runs", _report_parser, _report)
