@@ -122,9 +122,10 @@ def contents(order: Order) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in sorted(order.path.rglob("*")) if path.is_file()}
 
 
-def check_files(order: Order, name: str, made) -> None:
-    """The four files are there, and the text is the Markdown file's."""
-    assert made.files == tuple(order.path / f"{name}.{ending}" for ending in ("md", "csv", "png", "svg"))
+def check_files(order: Order, name: str, made, *pictures: str) -> None:
+    """The four files are there, and two for each further picture; the text is the Markdown file's."""
+    names = [f"{name}.md", f"{name}.csv", *(f"{one}.{end}" for one in (name, *pictures) for end in ("png", "svg"))]
+    assert made.files == tuple(order.path / one for one in names)
     assert all(path.stat().st_size > 0 for path in made.files)
     assert made.files[0].read_text(encoding="utf-8").strip() == made.text
 
@@ -210,7 +211,7 @@ def test_figure4_has_a_run_for_every_cell_and_resumes(order):
     scales, rates = (0.1, 0.2), (0.03,)
     order = dataclasses.replace(order, tasks=("winogrande_s",))
     made = figure4(order, grid=(scales, rates))
-    check_files(order, "figure4", made)
+    check_files(order, "figure4", made, "figure4_lines")
     config = configuration(order, "winogrande_s")
     rows = {(row["method"], row["seed"]): row for row in read_csv(made.files[1]) if row["row"] == "run"}
     assert len(rows) == 4

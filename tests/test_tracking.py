@@ -164,8 +164,8 @@ def test_tensorboard_has_the_history(tmp_path: Path) -> None:
     assert code == 0, err
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
-    assert set(events.Tags()["scalars"]) == {"nll", "kl", "kl_weight", "loss", "skipped"}
-    for name in ("nll", "kl", "kl_weight", "loss"):
+    assert set(events.Tags()["scalars"]) == {"nll", "kl", "kl_weight", "loss", "skipped", "scale"}
+    for name in ("nll", "kl", "kl_weight", "loss", "scale"):
         found = [(event.step, event.value) for event in events.Scalars(name)]
         expected = [(line["step"], float(torch.tensor(line[name]))) for line in history(tmp_path / "run")]
         assert found == expected

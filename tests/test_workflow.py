@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 import blob_pyro as bp
 from blob_pyro import answering, learning
 from blob_pyro.errors import ConfigError, DataError, NonFiniteLossError, RunDirectoryError
-from blob_pyro.guides import GUIDES
+from blob_pyro.guides import GUIDES, AdapterGuide
 from blob_pyro.inference.svi import BLoBSVI
 from blob_pyro.loading import load_base, locate
 from blob_pyro.run_directory import read_config
@@ -83,9 +83,27 @@ def test_history_has_one_line_a_step(finished):
     history = tiny.read_jsonl(result.path / "history.jsonl")
     assert [line["step"] for line in history] == list(range(1, config.train.num_steps + 1))
     for line in history:
-        assert set(line) == {"nll", "kl", "kl_weight", "loss", "step"}
+        assert set(line) == {"nll", "kl", "kl_weight", "loss", "step", "scale"}
         assert line["loss"] == pytest.approx(line["nll"] + line["kl_weight"] * line["kl"])
         assert all(math.isfinite(value) for value in line.values())
+
+
+def test_the_scale_is_the_mean_over_all_entries(finished):
+    _, result = finished
+    guide = bp.load(result.path).guide
+    scales = [guide.scale(site).detach().flatten() for site in guide.model.sites]
+    assert float(guide.mean_scale()) == pytest.approx(float(torch.cat(scales).mean()))
+    assert float(AdapterGuide.mean_scale(guide)) == pytest.approx(float(torch.cat(scales).mean()))
+    told = json.loads((result.path / "posterior.json").read_text())["mean_scales"]
+    assert told == pytest.approx({site: float(guide.scale(site).detach().mean()) for site in guide.model.sites})
+
+
+def test_about_tells_versions_and_items(finished):
+    _, result = finished
+    told = json.loads((result.path / "about.json").read_text())
+    assert told["items"] == {"train": 12, "validation": 0, "test": 6}
+    assert told["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+    assert told["machine"]["device"] == "cpu" and any(note.startswith("train: 12 items") for note in told["notes"])
 
 
 def test_metrics_are_those_of_the_saved_predictions(finished):

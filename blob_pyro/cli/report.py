@@ -23,7 +23,7 @@ def _report_parser() -> ArgumentParser:
         example: blob-pyro report runs/mle runs/blob --output report.html
         """,
     )
-    parser.add_argument("runs", type=str, nargs="+", metavar="RUN", help="run directories")
+    parser.add_argument("runs", type=str, nargs="*", metavar="RUN", help="run directories")
     parser.add_argument("--output", "--out", type=str, default="report.html", help="a new file, or a former report")
     parser.add_argument("--num_items", type=int, default=10, help="mistakes, and uncertain items, shown of each run")
     return parser

@@ -105,7 +105,7 @@ class SavedAnswers:
     predictions: Predictions
 
 
-def read_answers(path: Path) -> SavedAnswers:
+def read_answers(path: str | Path) -> SavedAnswers:
     """Items and answers in a file of `write_predictions`.
 
     Raises:
@@ -113,6 +113,7 @@ def read_answers(path: Path) -> SavedAnswers:
     """
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
+    path = Path(path)
     try:
         if not path.is_file():  # a pipe would wait for a writer
             raise FileNotFoundError("it is not there: `blob-pyro evaluate` writes it")
@@ -132,7 +133,7 @@ def read_answers(path: Path) -> SavedAnswers:
         raise RunDirectoryError(f"{path}: expected predictions of a run; {' '.join(str(error).split())}") from error
 
 
-def read_predictions(path: Path) -> Predictions:
+def read_predictions(path: str | Path) -> Predictions:
     """The predictions in a file of `write_predictions`, under all their draws, with their labels and shares.
 
     Raises:

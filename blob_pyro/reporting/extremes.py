@@ -102,8 +102,8 @@ def shortened(text: str) -> str:
     """The text, or its beginning and end and how much is between them.
 
     Example:
-        >>> shortened("a" * 5000)[-640:-600]
-        'aaaa … [3,800 characters left out] … aaa'
+        >>> shortened("a" * 600 + "b" * 3000 + "c" * 600)[596:637]
+        'aaaa … [3,000 characters left out] … cccc'
     """
     if len(text) <= LONGEST:
         return text

@@ -24,6 +24,7 @@ def facts_of(run: RunFiles) -> Facts:
         ("posterior", _posterior(config)),
         ("data", _data(config)),
         ("items", _items(run)),
+        ("noted of them", "; ".join(run.notes)),
         ("training", _training(run)),
         ("prediction", _prediction(config, run)),
         ("seed", str(config.seed)),

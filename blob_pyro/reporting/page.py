@@ -7,6 +7,9 @@ import hashlib
 from dataclasses import dataclass, field
 from importlib.resources import files
 
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
+
 from blob_pyro.report.colours import printable
 from blob_pyro.report.comparison import Cells
 from blob_pyro.reporting.cautions import Caution
@@ -73,12 +76,10 @@ class Page:
 
 def html(page: Page) -> str:
     """The page as text; whatever comes from data or settings is escaped."""
-    from jinja2 import Environment, StrictUndefined
-
     folder = files("blob_pyro.reporting")
     style = (folder / "report.css").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["plain"] = _plain
+    environment.filters |= {"plain": _plain, "coded": _coded}
     template = environment.from_string((folder / "report.html.jinja").read_text(encoding="utf-8"))
     body = template.render(page=page, style=style, policy=_policy(style))
     return f"{MARK}\n{body}\n"
@@ -88,6 +89,16 @@ def _policy(style: str) -> str:
     """The content security policy: pictures of the page itself, this one style sheet, and nothing else."""
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
     return f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+
+
+def _coded(text: object) -> Markup:
+    """As `_plain`, with what stands between backquotes as code."""
+    parts = _plain(text).split("`")
+    if len(parts) % 2 == 0:  # a backquote of the data's own
+        return escape(_plain(text))
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if position % 2 else escape(part) for position, part in enumerate(parts)
+    )
 
 
 def _plain(text: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -127,7 +128,7 @@ def _of_scores(scores: Mapping[str, Sequence[Scores]]) -> Iterator[Picture]:
     height = 1.6 + 0.33 * len(scores)
     panels = methods_plot(scores, ax=[_axes(5.2, height) for _ in titles])
     for title, axes in zip(titles, panels, strict=True):
-        caption = "Dots are means over seeds, bars one standard deviation; of a single seed the standard error."
+        caption = "The scores of the table; what the bars are is written below them."
         yield drawn(f"{title[:1].upper()}{title[1:]} of the systems", caption, axes)
 
 
@@ -163,9 +164,15 @@ def drawn(title: str, caption: str, axes: Axes) -> Picture:
     """The figure of these axes as a picture of a page."""
     figure: Any = axes.get_figure(root=True)
     text = _svg(figure)
-    width, height = figure.get_size_inches() * 96
     encoded = base64.b64encode(text.encode()).decode("ascii")
-    return Picture(title, caption, f"data:image/svg+xml;base64,{encoded}", round(width), round(height))
+    return Picture(title, caption, f"data:image/svg+xml;base64,{encoded}", *_size(text))
+
+
+def _size(svg: str) -> tuple[int, int]:
+    """Width and height in CSS pixels, of which matplotlib's points are 3/4."""
+    found = re.search(r'<svg [^>]*?height="([\d.]+)pt"[^>]*?', svg), re.search(r'<svg [^>]*?width="([\d.]+)pt"', svg)
+    height, width = (round(float(one[1]) / 0.75) if one else 0 for one in found)
+    return width, height
 
 
 def _svg(figure: Figure) -> str:
@@ -174,5 +181,5 @@ def _svg(figure: Figure) -> str:
 
     buffer = io.StringIO()
     with rc_context({"svg.hashsalt": "blob_pyro", "svg.fonttype": "path"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight", pad_inches=0.06)
     return buffer.getvalue()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from blob_pyro.evaluation.metrics import Metrics
 from blob_pyro.report.comparison import Cells, Outcome, comparison_cells
 from blob_pyro.report.table import ANNOTATOR_COLUMNS, Scores, annotators_of, columns_of, score_cells, value_cell
 from blob_pyro.reporting.files import RunFiles
@@ -19,9 +20,10 @@ def scores_table(run: RunFiles) -> Cells | None:
     first = next(iter(run.metrics.values()))
     header = ["answers", *(heading for heading, *_ in columns_of(first))]
     body = [[name, *score_cells(scores)] for name, scores in run.metrics.items()]
+    of_ece = "; of the ECE over bootstrap resamples of them" if isinstance(first, Metrics) else ""
     notes = (
-        f"± is the standard error over {first.num_items:,} test items; of the ECE over bootstrap resamples of them. "
-        "NLL in nats. N is the number of draws that are averaged; N=0 is the posterior mean, or a point."
+        f"± is the standard error over {first.num_items:,} test items{of_ece}. NLL in nats. N is the number of draws "
+        "that are averaged; N=0 is the posterior mean, or a point."
     )
     return Cells(header, body, notes)
 

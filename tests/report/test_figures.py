@@ -12,7 +12,6 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
-from matplotlib.figure import Figure
 
 from blob_pyro.errors import DataError
 from blob_pyro.evaluation import Metrics, reliability_bins
@@ -75,8 +74,7 @@ SCORES: dict[str, Callable[[Metrics], float]] = {
 
 def test_growth_shows_the_curves_and_the_prior() -> None:
     steps = torch.arange(4)
-    figure = growth_plot({"square": (steps, [0.1, 0.2, 0.2, 0.3]), "softplus": ([0, 2], [0.1, 0.11])}, prior_scale=0.2)
-    (ax,) = figure.axes
+    ax = growth_plot({"square": (steps, [0.1, 0.2, 0.2, 0.3]), "softplus": ([0, 2], [0.1, 0.11])}, prior_scale=0.2)
     assert line(ax, "square") == {0: 0.1, 1: 0.2, 2: 0.2, 3: 0.3}
     assert line(ax, "softplus") == pytest.approx({0: 0.1, 2: 0.11})
     assert set(line(ax, "prior (0.2)").values()) == {0.2}
@@ -84,7 +82,7 @@ def test_growth_shows_the_curves_and_the_prior() -> None:
 
 def test_scores_against_draws_are_means_in_bands() -> None:
     scores = {"BLoB": {n: runs(1 / max(n, 1)) for n in (0, 1, 10, 160)}, "MLE": {0: runs(2.0)}}
-    figure = num_samples_plot(scores)
+    figure = num_samples_plot(scores)[0].figure
     assert [ax.get_ylabel() for ax in figure.axes] == list(SCORES)
     for ax, of in zip(figure.axes, SCORES.values(), strict=True):
         values = {n: [of(one) for one in scores["BLoB"][n]] for n in (1, 10, 160)}
@@ -107,7 +105,7 @@ def test_settings_are_columns_and_scores_are_rows() -> None:
         "prior scale": {0.4: runs(0.5), 0.1: runs(0.2)},
         "KL learning rate": {0.01: runs(0.7), 0.05: runs(0.3), 0.1: [run(0.9)]},
     }
-    figure = settings_plot(scores, marked={"prior scale": 0.2})
+    figure = settings_plot(scores, marked={"prior scale": 0.2})[0].figure
     grid = [figure.axes[row : row + 2] for row in (0, 2, 4)]
     rows = [SCORES["ECE (%)"], SCORES["NLL (nats per item)"], SCORES["accuracy (%)"]]
     for axes, of in zip(grid, rows, strict=True):
@@ -132,7 +130,7 @@ def test_settings_are_columns_and_scores_are_rows() -> None:
 
 def test_methods_are_rows_from_the_top() -> None:
     scores = {"MLE": runs(0.9), "TFB": [run(0.4)], "BLoB": runs(0.1)}
-    figure = methods_plot(scores)
+    figure = methods_plot(scores)[0].figure
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert labels == list(scores)
     assert figure.axes[0].get_ylim()[0] > figure.axes[0].get_ylim()[1]
@@ -147,7 +145,7 @@ def test_methods_are_rows_from_the_top() -> None:
 
 
 def test_one_seed_has_the_errors_over_the_items() -> None:
-    figure = methods_plot({"MLE": [run(0.9)], "BLoB": [dataclasses.replace(run(0.1), ece_se=math.nan)]})
+    figure = methods_plot({"MLE": [run(0.9)], "BLoB": [dataclasses.replace(run(0.1), ece_se=math.nan)]})[0].figure
     _, ends = bars(figure.axes[1], 0)
     assert [(high - low) / 2 for low, high in ends] == pytest.approx([METRICS.nll_se] * 2)
     _, ends = bars(figure.axes[2], 0)
@@ -158,7 +156,7 @@ def test_one_seed_has_the_errors_over_the_items() -> None:
 @pytest.mark.parametrize("count", [1, 3, 5])
 def test_reliability_diagrams_stand_side_by_side(count: int) -> None:
     predictions = {f"method {seed}": answers(seed) for seed in range(count)}
-    figure = reliability_diagrams(predictions, num_bins=10)
+    figure = reliability_diagrams(predictions, num_bins=10)[0].figure
     figure.canvas.draw()
     panels = [ax for ax in figure.axes if ax.get_title()]
     strips = [ax for ax in figure.axes if not ax.get_title()]
@@ -180,7 +178,7 @@ def test_reliability_diagrams_stand_side_by_side(count: int) -> None:
 def test_the_embedding_shows_means_and_contours_of_each_class() -> None:
     classes = torch.tensor([0, 1, 1, 0, 2, 0])
     found = {"MLE": states(1), "BLoB": states(40)}
-    figure = embedding_plot(found, classes=classes, class_names=["no", " maybe", "yes"])
+    figure = embedding_plot(found, classes=classes, class_names=["no", " maybe", "yes"])[0].figure
     from blob_pyro.report.plots import principal_plane
 
     plane = principal_plane(found)
@@ -197,7 +195,7 @@ def test_the_embedding_shows_means_and_contours_of_each_class() -> None:
     assert labels == ["no", "maybe", "yes", "50 % of an item's mass", "75 % of an item's mass"]
 
 
-PICTURES: dict[str, Callable[[], Figure]] = {
+PICTURES: dict[str, Callable[[], Axes | tuple[Axes, ...]]] = {
     "growth": lambda: growth_plot({"square": ([0, 1], [0.1, 0.2])}),
     "num_samples": lambda: num_samples_plot({"BLoB": {n: runs(0.5) for n in (0, 1, 5)}}),
     "only N = 0": lambda: num_samples_plot({"MLE": {0: [run(0.5)]}}),

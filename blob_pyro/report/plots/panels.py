@@ -80,7 +80,8 @@ class Panels:
             figure.legend(handles, labels, loc=f"outside {place} center", ncols=columns, frameon=False)
             return
         for ax in self.firsts:
-            ax.legend(handles, labels, fontsize="small", framealpha=0.8, edgecolor="none")
+            own = ax.get_legend_handles_labels()  # of several figures, each shows what it has
+            ax.legend(*(own if own[0] else (handles, labels)), fontsize="small", framealpha=0.8, edgecolor="none")
 
     def note(self, text: str) -> None:
         """A small line on how to read the picture; called once the x axes have their labels."""

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blob_pyro.checkpoint import Run, mean_scales
 from blob_pyro.errors import DataError
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 OUTSIDE = "–"
+LEAST_SPAN = 0.1
 
 
 def scale_heatmap(source: RunLike | AdapterGuide | Mapping[str, float], *, ax: Axes | None = None) -> Axes:
     """The mean posterior standard deviation of each adapted layer: blocks from left to right, modules from the top.
 
     Layers outside the blocks (a head, say) stand in a column of their own, "–"; a block without a module has a hatched
-    cell.
+    cell. The colours span a tenth of the values at least.
 
     Args:
         source: a run, a guide, or site -> mean standard deviation over its entries.
@@ -43,6 +44,8 @@ def scale_heatmap(source: RunLike | AdapterGuide | Mapping[str, float], *, ax: A
         >>> [label.get_text() for label in ax.get_yticklabels()]
         ['v_proj', 'q_proj']
     """
+    from matplotlib.ticker import MaxNLocator
+
     scales = _scales_of(source)
     check_some("source", scales, "site")
     places = {site: place_of(site) for site in scales}
@@ -61,12 +64,21 @@ def scale_heatmap(source: RunLike | AdapterGuide | Mapping[str, float], *, ax: A
     ax.set_xticks(ticks, [OUTSIDE if blocks[k] is None else str(blocks[k]) for k in ticks])
     ax.set_yticks(range(len(modules)), _short(modules))
     ax.set(xlabel="block")
-    figure = ax.figure
-    bar = figure.colorbar(image, ax=ax, location="top", aspect=40, fraction=0.08, pad=0.04)
+    _widen(image)
+    bar = ax.figure.colorbar(image, ax=ax, location="top", aspect=40, fraction=0.08, pad=0.04, format="%.3g")
+    bar.locator = MaxNLocator(5)
     bar.set_label("mean posterior standard deviation", fontsize="medium")
     bar.ax.tick_params(labelsize="small")
     bar.outline.set_visible(False)
     return ax
+
+
+def _widen(image: Any) -> None:
+    """Let the colours span a tenth of the values at least, or differences of no size would look like large ones."""
+    low, high = image.get_clim()
+    middle = (low + high) / 2
+    half = max((high - low) / 2, LEAST_SPAN * abs(middle) / 2)
+    image.set_clim(middle - half, middle + half)
 
 
 def place_of(site: str) -> tuple[int | None, str]:

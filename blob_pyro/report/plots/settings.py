@@ -140,7 +140,7 @@ def _cell_text(score: Score, spread: Spread | None) -> str:
     """The mean and, below it, the deviation where there is one."""
     if spread is None:
         return ""
-    decimals = 1 if score.factor == 100 else 2
+    decimals = 1 if score.factor == 100 else 3
     below = "" if math.isnan(spread.deviation) else f"\n± {spread.deviation:.{decimals}f}"
     return f"{spread.mean:.{decimals}f}{below}"
 

@@ -44,7 +44,7 @@ def training_curves(sources: Mapping[str, Trained] | Trained, *, ax: Iterable[Ax
         ['NLL', 'KL (total nats)', 'KL weight', 'mean posterior σ']
     """
     by_name: Mapping[str, Trained] = named(sources)  # type: ignore[assignment]
-    check_some("sources", by_name, "training")
+    check_some("sources", dict.fromkeys(by_name, 1), "training")
     panels = Panels.of(ax, 2, 2, (9.0, 5.6))
     trainings = {name: members_of(steps_of(source)) for name, source in by_name.items()}
     for axes, field in zip(panels.axes, NAMES, strict=True):
