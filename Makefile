@@ -1,6 +1,6 @@
 # make quickstart   the main job on real input, about four minutes on two cores after the install
 # make test         lint, types, docs, tests
-# make docs         the documentation as pages, in docs/_build/html/index.html
+# make docs         the documentation as pages, in docs/_build/html/index.html; its notebooks run, which takes minutes
 
 PYTHON ?= python3
 SEEDS ?= 0
@@ -22,7 +22,7 @@ types: .venv/dev
 	$(BIN)/mypy
 
 # -W: a warning is an error; -n: so is a name in a signature that has no entry
-docs: .venv/docs
+docs: .venv/docs .venv/packaged
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -q -W -n --keep-going docs docs/_build/html
 
 # a process for each core, with a thread each: most tests are too small for several threads
