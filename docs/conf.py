@@ -45,6 +45,7 @@ nb_execution_timeout = 1200
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True
+os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm, where Jupyter has no widgets
 
 # Docstrings
 default_role = "py:obj"
