@@ -37,7 +37,7 @@ def completion_script(shell: str, commands: Mapping[str, Command]) -> str:
         part = parts.add_parser(name, help=command.help)
         for action in command.parser()._actions:
             _add(part, action)
-    return shtab.complete(whole, shell=shell)
+    return shtab.complete(whole, shell)
 
 
 def _completion_parser() -> ArgumentParser:
