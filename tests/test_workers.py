@@ -112,7 +112,13 @@ def test_a_signal_stops_every_process_once_and_the_same_command_goes_on(config, 
     file.write_text(yaml.safe_dump(dataclasses.asdict(long)))
     words = ["compare", str(file), "--methods", "mle,blob", "--seeds", "0", "--workers", "2", "--quiet"]
     command = [sys.executable, "-m", "blob_pyro", *words]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a shell's background job ignores Ctrl-C
+    )
     wait_for(*(run_path(config, name, 0) / "history.jsonl" for name in ("mle", "blob")))
     workers = worker_ids(process.pid)
     assert len(workers) == 2
