@@ -181,8 +181,8 @@ legend = ax.legend(frameon=False)
 # %% [markdown]
 # ## And the answers
 #
-# For each sigma_p the draws' disagreement (mean mutual information, nats) before training, and after it under the
-# prior and under the posterior; and how good the posterior's answers are on 100 other tweets.
+# For each sigma_p: the size of M and the spread that came of it; after training, how far draws disagree (mean mutual
+# information, nats) and answer (NLL), from the prior and from the posterior; all on 100 other tweets.
 
 # %%
 table = []
@@ -194,20 +194,11 @@ for prior_scale, model in models.items():
     spread = guides[prior_scale].mean_scale().item()
     size = torch.cat([guides[prior_scale].loc(name).flatten() for name in model.sites]).square().mean().sqrt().item()
     table.append(
-        [str(prior_scale), f"{size:.3f}", f"{spread:.3f}", f"{under_prior.mutual_information:.4f}", f"{found.mutual_information:.4f}",
+        [str(prior_scale), f"{size:.3f}", f"{spread:.3f}",
+         f"{under_prior.mutual_information:.4f}", f"{found.mutual_information:.4f}",
          f"{under_prior.nll:.2f}", f"{found.nll:.2f} ± {found.nll_se:.2f}", f"{100 * found.accuracy:.0f}"]
     )  # fmt: skip
-headings = [
-    "sigma_p",
-    "rms of M",
-    "posterior sd",
-    "before",
-    "prior draws",
-    "posterior draws",
-    "NLL, prior",
-    "NLL, posterior",
-    "accuracy %",
-]
+headings = ["sigma_p", "rms of M", "sd", "prior draws", "posterior draws", "NLL, prior", "NLL, posterior", "accuracy %"]
 print(markdown_table(headings, table))
 
 figure, axes = plt.subplots(1, 3, figsize=(10, 2.8), sharey=True, layout="constrained")
