@@ -171,7 +171,7 @@ def test_comparing_guides() -> None:
 
 
 def test_when_to_trust() -> None:
-    """Both posteriors in every table; what the text says of the two holds: the promises were kept, BLoB answers more."""
+    """Both posteriors in every table; what the text says of the two holds: promises kept, BLoB answers more."""
     text = output("when_to_trust")
     assert [row[0] for row in table(text, "method")] == ["plain LoRA", "BLoB"]
     rows = table(text, "posterior")
@@ -225,7 +225,7 @@ def test_own_guide() -> None:
 
 
 def test_what_the_prior_does() -> None:
-    """A fresh adapter's draws are all alike; rank 8; theorem 3.2; wider priors disagree more; a narrow one pulls M in."""
+    """A fresh adapter's draws are all alike; rank 8; theorem 3.2; wide priors disagree; a narrow one shrinks M."""
     text = output("what_the_prior_does")
     assert "two draws' probabilities: 0.0\n" in text
     assert "rank of the covariance: 8 of 384" in text
