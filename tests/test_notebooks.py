@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import itertools
 import json
 import os
 import re
@@ -93,14 +94,10 @@ def numbers(pattern: str, text: str) -> list[float]:
 
 def table(text: str, header: str) -> list[list[str]]:
     """The rows of the printed table whose first column is called so."""
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
-    start = next(number for number, row in enumerate(lines) if row[0] == header)
-    rows: list[list[str]] = []
-    for row in lines[start + 2 :]:
-        if len(row) != len(lines[start]) or row[1].strip(":-") == "":
-            break
-        rows.append(row)
-    return rows
+    lines = text.splitlines()
+    start = next(number for number, line in enumerate(lines) if re.match(rf"\| {header} +\|", line))
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :])
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
 
 
 def test_there_are_six() -> None:

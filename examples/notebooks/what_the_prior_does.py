@@ -30,7 +30,7 @@ from blob_pyro.predictions import Predictions
 from blob_pyro.report.table import markdown_table
 from blob_pyro.report.terminal import quiet_libraries
 
-tweets = bp.load_task(bp.DataConfig(task="tweets", num_train=480, num_test=100), seed=0)
+tweets = bp.load_task(bp.DataConfig(task="tweets", num_train=480, num_test=80), seed=0)
 tokenizer = bp.load_tokenizer("minilm")
 train, test = (bp.encode(part, tokenizer, max_length=64) for part in (tweets.train, tweets.test))
 pad = tokenizer.pad_token_id
@@ -56,13 +56,13 @@ def fresh_model(prior_scale: float) -> bp.BayesianLoRA:
 
 # %%
 def answers_under_prior(model: bp.BayesianLoRA) -> Predictions:
-    """Eight draws of all A from the model's prior."""
+    """Six draws of all A from the model's prior."""
 
     def prior_guide(batch: Batch | None = None) -> None:
         for site in model.sites:
             pyro.sample(site, model.prior(site))
 
-    return bp.PosteriorPredictive(model, prior_guide, num_samples=8)(bp.predict_loader(test, 64, pad))
+    return bp.PosteriorPredictive(model, prior_guide, num_samples=6)(bp.predict_loader(test, 64, pad))
 
 
 untrained = fresh_model(0.2)
@@ -182,14 +182,14 @@ legend = ax.legend(frameon=False)
 # ## And the answers
 #
 # For each sigma_p: the size of M and the spread that came of it; after training, how far draws disagree (mean mutual
-# information, nats) and answer (NLL), from the prior and from the posterior; all on 100 other tweets.
+# information, nats) and answer (NLL), from the prior and from the posterior; all on 80 other tweets.
 
 # %%
 table = []
 after_prior, after = {}, {}
 for prior_scale, model in models.items():
     after_prior[prior_scale] = answers_under_prior(model)
-    after[prior_scale] = bp.PosteriorPredictive(model, guides[prior_scale], 8)(bp.predict_loader(test, 64, pad))
+    after[prior_scale] = bp.PosteriorPredictive(model, guides[prior_scale], 6)(bp.predict_loader(test, 64, pad))
     under_prior, found = bp.evaluate(after_prior[prior_scale]), bp.evaluate(after[prior_scale])
     spread = guides[prior_scale].mean_scale().item()
     size = torch.cat([guides[prior_scale].loc(name).flatten() for name in model.sites]).square().mean().sqrt().item()
