@@ -96,7 +96,8 @@ def table(text: str, header: str) -> list[list[str]]:
     """The rows of the printed table whose first column is called so."""
     lines = text.splitlines()
     start = next(number for number, line in enumerate(lines) if re.match(rf"\| {header} +\|", line))
-    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :])
+    below = itertools.pairwise([*lines[start + 2 :], ""])
+    rows = [row for row, _ in itertools.takewhile(lambda two: two[0][:1] == "|" and two[1][:3] != "| :", below)]
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
 
 
