@@ -192,7 +192,7 @@ def own_guide() -> Any:
     return names["ColumnGuide"]
 
 
-def test_the_own_guide_has_forty_lines_and_keeps_the_laws_of_guides() -> None:
+def test_the_own_guide_has_forty_lines_and_keeps_the_laws_of_guides(tmp_path: Path) -> None:
     (source,) = [body for head, body in cells("own_guide") if "own-guide" in head]
     assert lines_of_code(source) <= 40
     kind = own_guide()
@@ -207,7 +207,7 @@ def test_the_own_guide_has_forty_lines_and_keeps_the_laws_of_guides() -> None:
         assert spread.shape == model.location(site).shape and bool((spread == spread[:1]).all())
         assert guide.full_weight_posterior(site).event_shape == model.sites[site].base_layer.weight.shape
     with pytest.raises(bp.errors.ConfigError, match=r"guide: expected one of bp\.guides"):
-        bp.save("nowhere", model, guide)
+        bp.save(tmp_path / "run", model, guide)
 
 
 def test_own_guide() -> None:
