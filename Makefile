@@ -23,7 +23,7 @@ types: .venv/dev
 
 # -W: a warning is an error; -n: so is a name in a signature that has no entry
 docs: .venv/docs .venv/packaged
-	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -q -W -n --keep-going docs docs/_build/html
+	$(BIN)/python -m sphinx -q -W -n --keep-going docs docs/_build/html
 
 # a process for each core, with a thread each: most tests are too small for several threads
 tests: .venv/dev .venv/packaged

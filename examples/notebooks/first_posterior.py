@@ -50,7 +50,6 @@ from blob_pyro.packaged import packaged_model
 pyro.set_rng_seed(0)
 folder = packaged_model("minilm")  # or the name of a model on the hub
 tokenizer = AutoTokenizer.from_pretrained(folder)
-pad = tokenizer.pad_token_id
 base = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3)
 lora = LoraConfig(task_type="SEQ_CLS", lora_alpha=16, target_modules=["query", "value"], layers_to_transform=[4, 5])
 network = get_peft_model(base, lora)
@@ -61,8 +60,8 @@ model = bp.BayesianLoRA(network, bp.SequenceClassification(3), num_data=len(trai
 guide = bp.BLoBGuide(model)
 svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 2e-3}), pyro.infer.TraceMeanField_ELBO())
 with bp.flipout():  # each tweet of a batch sees a draw of its own
-    losses = [svi.step(batch) for batch in bp.train_loader(train, 8, pad, seed=0)]
-predictions = bp.PosteriorPredictive(model, guide, num_samples=8)(bp.predict_loader(test, 64, pad))
+    losses = [svi.step(batch) for batch in bp.train_loader(train, 8, tokenizer.pad_token_id, seed=0)]
+predictions = bp.PosteriorPredictive(model, guide, num_samples=8)(bp.predict_loader(test, 64, tokenizer.pad_token_id))
 print(bp.evaluate(predictions))
 
 # %% [markdown]
