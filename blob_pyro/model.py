@@ -211,14 +211,15 @@ class BayesianLoRA(PyroModule):
             prior_scale: draws of sigma_p, the law's batch shape; None takes `self.prior_scale`.
         """
         weight = self.location(site)
+        # unvalidated: a NaN is to become a non-finite loss, not an error inside a Pyro model
         if prior_scale is not None:
             scale = prior_scale.to(weight.device)[..., None, None].expand(*prior_scale.shape, *weight.shape)
-            # unvalidated: a NaN is to become a non-finite loss, not an error inside a Pyro model
             return dist.Normal(torch.zeros((), device=weight.device), scale, validate_args=False).to_event(2)
         key = (weight.shape, weight.device, self.prior_scale)
         if key not in self._priors:
             zero = torch.zeros((), device=weight.device)
-            self._priors[key] = dist.Normal(zero, zero + self.prior_scale).expand(weight.shape).to_event(2)
+            law = dist.Normal(zero, zero + self.prior_scale, validate_args=False)
+            self._priors[key] = law.expand(weight.shape).to_event(2)
         return self._priors[key]
 
     def class_likelihood(self, who: str) -> ClassLikelihood:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from torch.distributions import Distribution
+from torch.distributions import Distribution, TransformedDistribution
 
 from blob_pyro.errors import ConfigError
 
@@ -80,7 +80,10 @@ class Hyperprior:
         """The Pyro distribution, float32."""
         arguments = {name: torch.tensor(value, device=device) for name, value in self.arguments.items()}
         # unvalidated: a NaN is to become a non-finite loss, not an error inside a Pyro model
-        return getattr(dist, self.name)(**arguments, validate_args=False)
+        law = getattr(dist, self.name)(**arguments, validate_args=False)
+        if isinstance(law, TransformedDistribution):  # does not hand that on to the law below it
+            law.base_dist._validate_args = False
+        return law
 
     @property
     def centre(self) -> float:

@@ -22,3 +22,12 @@ def fresh_pyro() -> Iterator[None]:
     yield
     if "torch._dynamo" in sys.modules:
         Distribution.set_default_validate_args(False)
+
+
+@pytest.fixture(params=[True, False], ids=["validated", "unvalidated"])
+def validation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """torch._dynamo turns the validation of distributions off when it is imported: either way must do."""
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(request.param)
+    yield
+    Distribution.set_default_validate_args(before)

@@ -427,6 +427,7 @@ def stop_before(step_to_stop_at: int, monkeypatch) -> None:
     monkeypatch.setattr(BLoBSVI, "step", interrupted)
 
 
+@pytest.mark.usefixtures("validation")
 @pytest.mark.parametrize("guide", sorted(GUIDES))
 def test_a_loss_that_is_not_finite_saves_the_parameters_that_were_still_good(tmp_path, monkeypatch, guide):
     config = make_config(tmp_path, guide={"name": guide}, train={"lr": 1e38, "num_steps": 50})

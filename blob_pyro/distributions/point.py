@@ -21,7 +21,8 @@ class UnpenalisedDelta(dist.Delta):
     """
 
     def __init__(self, v: Tensor, prior: Distribution) -> None:
-        super().__init__(v, log_density=prior.log_prob(v), event_dim=len(prior.event_shape))
+        # unvalidated: a NaN is to become a non-finite loss, not an error inside a Pyro model
+        super().__init__(v, log_density=prior.log_prob(v), event_dim=len(prior.event_shape), validate_args=False)
 
     def expand(self, batch_shape: torch.Size, _instance: UnpenalisedDelta | None = None) -> UnpenalisedDelta:
         """The same point with batch dimensions to its left."""

@@ -348,8 +348,10 @@ def test_autoguides_start_at_the_centre() -> None:
     assert math.isfinite(svi.step(make_batch()))
 
 
-def test_a_guide_that_is_not_finite_is_named_in_one_line() -> None:
-    model = model_with()
+@pytest.mark.usefixtures("validation")
+@pytest.mark.parametrize("law", list(LAWS))
+def test_a_guide_that_is_not_finite_is_named_in_one_line(law: str) -> None:
+    model = model_with(LAWS[law][0])
     guide = bp.BLoBGuide(model)
     guide.log_prior_scale.data.fill_(math.nan)
     with pytest.raises(bp.errors.NonFiniteLossError, match="step 1: expected a finite KL; got nan"):

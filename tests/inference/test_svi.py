@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -264,15 +264,6 @@ def infinite_logits(model: bp.BayesianLoRA, guide: bp.BLoBGuide) -> None:
 
 def huge_spread(model: bp.BayesianLoRA, guide: bp.BLoBGuide) -> None:
     guide.root_scales[0].data[0, 0] = 1e15  # its fourth power overflows: the KL is infinite
-
-
-@pytest.fixture(params=[True, False], ids=["validated", "unvalidated"])
-def validation(request: pytest.FixtureRequest) -> Iterator[None]:
-    """torch._dynamo turns the validation of distributions off when it is imported: either way must do."""
-    before = torch.distributions.Distribution._validate_args
-    torch.distributions.Distribution.set_default_validate_args(request.param)
-    yield
-    torch.distributions.Distribution.set_default_validate_args(before)
 
 
 @pytest.mark.parametrize("recipe", list(RECIPES))
