@@ -73,9 +73,9 @@ def fresh_model(num_data: int) -> bp.BayesianLoRA:
 
 # %%
 STEPS = 90
-common = {"num_steps": STEPS, "batch_size": 8, "lr": 5e-3, "kl_lr": 0.01}
-paper = bp.TrainConfig(**common, kl_cycle=STEPS // 3)  # type: ignore[arg-type]
-uniform = bp.TrainConfig(**common, recipe="decoupled", kl_schedule="uniform", flipout=False)  # type: ignore[arg-type]
+common: dict[str, Any] = {"num_steps": STEPS, "batch_size": 8, "lr": 5e-3, "kl_lr": 0.01}
+paper = bp.TrainConfig(**common, kl_cycle=STEPS // 3)
+uniform = bp.TrainConfig(**common, recipe="decoupled", kl_schedule="uniform", flipout=False)
 TRAINED: dict[str, tuple[Callable[[bp.BayesianLoRA], AdapterGuide], bp.TrainConfig]] = {
     "BLoB": (bp.BLoBGuide, paper),
     "BBB": (bp.guides.MeanFieldGuide, uniform),

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from blob_pyro.errors import DataError
-from blob_pyro.report import embedding_plot
-from blob_pyro.report.plots import mass_contour, principal_plane
+from blob_pyro.report.plots import embedding_plot, mass_contour, principal_plane
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -74,7 +74,7 @@ def test_no_pyplot_figure_is_made_and_no_backend_chosen(tmp_path: Path) -> None:
     code = (
         "import matplotlib, torch\n"
         "from blob_pyro.predictions import Predictions\n"
-        "from blob_pyro.report import reliability_diagram, save_figure\n"
+        "from blob_pyro.report.plots import reliability_diagram, save_figure\n"
         "probs = torch.tensor([[0.7, 0.3]])\n"
         "ax = reliability_diagram(Predictions(probs, probs[None], torch.tensor([0])))\n"
         f"save_figure(ax, {str(tmp_path / 'one.png')!r})\n"

@@ -208,9 +208,9 @@ def _legend(classes: Tensor, class_names: Sequence[str] | None, masses: Sequence
     found = classes.unique().tolist()
     for which in found if len(found) > 1 or class_names else []:
         name = class_names[which].strip() if class_names else f"class {which}"
-        look = {"color": COLOURS[which % len(COLOURS)], "marker": MARKERS[which % len(MARKERS)]}
-        handles.append(Line2D([], [], linestyle="", label=name, **look))  # type: ignore[arg-type]
+        look: dict[str, Any] = {"color": COLOURS[which % len(COLOURS)], "marker": MARKERS[which % len(MARKERS)]}
+        handles.append(Line2D([], [], linestyle="", label=name, **look))
     for level, mass in enumerate(masses):
-        look = {"linewidth": 1.5 / (1 + level), "alpha": _contour_look(level)["alpha"]}  # type: ignore[dict-item]
-        handles.append(Line2D([], [], color=GREY, label=f"{100 * mass:g} % of an item's mass", **look))  # type: ignore[arg-type]
+        look = {"linewidth": 1.5 / (1 + level), "alpha": _contour_look(level)["alpha"]}
+        handles.append(Line2D([], [], color=GREY, label=f"{100 * mass:g} % of an item's mass", **look))
     return handles

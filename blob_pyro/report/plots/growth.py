@@ -19,6 +19,7 @@ from blob_pyro.report.plots.style import GREY, LINES, check_some, light_grid, se
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from typing_extensions import TypeIs
 
 Curve = tuple[Tensor | Sequence[float], Tensor | Sequence[float]]
 
@@ -46,22 +47,21 @@ def growth_plot(
         >>> ax.get_xlabel()
         'optimiser steps on the KL alone'
     """
-    curves = named(curves, "posterior mean σ")  # type: ignore[assignment]
-    assert isinstance(curves, Mapping)
+    curves = named(curves, "posterior mean σ")
     check_some("curves", curves, "label")
     ax = axes_or_new(ax, 5.4, 3.6)
     trained = False
     for index, (label, found) in enumerate(curves.items()):
-        if not _is_curve(found):
-            found, trained = _of_training(label, found), True  # type: ignore[arg-type]
-        x, y = (torch.as_tensor(one, dtype=torch.float64) for one in found)  # type: ignore[union-attr]
+        curve = found if _is_curve(found) else _of_training(label, found)
+        trained = trained or curve is not found
+        x, y = (torch.as_tensor(one, dtype=torch.float64) for one in curve)
         if x.shape != y.shape or x.dim() != 1 or not len(x):
             raise DataError(
                 f"curves[{label!r}]: expected steps and values of one length; got {tuple(x.shape)} and "
                 f"{tuple(y.shape)}; give one standard deviation a step"
             )
         look = series(index) | {"marker": ""}
-        ax.plot(x.numpy(), y.numpy(), label=label, linewidth=1.8, **look)  # type: ignore[arg-type]
+        ax.plot(x.numpy(), y.numpy(), label=label, linewidth=1.8, **look)
     if prior_scale is not None:
         ax.axhline(prior_scale, color=GREY, linewidth=1.0, linestyle=LINES[3], label=f"prior ({prior_scale:g})")
     ax.set(xlabel=f"optimiser steps{'' if trained else ' on the KL alone'}", ylabel="posterior standard deviation")
@@ -72,7 +72,7 @@ def growth_plot(
     return ax
 
 
-def _is_curve(found: object) -> bool:
+def _is_curve(found: Curve | Trained) -> TypeIs[Curve]:
     """Whether it is a pair of sequences, and not steps of a training or a run."""
     of_steps = isinstance(found, Sequence) and bool(found) and isinstance(found[0], StepResult)
     return not of_steps and not isinstance(found, Run | Path | str)

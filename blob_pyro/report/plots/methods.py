@@ -84,7 +84,7 @@ def _draw_scores(ax: Axes, score: Score, methods: Sequence[Sequence[Scores]], on
         ax.axhspan(row - 0.5, row + 0.5, color="#F3F3F3", linewidth=0, zorder=0)
     runs = [(score.of(run), row) for row, metrics in enumerate(methods) for run in metrics if len(metrics) > 1]
     if runs:
-        ax.plot(*zip(*runs, strict=True), zorder=4, **SINGLE_RUN)  # type: ignore[arg-type]
+        ax.plot(*zip(*runs, strict=True), zorder=4, **SINGLE_RUN)
     spreads = [Spread.of(score, metrics) for metrics in methods]
     errors = [score.error_of(metrics[0]) for metrics in methods] if one_seed else [one.width for one in spreads]
     ax.errorbar(

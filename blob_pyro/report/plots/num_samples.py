@@ -84,8 +84,7 @@ def num_samples_plot(
         >>> [ax.get_ylabel() for ax in axes]
         ['accuracy (%)', 'ECE (%)', 'NLL (nats per item)']
     """
-    scores = named(scores, "mean over N draws")  # type: ignore[assignment]
-    assert isinstance(scores, Mapping)
+    scores = named(scores, "mean over N draws")
     check_some("scores", scores, "method")
     found = {method: _by_count(one) for method, one in scores.items()}
     counts = {count for runs in found.values() for count in runs}
@@ -124,7 +123,7 @@ def _draw_line(ax: Axes, score: Score, by_count: ByCount, index: int, label: str
     counts = sorted(by_count)
     spreads = [Spread.of(score, by_count[count]) for count in counts]
     means, widths = [spread.mean for spread in spreads], [spread.width for spread in spreads]
-    ax.plot(counts, means, label=label, markersize=4.5, linewidth=1.6, **series(index))  # type: ignore[arg-type]
+    ax.plot(counts, means, label=label, markersize=4.5, linewidth=1.6, **series(index))
     low = [mean - width for mean, width in zip(means, widths, strict=True)]
     high = [mean + width for mean, width in zip(means, widths, strict=True)]
     ax.fill_between(counts, low, high, color=COLOURS[index % len(COLOURS)], alpha=0.18, linewidth=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -44,7 +44,7 @@ def risk_coverage_plot(sources: Mapping[str, Answered] | Answered, *, ax: Axes |
         >>> ax.lines[0].get_label()
         'MLE (AURC 0.111)'
     """
-    by_method: Mapping[str, Answered] = named(sources)  # type: ignore[assignment]
+    by_method: Mapping[str, Answered] = named(sources)
     check_some("sources", by_method, "method")
     ax = axes_or_new(ax, 5.2, 3.8)
     curves = {method: risk_coverage(predictions_of(source)) for method, source in by_method.items()}
@@ -68,7 +68,7 @@ def _draw_curve(ax: Axes, curve: RiskCoverage, index: int, method: str, *, with_
     label = f"{method or 'risk'} (AURC {curve.area:.3f})"
     every = max(1, len(risk) // NUM_MARKS)
     look = series(index) | {"markevery": (every - 1, every), "markersize": 5}
-    ax.plot(coverage, 100 * risk.numpy(), label=label, linewidth=1.7, **look)  # type: ignore[arg-type]
+    ax.plot(coverage, 100 * risk.numpy(), label=label, linewidth=1.7, **look)
     if with_band:
         count = torch.arange(1, len(risk) + 1, dtype=torch.float64)
         low, high = wilson_interval(risk * count, count)
@@ -84,8 +84,8 @@ def _best_risk(curve: RiskCoverage) -> torch.Tensor:
     return (count - right).clamp(min=0) / count
 
 
-def _top(curves: object) -> float:
+def _top(curves: Iterable[RiskCoverage]) -> float:
     """Upper end of the axis, per cent: the bands of the first few items reach anywhere and are cut."""
-    risks = [curve.risk for curve in curves]  # type: ignore[attr-defined]
+    risks = [curve.risk for curve in curves]
     highest = max(float(risk[len(risk) // 20 :].max()) for risk in risks)
     return min(100.0, max(5.0, 130 * highest))

@@ -160,7 +160,7 @@ def _draw_points(ax: Axes, score: Score, by_value: Runs) -> None:
     spreads = [Spread.of(score, by_value[value]) for value in values]
     runs = [(value, score.of(run)) for value in values for run in by_value[value] if len(by_value[value]) > 1]
     if runs:
-        ax.plot(*zip(*runs, strict=True), zorder=3, **SINGLE_RUN)  # type: ignore[arg-type]
+        ax.plot(*zip(*runs, strict=True), zorder=3, **SINGLE_RUN)
     ax.errorbar(
         values, [spread.mean for spread in spreads], yerr=[spread.width for spread in spreads],
         color=COLOURS[0], marker=MARKERS[0], markersize=5, linewidth=1.4, elinewidth=1.2, capsize=3,

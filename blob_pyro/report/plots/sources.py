@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar, cast
 
 from blob_pyro.checkpoint import Run
 from blob_pyro.errors import DataError
@@ -16,6 +17,8 @@ from blob_pyro.report.reading import read_metrics, read_steps
 from blob_pyro.report.table import Scores
 from blob_pyro.run_directory import PREDICTIONS
 from blob_pyro.token_predictive import TokenPredictions
+
+T = TypeVar("T")
 
 RunLike = Run | Path | str
 """A run: what `bp.load` gives, or its directory, of which files are read and nothing else."""
@@ -86,6 +89,6 @@ def members_of(steps: Iterable[StepResult]) -> list[list[StepResult]]:
     return members
 
 
-def named(source: object, name: str = "") -> Mapping[str, object]:
-    """A mapping as it is; a single source under a name."""
-    return source if isinstance(source, Mapping) else {name: source}
+def named(source: Mapping[str, T] | T, name: str = "") -> Mapping[str, T]:
+    """A mapping as it is; a single source under a name. No source is a mapping itself."""
+    return cast("Mapping[str, T]", source) if isinstance(source, Mapping) else {name: source}

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from blob_pyro.errors import DataError
 from blob_pyro.report.table import Scores
@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 SKY, ORANGE, GREY = "#56B4E9", "#D55E00", "#595959"
 COLOURS = ("#0072B2", ORANGE, "#009E73", "#CC79A7", "#E69F00", SKY, "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-SINGLE_RUN = {"linestyle": "", "marker": "o", "markersize": 2.8, "color": GREY, "markerfacecolor": "white"}
+SINGLE_RUN: dict[str, Any] = {
+    "linestyle": "",
+    "marker": "o",
+    "markersize": 2.8,
+    "color": GREY,
+    "markerfacecolor": "white",
+}
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++", "||||")
 COLOUR_MAP = "cividis"  # its lightness rises evenly: read alike by colour-blind people and in grey print
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)))
@@ -75,7 +81,7 @@ class Spread:
         return 0.0 if math.isnan(self.deviation) else self.deviation
 
 
-def series(index: int) -> dict[str, object]:
+def series(index: int) -> dict[str, Any]:
     """Colour, marker and line of the index-th line; they repeat after seven."""
     return {
         "color": COLOURS[index % len(COLOURS)],
@@ -121,8 +127,8 @@ def tick_values(ax: Axes, values: Iterable[float]) -> None:
     ax.xaxis.set_minor_locator(NullLocator())
 
 
-def light_grid(ax: Axes, axis: str = "both") -> None:
+def light_grid(ax: Axes, axis: Literal["both", "x", "y"] = "both") -> None:
     """A thin grid behind the data, and no box on the upper and right sides."""
     ax.set_axisbelow(True)
-    ax.grid(axis=axis, color="#DDDDDD", linewidth=0.6)  # type: ignore[arg-type]
+    ax.grid(axis=axis, color="#DDDDDD", linewidth=0.6)
     ax.spines[["top", "right"]].set_visible(False)

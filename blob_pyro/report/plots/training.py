@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from blob_pyro.inference.svi import StepResult
@@ -43,7 +44,7 @@ def training_curves(sources: Mapping[str, Trained] | Trained, *, ax: Iterable[Ax
         >>> [axes.get_ylabel() for axes in training_curves(steps)]
         ['NLL', 'KL (total nats)', 'KL weight', 'mean posterior σ']
     """
-    by_name: Mapping[str, Trained] = named(sources)  # type: ignore[assignment]
+    by_name: Mapping[str, Trained] = named(sources)
     check_some("sources", dict.fromkeys(by_name, 1), "training")
     panels = Panels.of(ax, 2, 2, (9.0, 5.6))
     trainings = {name: members_of(steps_of(source)) for name, source in by_name.items()}
@@ -86,12 +87,12 @@ def _draw_steps(ax: Axes, field: str, steps: Sequence[StepResult], index: int, n
         return
     look = series(index) | {"marker": "", "linewidth": 1.7, "label": name or None}
     if field != "nll":
-        ax.plot(x, y, **look)  # type: ignore[arg-type]
+        ax.plot(x, y, **look)
         return
     if alone:
         ax.plot(x, y, linestyle="", marker=".", markersize=3, color=GREY, alpha=0.45, zorder=1, label="a step")
         look["label"] = name or "running mean"
-    ax.plot(x, running_mean(y, max(1, len(y) // 20)), zorder=3, **look)  # type: ignore[arg-type]
+    ax.plot(x, running_mean(y, max(1, len(y) // 20)), zorder=3, **look)
     scored = [(step.step, step.held_out_nll) for step in steps if step.held_out_nll is not None]
     if scored:
         colour = ORANGE if alone else COLOURS[index % len(COLOURS)]
@@ -113,7 +114,7 @@ def _finish(ax: Axes, field: str) -> None:
         ax.text(0.5, 0.5, words, ha="center", va="center", transform=ax.transAxes, fontsize="small", color=GREY)
         ax.set_yticks([])
         return
-    heights = [value for line in ax.lines for value in map(float, line.get_ydata()) if math.isfinite(value)]  # type: ignore[arg-type]
+    heights = [value for line in ax.lines for value in np.asarray(line.get_ydata(), float) if math.isfinite(value)]
     if heights and min(heights) == max(heights) == 0:
         ax.set_ylim(0, 1)
         ax.text(
