@@ -72,7 +72,11 @@ def save(run_dir: str | Path, model: BayesianLoRA, guide: AdapterGuide) -> None:
         run_dir: the run directory; these three parts of it are overwritten.
         model: the model.
         guide: its posterior.
+
+    Raises:
+        ConfigError: the guide is none of bp.guides, which `load` could not make again; nothing is written.
     """
+    described = describe(model, guide)
     path = Path(run_dir)
     path.mkdir(parents=True, exist_ok=True)
     card = path / ADAPTER / "README.md"
@@ -87,8 +91,7 @@ def save(run_dir: str | Path, model: BayesianLoRA, guide: AdapterGuide) -> None:
     tensors = {name: value.detach().cpu().contiguous() for name, value in guide.tensors().items()}
     save_file(tensors, path / TENSORS)
     told = {"mean_scales": mean_scales(guide), "sha256": _digests(path, guide.adapters)}
-    described = describe(model, guide) | told
-    (path / DESCRIPTION).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    (path / DESCRIPTION).write_text(json.dumps(described | told, indent=2) + "\n", encoding="utf-8")
 
 
 def load(run_dir: str | Path, *, base: Any = None, device_map: Any = None, shard_base: bool = False) -> Run:
