@@ -21,9 +21,9 @@ lint: .venv/dev
 types: .venv/dev
 	$(BIN)/mypy
 
-# -W: a warning is an error; -n: so is a name in a signature that has no entry
+# -W: a warning is an error; -n: so is a name in a signature that has no entry; -j: notebooks side by side
 docs: .venv/docs .venv/packaged
-	$(BIN)/python -m sphinx -q -W -n --keep-going docs docs/_build/html
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -q -W -n -j auto --keep-going docs docs/_build/html
 
 # a process for each core, with a thread each: most tests are too small for several threads
 tests: .venv/dev .venv/packaged

@@ -108,7 +108,7 @@ def test_a_process_that_is_killed_is_a_failure(config):
 def test_a_signal_stops_every_process_once_and_the_same_command_goes_on(config, tmp_path, number, name, code):
     """A real signal to the command alone: both processes save what they have learnt, and end before it does."""
     file = tmp_path / "compare.yaml"
-    long = dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=2500))  # some 15 seconds
+    long = dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=1000))  # some 6 seconds
     file.write_text(yaml.safe_dump(dataclasses.asdict(long)))
     words = ["compare", str(file), "--methods", "mle,blob", "--seeds", "0", "--workers", "2", "--quiet"]
     command = [sys.executable, "-m", "blob_pyro", *words]
