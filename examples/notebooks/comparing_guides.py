@@ -192,9 +192,7 @@ for (name, predictions), ax in zip(answers.items(), axes.flat, strict=True):
 # And calibration: bars are accuracies of the answers with that confidence, hatched parts their gaps.
 
 # %%
-figure, axes = plt.subplots(2, 3, figsize=(12, 9))
-figure.subplots_adjust(hspace=0.4, wspace=0.25)
-_ = reliability_diagrams(answers, ax=axes)
+_ = reliability_diagrams(answers)
 
 # %% [markdown]
 # ## How sure they are, and what that cost

@@ -12,6 +12,7 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure
 
 from blob_pyro.errors import DataError
 from blob_pyro.evaluation import Metrics, reliability_bins
@@ -173,6 +174,19 @@ def test_reliability_diagrams_stand_side_by_side(count: int) -> None:
             assert a is not None and b is not None
             own = one - other == count  # a strip reaches up to its own panel
             assert own or min(a.x1, b.x1) <= max(a.x0, b.x0) or min(a.y1, b.y1) <= max(a.y0, b.y0)
+
+
+@pytest.mark.parametrize(("count", "rows"), [(4, [4]), (5, [3, 2]), (6, [3, 3]), (9, [3, 3, 3])])
+def test_rows_of_reliability_diagrams_are_even(count: int, rows: list[int]) -> None:
+    places = reliability_diagrams({f"method {seed}": answers(seed) for seed in range(count)})
+    heights = [ax.get_position().y0 for ax in places]
+    assert [heights.count(height) for height in sorted(set(heights), reverse=True)] == rows
+
+
+def test_reliability_diagrams_on_axes_have_one_legend() -> None:
+    axes = Figure().subplots(2, 1)
+    places = reliability_diagrams({"a": answers(0), "b": answers(1)}, ax=axes)
+    assert [ax.get_legend() is not None for ax in places] == [True, False]
 
 
 def test_the_embedding_shows_means_and_contours_of_each_class() -> None:

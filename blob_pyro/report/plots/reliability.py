@@ -62,12 +62,12 @@ def reliability_diagram(source: Answered, *, num_bins: int = 15, ax: Axes | None
 def reliability_diagrams(
     predictions: Mapping[str, Answered], *, num_bins: int = 15, ax: Iterable[Axes] | None = None
 ) -> tuple[Axes, ...]:
-    """The reliability diagrams of several methods, four a row, each with the method above its ECE.
+    """The reliability diagrams of several methods, at most four a row, each with the method above its ECE.
 
     Args:
         predictions: method -> labelled predictions of the same items, or a run.
         num_bins: bins of equal width.
-        ax: axes for each method; None makes a figure.
+        ax: axes for each method, the first with the legend; None makes a figure with the legend above it.
 
     Returns:
         The upper axes of each method.
@@ -87,9 +87,11 @@ def reliability_diagrams(
         panels = Panels.of(ax, 1, len(predictions), (0, 0))
         for place, (method, found) in zip(panels.axes, predictions.items(), strict=True):
             _draw_titled(place, method, found, num_bins)
+        for place in panels.axes[1:]:
+            place.legend().remove()
         return panels.axes
-    columns = min(len(predictions), MOST_COLUMNS)
-    rows = math.ceil(len(predictions) / columns)
+    rows = math.ceil(len(predictions) / MOST_COLUMNS)
+    columns = math.ceil(len(predictions) / rows)
     height = 3.9 * rows
     # The strip of counts is no part of a constrained layout, which would let rows overlap.
     spaces = {"wspace": 0.25, "hspace": 0.38, "top": 1 - 0.55 / height}
