@@ -157,6 +157,17 @@ def test_no_warning_comes_where_there_is_nothing(tmp_path: Path) -> None:
     assert warned(path) == ""
 
 
+@pytest.mark.parametrize(("more", "words"), [(0.3, "serious"), (0.02, "told"), (0.005, ""), (-0.3, "")])
+def test_draws_that_answer_worse_than_the_mean_are_noticed(tmp_path: Path, more: float, words: str) -> None:
+    path = write_run(tmp_path / "run", answers(n=300))
+    found = json.loads((path / "metrics.json").read_text())
+    found["N=0"]["nll"] = found["N=10"]["nll"] - more
+    (path / "metrics.json").write_text(json.dumps(found))
+    cautions = [one for one in cautions_of(read_run(path)) if one.text.startswith("Averaging does not help here")]
+    assert ["serious" if one.serious else "told" for one in cautions] == ([words] if words else [])
+    assert all(f"{found['N=10']['nll']:.3f} ± {found['N=10']['nll_se']:.3f} with N=10" in one.text for one in cautions)
+
+
 def test_scores_of_other_predictions_are_noticed(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run")
     found = json.loads((path / "metrics.json").read_text())

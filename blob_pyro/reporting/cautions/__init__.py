@@ -17,6 +17,7 @@ RULES = (
     training.spread_at_start,
     training.spread_at_prior,
     draws.too_few_draws,
+    draws.worse_than_the_mean,
     items.other_predictions,
     items.shared_items,
     items.no_better_than_one_class,

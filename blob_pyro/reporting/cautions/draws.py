@@ -1,4 +1,4 @@
-"""Are there draws enough?"""
+"""Are there draws enough, and do they help?"""
 
 from __future__ import annotations
 
@@ -38,6 +38,24 @@ def too_few_draws(run: RunFiles) -> Iterator[Caution]:
     ):
         if abs(change.after - change.before) > max(LEAST, change.error):
             yield Caution(f"N too small: {change.told(few, most, name)}", serious=True)
+
+
+def worse_than_the_mean(run: RunFiles) -> Iterator[Caution]:
+    """The average over the draws has a higher NLL than the single answer of the posterior mean.
+
+    Both answer the same items, but a run keeps no answers of the mean, so that the error of the difference, which is
+    smaller than those of the scores, cannot be told.
+    """
+    if run.last in (None, "N=0") or "N=0" not in run.metrics:
+        return
+    mean, drawn = run.metrics["N=0"], run.metrics[run.last]
+    if drawn.nll - mean.nll > LEAST:
+        yield Caution(
+            f"Averaging does not help here: the NLL is {drawn.nll:.3f} ± {drawn.nll_se:.3f} with {run.last}, and "
+            f"{mean.nll:.3f} ± {mean.nll_se:.3f} at the posterior mean alone (N=0). The posterior may be too wide for "
+            "so little training: more steps, or a smaller train.kl_lr; `--tune` searches both on held-out items.",
+            serious=drawn.nll - mean.nll > drawn.nll_se,
+        )
 
 
 @dataclass(frozen=True)
