@@ -27,7 +27,7 @@ docs: .venv/docs .venv/packaged
 
 # a process for each core, with a thread each: most tests are too small for several threads
 tests: .venv/dev .venv/packaged
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -9,6 +9,16 @@ import pyro
 import pytest
 from torch.distributions import Distribution
 
+LONGEST = (
+    "test_reference_posterior.py", "test_workers.py", "test_resume_many.py", "test_compiling.py", "test_progress.py",
+    "test_docs.py", "test_compare.py", "test_ranks_runs.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take a minute or more come first: a process that met one last would work on alone."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
 
 @pytest.fixture(autouse=True)
 def fresh_pyro() -> Iterator[None]:

@@ -60,6 +60,11 @@ def contents(folder: Path) -> dict[str, Any]:
     return {str(file.relative_to(folder)): content(file) for file in files}
 
 
+def runs_of(found: dict[str, Any]) -> dict[str, Any]:
+    """The files of the runs, without the tables of them all."""
+    return {name: value for name, value in found.items() if name not in TABLES}
+
+
 def made(config: Path, *words: object) -> dict[str, Any]:
     """What a command that is never interrupted leaves in the folder of its output."""
     output = config.parent / "all"
@@ -132,8 +137,7 @@ def test_an_ensemble_tells_of_all_its_members(config: Path, compared: dict[str, 
     code, out, err = finished(*words)
     assert code == 0, err
     assert re.search(r"^ensemble seed 0: resumed at step (3[3-9]|[456]\d) of 90$", out, re.MULTILINE), out
-    found = contents(output)
-    runs = {name: value for name, value in found.items() if name not in TABLES}
+    runs = runs_of(contents(output))
     assert runs == {name: compared[name] for name in runs} and "ensemble/seed0/metrics.json" in runs
     shutil.rmtree(output)
 
@@ -141,7 +145,7 @@ def test_an_ensemble_tells_of_all_its_members(config: Path, compared: dict[str, 
 def test_with_two_workers_the_processes_end_and_their_runs_go_on(config: Path, compared: dict[str, Any]) -> None:
     """Killed with its workers in the middle of two runs: none of them goes on by itself, and none is made anew."""
     output = config.parent / "all"
-    words = ["compare", config, "--methods", METHODS, "--seeds", 0, "--workers", 2, "--output", output]
+    words = ["compare", config, "--methods", "mle,map,temperature", "--seeds", 0, "--workers", 2, "--output", output]
     process = Process(*words)
     running = [output / name / "seed0" / "checkpoints" for name in ("mle", "map")]
     wait_until(process, lambda: all(holds(place)() for place in running))
@@ -157,7 +161,9 @@ def test_with_two_workers_the_processes_end_and_their_runs_go_on(config: Path, c
     assert code == 0, err
     for name in ("mle", "map"):
         assert re.search(rf"^{name} seed 0: resumed at step \d+ of 30$", out, re.MULTILINE), out
-    assert contents(output) == compared
+    assert runs_of(contents(output)) == {
+        name: value for name, value in compared.items() if name.split("/")[0] in ("mle", "map", "temperature")
+    }
     shutil.rmtree(output)
 
 

@@ -104,14 +104,18 @@ def test_a_process_that_is_killed_is_a_failure(config):
     assert ended.failure.startswith("expected its process to end well; got exit code -9")
 
 
-@pytest.mark.parametrize(("number", "name", "code"), [(signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 143)])
-def test_a_signal_stops_every_process_once_and_the_same_command_goes_on(config, tmp_path, number, name, code):
-    """A real signal to the command alone: both processes save what they have learnt, and end before it does."""
+@pytest.fixture
+def command(config, tmp_path) -> list[str]:
+    """A comparison by two processes, that takes some seconds."""
     file = tmp_path / "compare.yaml"
-    long = dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=1000))  # some 6 seconds
+    long = dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=1000))
     file.write_text(yaml.safe_dump(dataclasses.asdict(long)))
     words = ["compare", str(file), "--methods", "mle,blob", "--seeds", "0", "--workers", "2", "--quiet"]
-    command = [sys.executable, "-m", "blob_pyro", *words]
+    return [sys.executable, "-m", "blob_pyro", *words]
+
+
+def stop(command: list[str], config: RunConfig, number: signal.Signals) -> tuple[int, str]:
+    """Exit code and error of a command that gets a signal, alone, while both of its processes train."""
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -124,14 +128,26 @@ def test_a_signal_stops_every_process_once_and_the_same_command_goes_on(config, 
     assert len(workers) == 2
     process.send_signal(number)
     _, error = process.communicate(timeout=PATIENCE)
-    assert process.returncode == code and error.count("\n") == 1
-    assert f"stopped by {name}" in error and "the same command goes on" in error
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
     for name in ("mle", "blob"):
         path = run_path(config, name, 0)
         assert (path / "adapter" / "adapter_model.safetensors").is_file() and not (path / "metrics.json").exists()
+    return process.returncode, error
+
+
+def test_ctrl_c_stops_every_process_once_and_the_same_command_goes_on(config, command):
+    """Both processes save what they have learnt, and end before the command does."""
+    code, error = stop(command, config, signal.SIGINT)
+    assert code == 130 and error.count("\n") == 1
+    assert "stopped by Ctrl-C" in error and "the same command goes on" in error
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0 and "| BLoB N=2 " in again.stdout and "Failed" not in again.stdout
+
+
+def test_sigterm_stops_every_process_once(config, command):
+    code, error = stop(command, config, signal.SIGTERM)
+    assert code == 143 and error.count("\n") == 1
+    assert "stopped by SIGTERM" in error and "the same command goes on" in error
 
 
 @pytest.mark.parametrize("workers", [0, -1])

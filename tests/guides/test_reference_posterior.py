@@ -34,7 +34,7 @@ def script() -> ModuleType:
 @pytest.fixture(scope="module")
 def rows(script: ModuleType) -> dict[str, Any]:
     """The table, in small."""
-    return script.distances(num_samples=100, warmup_steps=100, num_steps=500)
+    return script.distances(num_samples=100, warmup_steps=50, num_steps=500)
 
 
 def test_every_guide_but_the_ensemble_is_compared(script: ModuleType, rows: dict[str, Any]) -> None:
