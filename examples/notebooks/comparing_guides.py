@@ -192,7 +192,7 @@ for (name, predictions), ax in zip(answers.items(), axes.flat, strict=True):
 # And calibration: bars are accuracies of the answers with that confidence, hatched parts their gaps.
 
 # %%
-_ = reliability_diagrams(answers)
+reliability_diagrams(answers)[0].figure
 
 # %% [markdown]
 # ## How sure they are, and what that cost
