@@ -23,8 +23,9 @@ import blob_pyro as bp
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "examples" / "notebooks"
 NOTEBOOKS = sorted(file.stem for file in FOLDER.glob("*.py"))
-BUILT = ROOT / "docs" / "_build" / "jupyter_execute" / "notebooks"
+BUILT = ROOT / "docs" / "_build" / "notebooks" / "executed"  # pages read again take them from there
 TROUBLE = re.compile(r"Warning|Traceback|Error\b|nan\b", re.IGNORECASE)
+DRAWS = re.compile(r"\b(subplots|\w+_(plot|diagrams?|curves|histogram|heatmap))\(")
 TIMEOUT = 1200
 
 
@@ -50,15 +51,14 @@ def lines_of_code(source: str) -> int:
     return sum(bool(line.strip()) and not line.strip().startswith("#") for line in kept)
 
 
-def built(name: str) -> dict[str, Any] | None:
-    """The notebook as the build of the pages executed it; None where it has not, or not with this code."""
-    file = BUILT / f"{name}.ipynb"
-    sources = [FOLDER / f"{name}.py", *(ROOT / "blob_pyro").rglob("*.py")]
-    if not file.exists() or file.stat().st_mtime < max(source.stat().st_mtime for source in sources):
-        return None
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    theirs = ["".join(cell["source"]).strip("\n") for cell in found["cells"] if cell["cell_type"] == "code"]
-    return found if theirs == code(name) else None
+def built(name: str) -> list[dict[str, Any]] | None:
+    """Its cells of code as the build of the pages executed them; None where it has not, or not with this code."""
+    changed = max(file.stat().st_mtime for file in (FOLDER / f"{name}.py", *(ROOT / "blob_pyro").rglob("*.py")))
+    for file in BUILT.glob("*/base.ipynb"):
+        found = [cell for cell in json.loads(file.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+        if file.stat().st_mtime > changed and ["".join(cell["source"]).strip("\n") for cell in found] == code(name):
+            return found
+    return None
 
 
 @functools.cache
@@ -70,7 +70,7 @@ def output(name: str) -> str:
     page = built(name)
     if page is None:
         return printed(name)
-    outputs = [given for cell in page["cells"] for given in cell.get("outputs", ())]
+    outputs = [given for cell in page for given in cell["outputs"]]
     assert not [given for given in outputs if given["output_type"] == "error" or given.get("name") == "stderr"]
     return "".join("".join(given["text"]) for given in outputs if given.get("name") == "stdout")
 
@@ -141,6 +141,21 @@ def test_jupytext_reads_the_same_cells() -> None:
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_it_runs_from_top_to_bottom(name: str) -> None:
     assert not TROUBLE.search(output(name))
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_every_picture_is_shown(name: str) -> None:
+    """A figure that pyplot did not make is shown only where it is a cell's last value."""
+    page = built(name)
+    if page is None:
+        pytest.skip("the pages have not been built with this notebook (make docs)")
+    drawing = ["".join(cell["source"]) for cell in page if DRAWS.search("".join(cell["source"]))]
+    shown = [
+        "".join(cell["source"])
+        for cell in page
+        if any("image/png" in given.get("data", {}) for given in cell["outputs"])
+    ]
+    assert shown == drawing and shown
 
 
 def test_first_posterior() -> None:
