@@ -168,6 +168,16 @@ def test_draws_that_answer_worse_than_the_mean_are_noticed(tmp_path: Path, more:
     assert all(f"{found['N=10']['nll']:.3f} ± {found['N=10']['nll_se']:.3f} with N=10" in one.text for one in cautions)
 
 
+@pytest.mark.parametrize(("guide", "advised"), [("blob", True), ("low_rank", True), ("laplace", False), ("tfb", False)])
+def test_a_kl_rate_is_advised_where_there_is_one(tmp_path: Path, guide: str, advised: bool) -> None:
+    path = write_run(tmp_path / "run", guide={"name": guide})
+    found = json.loads((path / "metrics.json").read_text())
+    found["N=0"]["nll"] -= 0.3
+    (path / "metrics.json").write_text(json.dumps(found))
+    (caution,) = [one.text for one in cautions_of(read_run(path)) if one.text.startswith("Averaging does not help")]
+    assert ("train.kl_lr" in caution) is advised
+
+
 def test_scores_of_other_predictions_are_noticed(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run")
     found = json.loads((path / "metrics.json").read_text())

@@ -14,6 +14,7 @@ from blob_pyro.evaluation.checks import SMALLEST_PROB
 from blob_pyro.guides import GUIDES
 from blob_pyro.predictions import Predictions
 from blob_pyro.reporting.cautions.caution import Caution
+from blob_pyro.reporting.cautions.settings import WITH_KL
 from blob_pyro.reporting.files import RunFiles
 
 NUM_BINS = 15
@@ -41,7 +42,7 @@ def too_few_draws(run: RunFiles) -> Iterator[Caution]:
 
 
 def worse_than_the_mean(run: RunFiles) -> Iterator[Caution]:
-    """The average over the draws has a higher NLL than the single answer of the posterior mean.
+    """The average over the draws has a higher NLL than one answer, that of the posterior mean.
 
     Both answer the same items, but a run keeps no answers of the mean, so that the error of the difference, which is
     smaller than those of the scores, cannot be told.
@@ -49,11 +50,15 @@ def worse_than_the_mean(run: RunFiles) -> Iterator[Caution]:
     if run.last in (None, "N=0") or "N=0" not in run.metrics:
         return
     mean, drawn = run.metrics["N=0"], run.metrics[run.last]
+    advice = (
+        " The posterior may be too wide for so little training: more steps, or a smaller train.kl_lr; `--tune` "
+        "searches both on held-out items."
+    )
     if drawn.nll - mean.nll > LEAST:
         yield Caution(
             f"Averaging does not help here: the NLL is {drawn.nll:.3f} ± {drawn.nll_se:.3f} with {run.last}, and "
-            f"{mean.nll:.3f} ± {mean.nll_se:.3f} at the posterior mean alone (N=0). The posterior may be too wide for "
-            "so little training: more steps, or a smaller train.kl_lr; `--tune` searches both on held-out items.",
+            f"{mean.nll:.3f} ± {mean.nll_se:.3f} with one answer alone (N=0)."
+            f"{advice if run.config.guide.name in WITH_KL else ''}",
             serious=drawn.nll - mean.nll > drawn.nll_se,
         )
 
