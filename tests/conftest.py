@@ -16,7 +16,7 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take a minute or more come first: a process that met one last would work on alone."""
+    """The files that take about a minute or more come first: a process that met one last would work on alone."""
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
