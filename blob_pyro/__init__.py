@@ -4,14 +4,21 @@ text -> Batch -> BayesianLoRA (model) + guide -> SVI -> posterior -> PosteriorPr
 """
 
 from blob_pyro import distributions, guides
-from blob_pyro.checkpoint import Run, load, save
-from blob_pyro.config import DataConfig, GuideConfig, ModelConfig, PredictConfig, RunConfig, TrainConfig, TuneConfig
-from blob_pyro.data.collate import collate, encode
-from blob_pyro.data.completions import encode_completions, num_predicted
+from blob_pyro.config.sections import (
+    DataConfig,
+    GuideConfig,
+    ModelConfig,
+    PredictConfig,
+    RunConfig,
+    TrainConfig,
+    TuneConfig,
+)
+from blob_pyro.data.batches.collate import collate, encode
+from blob_pyro.data.batches.completions import encode_completions, num_predicted
+from blob_pyro.data.batches.label_tokens import answer_token_ids, label_token_ids
+from blob_pyro.data.batches.loaders import predict_loader, train_loader
 from blob_pyro.data.examples import Batch, Example
-from blob_pyro.data.label_tokens import answer_token_ids, label_token_ids
-from blob_pyro.data.loaders import predict_loader, train_loader
-from blob_pyro.data.tasks import load_task
+from blob_pyro.data.tasks.load import load_task
 from blob_pyro.errors import BlobPyroError
 from blob_pyro.evaluation import (
     AnnotatorMetrics,
@@ -33,22 +40,23 @@ from blob_pyro.evaluation import (
     risk_coverage,
     uncertainty,
 )
-from blob_pyro.exporting import export, push_to_hub
-from blob_pyro.generation import Generations, generate
+from blob_pyro.evaluation.predictions import Predictions, TokenPredictions
 from blob_pyro.guides import BLoBGuide, MAPGuide, MLEGuide
-from blob_pyro.handlers import flipout
-from blob_pyro.importing import load_authors_checkpoint
-from blob_pyro.inference.checkpoints import Checkpoints
-from blob_pyro.inference.ensemble import fit_ensemble
-from blob_pyro.inference.svi import BLoBSVI, StepResult
-from blob_pyro.inference.trainer import fit
-from blob_pyro.likelihoods import CausalLM, MultipleChoice, SequenceClassification, WholeAnswer
-from blob_pyro.linearised import LinearisedPredictive
-from blob_pyro.loading import load_tokenizer
-from blob_pyro.model import BayesianLoRA
-from blob_pyro.predictions import Predictions
-from blob_pyro.predictive import PosteriorPredictive
-from blob_pyro.token_predictive import TokenPredictions, TokenPredictive
+from blob_pyro.model.bayesian_lora import BayesianLoRA
+from blob_pyro.model.handlers import flipout
+from blob_pyro.model.likelihoods import CausalLM, MultipleChoice, SequenceClassification, WholeAnswer
+from blob_pyro.model.loading import load_tokenizer
+from blob_pyro.prediction.generation import Generations, generate
+from blob_pyro.prediction.linearised import LinearisedPredictive
+from blob_pyro.prediction.predictive import PosteriorPredictive
+from blob_pyro.prediction.token_predictive import TokenPredictive
+from blob_pyro.runs.exports import export, push_to_hub
+from blob_pyro.storage import load_authors_checkpoint
+from blob_pyro.storage.saving import Run, load, save
+from blob_pyro.training.checkpoints import Checkpoints
+from blob_pyro.training.ensemble import fit_ensemble
+from blob_pyro.training.svi import BLoBSVI, StepResult
+from blob_pyro.training.trainer import fit
 
 __version__ = "0.1.0"
 

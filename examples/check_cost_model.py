@@ -29,13 +29,13 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 import blob_pyro as bp
-from blob_pyro.adapters.sharding import shard_base
-from blob_pyro.contenders.clock import interleaved
-from blob_pyro.contenders.memory import memory_meter
-from blob_pyro.cost_model import Machine, Setup, Shapes, memory, step_flops, step_time
-from blob_pyro.ranks import Ranks, connected
-from blob_pyro.report.table import markdown_table
-from blob_pyro.report.terminal import quiet_libraries
+from blob_pyro.experiments.bench.clock import interleaved
+from blob_pyro.experiments.bench.memory import memory_meter
+from blob_pyro.experiments.cost_model import Machine, Setup, Shapes, memory, step_flops, step_time
+from blob_pyro.model.layers.sharding import shard_base
+from blob_pyro.report.tables import markdown_table
+from blob_pyro.system.processes import Ranks, connected
+from blob_pyro.system.terminal import quiet_libraries
 
 SMOLLM2: dict[str, Any] = {
     "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,

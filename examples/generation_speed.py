@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 import blob_pyro as bp
-from blob_pyro.generation import hold_draws
+from blob_pyro.prediction.generation import hold_draws
 
 PROMPTS = (
     "Tweet: my flight was late again and nobody told us why.\nSentiment:",

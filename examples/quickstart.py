@@ -25,10 +25,10 @@ from blob_pyro import (
     RunConfig,
     TrainConfig,
 )
-from blob_pyro.report.table import metrics_table, seeds_table
-from blob_pyro.report.terminal import quiet_libraries
-from blob_pyro.run_directory import refuse_used_directory
-from blob_pyro.workflow import fit_run
+from blob_pyro.report.tables import metrics_table, seeds_table
+from blob_pyro.runs.fit import fit_run
+from blob_pyro.storage.directory import refuse_used_directory
+from blob_pyro.system.terminal import quiet_libraries
 
 MODEL = ModelConfig(id="smollm2", r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"])
 

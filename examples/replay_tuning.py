@@ -17,12 +17,12 @@ import statistics
 from functools import cache
 from pathlib import Path
 
-from blob_pyro.config import RunConfig, TuneConfig
-from blob_pyro.report.answers import read_predictions
-from blob_pyro.report.table import markdown_table
-from blob_pyro.reproduce.figures.settings_grid import cell_config
-from blob_pyro.run_directory import PREDICTIONS, read_config
-from blob_pyro.tuning import Measured, label_nlls, search
+from blob_pyro.config.sections import RunConfig, TuneConfig
+from blob_pyro.experiments.paper.figures.settings_grid import cell_config
+from blob_pyro.report.tables import markdown_table
+from blob_pyro.runs.tuning import Measured, label_nlls, search
+from blob_pyro.storage.answers import read_predictions
+from blob_pyro.storage.directory import PREDICTIONS, read_config
 
 MARGINS = (0.0, 0.25, 0.5, 1.0, 2.0)
 

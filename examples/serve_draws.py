@@ -25,14 +25,14 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import blob_pyro as bp
-from blob_pyro.building import encode_items, load_data
-from blob_pyro.config import DataConfig, ModelConfig, PredictConfig, RunConfig, TrainConfig
+from blob_pyro.config.sections import DataConfig, ModelConfig, PredictConfig, RunConfig, TrainConfig
 from blob_pyro.errors import ConfigError
-from blob_pyro.exporting import check_manifest
-from blob_pyro.loading import locate
-from blob_pyro.report.terminal import quiet_libraries
-from blob_pyro.run_directory import read_config
-from blob_pyro.workflow import fit_run
+from blob_pyro.model.loading import locate
+from blob_pyro.runs.build import encode_items, load_data
+from blob_pyro.runs.exports import check_manifest
+from blob_pyro.runs.fit import fit_run
+from blob_pyro.storage.directory import read_config
+from blob_pyro.system.terminal import quiet_libraries
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 import blob_pyro as bp
 from blob_pyro import guides
-from blob_pyro.adapters.inject import drawn_linear
-from blob_pyro.likelihoods import CausalLM, Likelihood, MultipleChoice, SequenceClassification, WholeAnswer
+from blob_pyro.model.layers.inject import drawn_linear
+from blob_pyro.model.likelihoods import CausalLM, Likelihood, MultipleChoice, SequenceClassification, WholeAnswer
 
 VOCAB, HIDDEN, LAYERS, HEADS = 96, 32, 2, 4
 ANSWERS = (5, 17, 40)

@@ -13,7 +13,7 @@ from pyro.infer import Predictive
 import blob_pyro as bp
 from blob_pyro.errors import ConfigError, UnsupportedPosteriorError
 from blob_pyro.guides import AdapterGuide
-from blob_pyro.inference.elbo import negative_log_likelihood
+from blob_pyro.training.elbo import negative_log_likelihood
 
 Builder = Callable[[bp.BayesianLoRA], AdapterGuide]
 

@@ -102,7 +102,7 @@ def free_port() -> int:
 def server() -> ForkServerContext:
     """Starts processes that have the imports done."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["blob_pyro.cli.dispatch", "blob_pyro.loading", "transformers", "peft"])
+    context.set_forkserver_preload(["blob_pyro.cli.dispatch", "blob_pyro.model.loading", "transformers", "peft"])
     return context
 
 

@@ -15,9 +15,9 @@ from peft import PeftModel
 from torch import Tensor
 
 import blob_pyro as bp
-from blob_pyro.adapters.quantised import keep_unpacked
-from blob_pyro.adapters.substituted import substitute
-from blob_pyro.loading import load_base
+from blob_pyro.model.layers.quantised import keep_unpacked
+from blob_pyro.model.layers.substituted import substitute
+from blob_pyro.model.loading import load_base
 
 
 def saved(path: Path, guide_name: str = "blob", **settings: Any) -> bp.Run:

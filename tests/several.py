@@ -38,7 +38,7 @@ def in_processes(count: int, function: Callable[..., Any], *arguments: Any) -> l
 def _in_process(
     rank: int, count: int, port: int, folder: Path, function: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> None:
-    from blob_pyro.ranks import connected
+    from blob_pyro.system.processes import connected
 
     with (folder / f"{rank}.err").open("w") as errors:
         os.dup2(errors.fileno(), 2)

@@ -27,16 +27,16 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 import blob_pyro as bp
-from blob_pyro.adapted_base import load_adapted
-from blob_pyro.adapters.sharding import is_sharded
-from blob_pyro.building import build_model
-from blob_pyro.contenders.memory import memory_meter
 from blob_pyro.errors import ConfigError, ModelLoadError
-from blob_pyro.likelihoods import Likelihood, MultipleChoice, SequenceClassification
-from blob_pyro.loading import BaseSource, with_fresh_adapter
-from blob_pyro.outlines import outline, put_outline
-from blob_pyro.ranks import Ranks
-from blob_pyro.run_directory import read_config
+from blob_pyro.experiments.bench.memory import memory_meter
+from blob_pyro.model.adapted_base import load_adapted
+from blob_pyro.model.layers.sharding import is_sharded
+from blob_pyro.model.likelihoods import Likelihood, MultipleChoice, SequenceClassification
+from blob_pyro.model.loading import BaseSource, with_fresh_adapter
+from blob_pyro.model.outlines import outline, put_outline
+from blob_pyro.runs.build import build_model
+from blob_pyro.storage.directory import read_config
+from blob_pyro.system.processes import Ranks
 
 Case = tuple[str, Likelihood, dict[str, Any]]
 CHOICE = MultipleChoice((5, 17, 40))

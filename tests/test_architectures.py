@@ -14,7 +14,7 @@ from cases import BERT, GPT2, HEAD_DIM, LLAMA, OPT, SMALL, WITHOUT_GROUPS, causa
 
 import blob_pyro as bp
 from blob_pyro.errors import ConfigError, UnsupportedLayerError
-from blob_pyro.likelihoods import Likelihood
+from blob_pyro.model.likelihoods import Likelihood
 
 ENCODER = {key: value for key, value in BERT.items() if key != "num_labels"}
 DEBERTA = ENCODER | {
@@ -136,7 +136,7 @@ def test_a_configuration_without_a_padding_token_is_loaded() -> None:
 
 
 def test_every_default_is_tested() -> None:
-    from blob_pyro.adapters.targets import DEFAULT_TARGET_MODULES
+    from blob_pyro.model.layers.targets import DEFAULT_TARGET_MODULES
 
     tested = {getattr(tf, kind).config_class.model_type for kind, *_ in (*CAUSAL.values(), *CLASSIFIERS.values())}
     assert set(DEFAULT_TARGET_MODULES) <= tested

@@ -10,7 +10,9 @@ import pytest
 import tiny
 import torch
 
-from blob_pyro.bench import (
+from blob_pyro.cli import main
+from blob_pyro.errors import ConfigError
+from blob_pyro.experiments.bench import (
     BenchResult,
     BenchSettings,
     Case,
@@ -21,10 +23,8 @@ from blob_pyro.bench import (
     plan,
     summary_text,
 )
-from blob_pyro.cli import main
-from blob_pyro.contenders.clock import Line, Spread
-from blob_pyro.contenders.settings import CONTENDERS, PARTS
-from blob_pyro.errors import ConfigError
+from blob_pyro.experiments.bench.clock import Line, Spread
+from blob_pyro.experiments.bench.settings import CONTENDERS, PARTS
 
 SMALL = ["--length", "6", "--num_prompts", "3", "--min_length", "4", "--max_length", "9", "--num_samples", "2", "--r",
          "2", "--num_sites", "2", "--in_features", "8", "--no-memory"]  # fmt: skip
@@ -157,7 +157,9 @@ def test_bookkeeping_alone_needs_no_model():
 
 def test_memory_is_asked_of_every_contender(monkeypatch):
     asked = []
-    monkeypatch.setattr("blob_pyro.bench.measure_memory", lambda *given: asked.append(given) or Memory(20, 10))
+    monkeypatch.setattr(
+        "blob_pyro.experiments.bench.measure.measure_memory", lambda *given: asked.append(given) or Memory(20, 10)
+    )
     result = bench(small(memory=True, contenders=("lora_full", "blob")))
     assert [(case.part, name) for _, case, name in asked] == [
         ("train", "lora_full"),
@@ -313,7 +315,7 @@ def test_ctrl_c_says_what_was_saved(capsys, monkeypatch, tmp_path, after, output
         done.append(case)
         return Measurement(case, 24, times, {})
 
-    monkeypatch.setattr("blob_pyro.bench.measure", measure)
+    monkeypatch.setattr("blob_pyro.experiments.bench.measure.measure", measure)
     assert main(["bench", "--model", str(tiny.llama()), *SMALL, *output]) == 130
     saved = bool(after and output)
     told = "b.json holds the tables above" if saved else "nothing was saved"

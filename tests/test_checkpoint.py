@@ -30,9 +30,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import blob_pyro as bp
-from blob_pyro.adapters.inject import find_lora_layers
 from blob_pyro.errors import RunDirectoryError
-from blob_pyro.likelihoods import MultipleChoice
+from blob_pyro.model.layers.inject import find_lora_layers
+from blob_pyro.model.likelihoods import MultipleChoice
 
 
 def trained(name: str, guide_name: str = "blob") -> tuple[bp.BayesianLoRA, Any]:

@@ -12,14 +12,15 @@ import pytest
 import tiny
 from test_workflow import make_config
 
-from blob_pyro import method_runs
 from blob_pyro.cli import main
-from blob_pyro.compare import compare
-from blob_pyro.config import TuneConfig
+from blob_pyro.config.sections import TuneConfig
 from blob_pyro.errors import ConfigError, NonFiniteLossError, RunDirectoryError
-from blob_pyro.methods import ABLATIONS, METHODS, SYSTEMS, choose
-from blob_pyro.run_directory import read_config, read_json
-from blob_pyro.workflow import fit_run, predict_run
+from blob_pyro.experiments.compare import compare
+from blob_pyro.experiments.compare import runs as method_runs
+from blob_pyro.experiments.compare.methods import ABLATIONS, METHODS, SYSTEMS, choose
+from blob_pyro.runs.fit import fit_run
+from blob_pyro.runs.predict import predict_run
+from blob_pyro.storage.directory import read_config, read_json
 
 
 def silent(line: str) -> None:
@@ -113,7 +114,7 @@ def test_a_tuned_comparison_marks_what_was_tuned_and_goes_on_with_its_trials(con
     assert first.rows["BLoB N=2 †"][0].seconds == cost["train_seconds"] + cost["tune_seconds"]
     trials = (run / "tuning.jsonl").read_text()
     (run / "metrics.json").unlink()  # as after a crash
-    monkeypatch.setattr("blob_pyro.workflow._held_out_nlls", lambda *args: pytest.fail("a trial was repeated"))
+    monkeypatch.setattr("blob_pyro.runs.tune._held_out_nlls", lambda *args: pytest.fail("a trial was repeated"))
     again = quickly(wanted, ["blob"])
     assert again.rows["BLoB N=2 †"][0].metrics == first.rows["BLoB N=2 †"][0].metrics
     assert (run / "tuning.jsonl").read_text() == trials

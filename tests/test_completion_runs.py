@@ -17,13 +17,15 @@ import torch
 import yaml
 
 import blob_pyro as bp
-from blob_pyro.building import load_data
 from blob_pyro.cli import main
-from blob_pyro.compare import compare
-from blob_pyro.config_file import check_file
-from blob_pyro.report.completions import completion_scores
-from blob_pyro.run_directory import read_config, read_json
-from blob_pyro.workflow import encode_task, evaluate_run, fit_run, predict_run
+from blob_pyro.config.file import check_file
+from blob_pyro.experiments.compare import compare
+from blob_pyro.runs.build import encode_task, load_data
+from blob_pyro.runs.evaluate import evaluate_run
+from blob_pyro.runs.fit import fit_run
+from blob_pyro.runs.predict import predict_run
+from blob_pyro.storage.completions import completion_scores
+from blob_pyro.storage.directory import read_config, read_json
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "completions.yaml"
 TOKEN_GUIDES = ("blob", "dropout", "ensemble", "low_rank", "map", "mean_field", "mle", "scalabl")

@@ -13,8 +13,8 @@ import yaml
 from jsonargparse import ArgumentParser
 
 import blob_pyro as bp
-from blob_pyro.config_file import KEYS, check_file, expected_type, unknown_key
-from blob_pyro.data.tasks import TASKS
+from blob_pyro.config.file import KEYS, check_file, expected_type, unknown_key
+from blob_pyro.data.tasks.load import TASKS
 from blob_pyro.errors import ConfigError
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.yaml"))

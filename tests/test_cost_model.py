@@ -21,8 +21,8 @@ from torch.distributed.tensor import DTensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import blob_pyro as bp
-from blob_pyro.adapters.sharding import shard_base
-from blob_pyro.cost_model import (
+from blob_pyro.errors import ConfigError
+from blob_pyro.experiments.cost_model import (
     Machine,
     Setup,
     Shapes,
@@ -32,11 +32,11 @@ from blob_pyro.cost_model import (
     step_flops,
     step_time,
 )
-from blob_pyro.cost_model.activations import kept
-from blob_pyro.errors import ConfigError
-from blob_pyro.inference.elbo import negative_log_likelihood
-from blob_pyro.inference.recipes import RECIPES
-from blob_pyro.ranks import Ranks
+from blob_pyro.experiments.cost_model.activations import kept
+from blob_pyro.model.layers.sharding import shard_base
+from blob_pyro.system.processes import Ranks
+from blob_pyro.training.elbo import negative_log_likelihood
+from blob_pyro.training.recipes import RECIPES
 
 SMALL = {
     "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 6, "num_attention_heads": 6,

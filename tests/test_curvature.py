@@ -12,8 +12,8 @@ from cases import MODELS, QUANTISED, make_batch
 from torch import Tensor, nn
 
 import blob_pyro as bp
-from blob_pyro.adapters.inject import drawn_linear
-from blob_pyro.curvature import (
+from blob_pyro.errors import ConfigError, UnsupportedPosteriorError
+from blob_pyro.guides.curvature import (
     STRUCTURES,
     Curvature,
     LeadingEigenpairs,
@@ -28,7 +28,7 @@ from blob_pyro.curvature import (
     log_evidence,
     logit_covariance,
 )
-from blob_pyro.errors import ConfigError, UnsupportedPosteriorError
+from blob_pyro.model.layers.inject import drawn_linear
 
 LENGTHS = (7, 4, 6)
 # Not among the dev packages: it asks for torchvision, whose build on PyPI does not load beside the CPU build of torch.

@@ -15,15 +15,16 @@ import torch
 from test_workflow import make_config
 
 import blob_pyro as bp
-from blob_pyro.acquiring import acquire_run
-from blob_pyro.answering import Answerer
-from blob_pyro.building import encode_items
-from blob_pyro.checkpoint import load, save
 from blob_pyro.cli import COMMANDS, main
-from blob_pyro.data.tasks import load_task
-from blob_pyro.deciding import Decisions, choices_by_validation
+from blob_pyro.data.tasks.load import load_task
 from blob_pyro.errors import ConfigError, DataError
-from blob_pyro.workflow import fit_run, predict_run
+from blob_pyro.runs.acquire import acquire_run
+from blob_pyro.runs.answerer import Answerer
+from blob_pyro.runs.build import encode_items
+from blob_pyro.runs.decisions import Decisions, choices_by_validation
+from blob_pyro.runs.fit import fit_run
+from blob_pyro.runs.predict import predict_run
+from blob_pyro.storage.saving import load, save
 
 NUM_VALIDATION, NUM_NEW = 40, 30
 
@@ -297,7 +298,7 @@ BAD_OPTIONS = {
 @pytest.mark.parametrize("case", BAD_OPTIONS)
 def test_a_bad_option_is_one_line_before_anything_is_predicted(refused, finished, monkeypatch, case):
     words, message = BAD_OPTIONS[case]
-    monkeypatch.setattr("blob_pyro.workflow.load_run", lambda *args: pytest.fail("the run was loaded"))
+    monkeypatch.setattr("blob_pyro.runs.predict.load_run", lambda *args: pytest.fail("the run was loaded"))
     assert message in refused("predict", finished.output, folder_of(finished) / "new.jsonl", *words)
 
 

@@ -14,11 +14,11 @@ import yaml
 from cases import base_folder, make_batch, pretrained
 
 import blob_pyro as bp
-from blob_pyro.building import own_device
 from blob_pyro.cli import main
-from blob_pyro.device_maps import check_device_map, missing_device, refuse_offloaded
+from blob_pyro.config.device_maps import check_device_map, missing_device, refuse_offloaded
 from blob_pyro.errors import ConfigError
-from blob_pyro.run_directory import read_config
+from blob_pyro.runs.build import own_device
+from blob_pyro.storage.directory import read_config
 
 MAPS: list[Any] = ["cpu", {"": "cpu"}, {"model": "cpu", "lm_head": "cpu"}, torch.device("cpu"), "auto", "sequential"]
 BASES = {

@@ -25,10 +25,10 @@ from pyro.infer.inspect import get_model_relations
 
 import blob_pyro as bp
 from blob_pyro.cli import COMMANDS, main
-from blob_pyro.config_file import check_file
-from blob_pyro.cost_model import Setup
-from blob_pyro.report.answers import write_predictions
-from blob_pyro.reproduce.settings import CHANGEABLE
+from blob_pyro.config.file import check_file
+from blob_pyro.experiments.cost_model import Setup
+from blob_pyro.experiments.paper.settings import CHANGEABLE
+from blob_pyro.storage.answers import write_predictions
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -180,8 +180,8 @@ def test_every_configuration_can_be_read(page: Path, tmp_path: Path) -> None:
 
 # Modules whose public names are not in an __all__: every class and function that is defined there.
 WITHOUT_ALL = (
-    "errors", "handlers", "inference.elbo", "inference.kl_schedule", "inference.lr_schedule", "inference.kl_rate",
-    "inference.recipes", "distributions.scale_maps",
+    "errors", "model.handlers", "training.elbo", "training.kl_schedule", "training.lr_schedule", "training.kl_rate",
+    "training.recipes", "distributions.scale_maps",
 )  # fmt: skip
 
 

@@ -21,8 +21,8 @@ from mutations import CANARY_MODULE, Mutation, Place, evil_code, mutations
 from run_mutations import RUNS
 from user_folder import command, make_user_folder
 
+from blob_pyro.config.data import DataConfig
 from blob_pyro.data import load_task
-from blob_pyro.data_config import DataConfig
 from blob_pyro.errors import BlobPyroError
 
 TIME_LIMIT = 20  # seconds a case

@@ -34,13 +34,13 @@ from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 
 import blob_pyro as bp
-from blob_pyro.adapters.drawn_linear import WeightDraw, hold
-from blob_pyro.adapters.inject import drawn_linear
 from blob_pyro.errors import ConfigError, DataError
 from blob_pyro.evaluation.uncertainty import mutual_information, predictive_entropy
-from blob_pyro.generation import scoring
-from blob_pyro.generation.choice import Choice
-from blob_pyro.generation.text import text_behind, token_texts
+from blob_pyro.model.layers.drawn_linear import WeightDraw, hold
+from blob_pyro.model.layers.inject import drawn_linear
+from blob_pyro.prediction.generation import scoring
+from blob_pyro.prediction.generation.choice import Choice
+from blob_pyro.prediction.generation.text import text_behind, token_texts
 
 S, T = 3, 8
 # A window shorter than the prompts, and one that is reached while the text is written.

@@ -19,14 +19,14 @@ from pyro.infer.autoguide import AutoDelta, AutoLowRankMultivariateNormal, AutoN
 from torch import Tensor
 
 import blob_pyro as bp
-from blob_pyro import handlers
-from blob_pyro.adapters import row_weights as row_weights_file
-from blob_pyro.adapters.drawn_linear import Draw, grouped_linear
-from blob_pyro.adapters.flipped import FlipoutDraw, flip, random_signs
-from blob_pyro.adapters.row_weights import row_weights
 from blob_pyro.errors import ParamStoreError, UnsupportedLayerError, UnsupportedPosteriorError
 from blob_pyro.guides.gaussian import FactorisedGaussianGuide
-from blob_pyro.inference.elbo import negative_log_likelihood
+from blob_pyro.model import handlers
+from blob_pyro.model.layers import row_weights as row_weights_file
+from blob_pyro.model.layers.drawn_linear import Draw, grouped_linear
+from blob_pyro.model.layers.flipped import FlipoutDraw, flip, random_signs
+from blob_pyro.model.layers.row_weights import row_weights
+from blob_pyro.training.elbo import negative_log_likelihood
 
 R, N = 2, 3
 FLIPPED = (

@@ -17,7 +17,7 @@ import pytest
 import tiny
 from hub_server import Answer, Hub, hub
 
-from blob_pyro.hub_errors import one_line, refusal
+from blob_pyro.system.hub_errors import one_line, refusal
 
 ROOT = Path(__file__).parent.parent
 TOKEN = "hf_" + 8 * "Tsecret"

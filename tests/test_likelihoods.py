@@ -13,9 +13,9 @@ from cases import ANSWERS, CLASS_LIKELIHOODS, LIKELIHOODS, MODELS, make_batch
 from pyro.infer import TraceMeanField_ELBO
 
 import blob_pyro as bp
-from blob_pyro import likelihoods
 from blob_pyro.errors import ConfigError, LabelError
-from blob_pyro.inference.elbo import negative_log_likelihood
+from blob_pyro.model import likelihoods
+from blob_pyro.training.elbo import negative_log_likelihood
 
 
 def test_table_is_complete() -> None:

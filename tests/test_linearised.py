@@ -10,9 +10,9 @@ import torch
 from cases import MODELS, make_batch, snapshot
 
 import blob_pyro as bp
-from blob_pyro.curvature import contrasts
 from blob_pyro.errors import ConfigError, DataError, UnsupportedPosteriorError
-from blob_pyro.linearised import LinearisedPredictive
+from blob_pyro.guides.curvature import contrasts
+from blob_pyro.prediction.linearised import LinearisedPredictive
 
 
 def fitted(name: str = "llama_both", **settings: Any) -> tuple[bp.BayesianLoRA, Any]:

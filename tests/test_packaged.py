@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from blob_pyro.errors import MissingPackageError
-from blob_pyro.packaged import packaged_file
+from blob_pyro.system.packaged import packaged_file
 
 
 def test_a_packaged_file_is_found_without_importing_its_package(monkeypatch):

@@ -13,9 +13,9 @@ from pyro.infer import Predictive
 
 import blob_pyro as bp
 from blob_pyro.data import Encoded, EncodedDataset
-from blob_pyro.data.partition import partition
+from blob_pyro.data.batches.partition import partition
 from blob_pyro.errors import ConfigError, DataError
-from blob_pyro.predictive import CPU_TOKENS
+from blob_pyro.prediction.predictive import CPU_TOKENS
 
 
 class Counted:

@@ -15,7 +15,7 @@ import tiny
 from processes import Process, finished
 
 import blob_pyro
-from blob_pyro.progress import NUM_LINES, counted
+from blob_pyro.system.progress import NUM_LINES, counted
 
 UNIT = "( items| tokens| draws| rounds)?"
 LINE, BAR = rf"^{{title}} \d+/\d+{UNIT}, \d+ s left", rf"\r{{title}} \d+% \d+/\d+{UNIT}, "

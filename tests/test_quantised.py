@@ -14,7 +14,7 @@ from cases import ANSWERS, NUM_DATA, Q_V, base_folder, draw_all, fill_B, make_ba
 
 import blob_pyro as bp
 from blob_pyro.errors import ConfigError
-from blob_pyro.likelihoods import Likelihood
+from blob_pyro.model.likelihoods import Likelihood
 
 LIKELIHOODS: dict[str, Likelihood] = {
     "multiple_choice": bp.MultipleChoice(ANSWERS),

@@ -13,7 +13,7 @@ import torch
 from processes import Process, finished, free_port, together
 from several import in_processes
 
-from blob_pyro.workflow import evaluate_run
+from blob_pyro.runs.evaluate import evaluate_run
 
 COMPARED = ("history.jsonl", "metrics.json", "adapter/adapter_model.safetensors", "posterior.safetensors")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from blob_pyro.cli import COMMANDS
-from blob_pyro.config_file import check_file
+from blob_pyro.config.file import check_file
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -18,23 +18,23 @@ import torch
 import transformers as tf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from blob_pyro.compare import compare
 from blob_pyro.errors import ConfigError
 from blob_pyro.evaluation import evaluate
-from blob_pyro.evaluation.scale_growth import scale_growth
-from blob_pyro.inference.kl_schedule import kl_schedule
-from blob_pyro.predictive import PosteriorPredictive
-from blob_pyro.report.answers import read_predictions
-from blob_pyro.reproduce.figures import figure2, figure3, figure4, figure5
-from blob_pyro.reproduce.figures.common import configuration, finished_runs, load_with_items
-from blob_pyro.reproduce.figures.embeddings import relative_spread
-from blob_pyro.reproduce.figures.hidden_states import hidden_states
-from blob_pyro.reproduce.figures.num_samples import SMALL_COUNTS, scores_by_count
-from blob_pyro.reproduce.figures.settings_grid import FULL_GRID, SMALL_GRID, cell_config
-from blob_pyro.reproduce.order import Order
-from blob_pyro.reproduce.settings import is_encoder
-from blob_pyro.run_directory import PREDICTIONS, read_config, read_json
-from blob_pyro.tuning import label_nlls, paired_difference
+from blob_pyro.experiments.compare import compare
+from blob_pyro.experiments.paper.figures import figure2, figure3, figure4, figure5
+from blob_pyro.experiments.paper.figures.common import configuration, finished_runs, load_with_items
+from blob_pyro.experiments.paper.figures.embeddings import relative_spread
+from blob_pyro.experiments.paper.figures.hidden_states import hidden_states
+from blob_pyro.experiments.paper.figures.num_samples import SMALL_COUNTS, scores_by_count
+from blob_pyro.experiments.paper.figures.settings_grid import FULL_GRID, SMALL_GRID, cell_config
+from blob_pyro.experiments.paper.order import Order
+from blob_pyro.experiments.paper.scale_growth import scale_growth
+from blob_pyro.experiments.paper.settings import is_encoder
+from blob_pyro.prediction.predictive import PosteriorPredictive
+from blob_pyro.runs.tuning import label_nlls, paired_difference
+from blob_pyro.storage.answers import read_predictions
+from blob_pyro.storage.directory import PREDICTIONS, read_config, read_json
+from blob_pyro.training.kl_schedule import kl_schedule
 
 CHANGES = {
     "data": {"num_train": 6, "num_test": 5, "num_validation": 0},

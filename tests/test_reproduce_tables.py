@@ -13,29 +13,29 @@ import tiny
 import torch
 import transformers as tf
 
-from blob_pyro import reproduce
-from blob_pyro.answering import load_run
-from blob_pyro.building import encode_items
 from blob_pyro.cli import main
-from blob_pyro.data.collate import padding_id
-from blob_pyro.data.loaders import predict_loader
-from blob_pyro.data.tasks import load_items, load_task
+from blob_pyro.data.batches.collate import padding_id
+from blob_pyro.data.batches.loaders import predict_loader
+from blob_pyro.data.tasks.load import load_items, load_task
 from blob_pyro.errors import BlobPyroError, ConfigError, ModelLoadError, RunDirectoryError
 from blob_pyro.evaluation import auroc_out_of_distribution, evaluate, risk_coverage
-from blob_pyro.method_runs import run_path
-from blob_pyro.methods import ABLATIONS, METHODS
-from blob_pyro.predictions import Predictions
-from blob_pyro.predictive import PosteriorPredictive
-from blob_pyro.report.answers import read_predictions, write_predictions
+from blob_pyro.evaluation.predictions import Predictions
+from blob_pyro.experiments import paper as reproduce
+from blob_pyro.experiments.compare.methods import ABLATIONS, METHODS
+from blob_pyro.experiments.compare.runs import run_path
+from blob_pyro.experiments.paper import ITEMS, Order, find_item
+from blob_pyro.experiments.paper import cost_table as costs
+from blob_pyro.experiments.paper.measuring import MEASURED, STEPS, Cost, measure
+from blob_pyro.experiments.paper.settings import decoder_config, encoder_config
+from blob_pyro.experiments.paper.shift_table import AREA, ENTROPY, INFORMATION, SHIFT, table2
+from blob_pyro.experiments.paper.systems import SYSTEMS, draws_of_rows, methods_of
+from blob_pyro.experiments.paper.task_tables import SMALL_DECODER_TASKS, SMALL_ENCODER_TASKS, ablations, roberta, table1
+from blob_pyro.prediction.predictive import PosteriorPredictive
 from blob_pyro.report.comparison import Outcome
-from blob_pyro.reproduce import ITEMS, Order, find_item
-from blob_pyro.reproduce import cost_table as costs
-from blob_pyro.reproduce.measuring import MEASURED, STEPS, Cost, measure
-from blob_pyro.reproduce.settings import decoder_config, encoder_config
-from blob_pyro.reproduce.shift_table import AREA, ENTROPY, INFORMATION, SHIFT, table2
-from blob_pyro.reproduce.systems import SYSTEMS, draws_of_rows, methods_of
-from blob_pyro.reproduce.task_tables import SMALL_DECODER_TASKS, SMALL_ENCODER_TASKS, ablations, roberta, table1
-from blob_pyro.run_directory import new_run_directory, read_config, write_json
+from blob_pyro.runs.answerer import load_run
+from blob_pyro.runs.build import encode_items
+from blob_pyro.storage.answers import read_predictions, write_predictions
+from blob_pyro.storage.directory import new_run_directory, read_config, write_json
 
 REAL = Path(__file__).parents[1] / ".." / "shared" / "data"
 needs_data = pytest.mark.skipif(not REAL.is_dir(), reason="the benchmark data of ../shared/data is not here")

@@ -16,7 +16,7 @@ from processes import Process, finished
 
 import blob_pyro as bp
 from blob_pyro.cli import main
-from blob_pyro.run_directory import CHECKPOINTS
+from blob_pyro.storage.directory import CHECKPOINTS
 
 STEPS = 12
 KILLED_AFTER = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)

@@ -11,8 +11,8 @@ import pytest
 from user_folder import make_user_folder
 
 import blob_pyro as bp
-from blob_pyro.likelihoods import SequenceClassification
-from blob_pyro.packaged import cache_dir
+from blob_pyro.model.likelihoods import SequenceClassification
+from blob_pyro.system.packaged import cache_dir
 
 PACKAGE = Path(bp.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from blob_pyro.building import answers_likelihood
 from blob_pyro.cli.command import config_of
 from blob_pyro.cli.dispatch import COMMANDS
-from blob_pyro.config import RunConfig
-from blob_pyro.data.collate import encode
-from blob_pyro.data.tasks import describe_tasks, load_task
-from blob_pyro.likelihoods import MultipleChoice
-from blob_pyro.loading import load_tokenizer
+from blob_pyro.config.sections import RunConfig
+from blob_pyro.data.batches.collate import encode
+from blob_pyro.data.tasks.load import describe_tasks, load_task
+from blob_pyro.model.likelihoods import MultipleChoice
+from blob_pyro.model.loading import load_tokenizer
+from blob_pyro.runs.build import answers_likelihood
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"

@@ -16,11 +16,11 @@ from pyro.infer import SVI, TraceMeanField_ELBO
 from torch import Tensor
 
 import blob_pyro as bp
-from blob_pyro.adapters.drawn_linear import WeightDraw, hold
 from blob_pyro.errors import ConfigError, DataError, LabelError
 from blob_pyro.evaluation import evaluate_tokens
-from blob_pyro.inference.elbo import negative_log_likelihood
-from blob_pyro.likelihoods.causal_lm import Targets
+from blob_pyro.model.layers.drawn_linear import WeightDraw, hold
+from blob_pyro.model.likelihoods.causal_lm import Targets
+from blob_pyro.training.elbo import negative_log_likelihood
 
 IGNORED = -100
 

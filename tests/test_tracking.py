@@ -17,11 +17,11 @@ from processes import Process, finished
 from several import in_processes
 
 from blob_pyro.cli import main
-from blob_pyro.config import DataConfig, RunConfig, TrainConfig
+from blob_pyro.config.sections import DataConfig, RunConfig, TrainConfig
 from blob_pyro.errors import BlobPyroError, ConfigError, MissingPackageError
-from blob_pyro.inference.svi import StepResult
-from blob_pyro.ranks import Ranks
-from blob_pyro.tracking import check_trackers, tracked
+from blob_pyro.runs.tracking import check_trackers, tracked
+from blob_pyro.system.processes import Ranks
+from blob_pyro.training.svi import StepResult
 
 with_tensorboard = pytest.mark.skipif(find_spec("tensorboard") is None, reason="tensorboard is not installed")
 

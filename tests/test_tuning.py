@@ -13,17 +13,18 @@ import pytest
 import tiny
 from test_workflow import adapter_bytes, make_config
 
-from blob_pyro import item_kinds, workflow
-from blob_pyro.answering import predict_items
-from blob_pyro.checkpoint import load
 from blob_pyro.cli import main
-from blob_pyro.config import DataConfig, ModelConfig, RunConfig, TrainConfig, TuneConfig
+from blob_pyro.config.sections import DataConfig, ModelConfig, RunConfig, TrainConfig, TuneConfig
 from blob_pyro.errors import ConfigError, NonFiniteLossError, RunDirectoryError
 from blob_pyro.evaluation import evaluate
+from blob_pyro.experiments.compare.methods import METHODS
 from blob_pyro.guides import GUIDES
-from blob_pyro.methods import METHODS
-from blob_pyro.run_directory import read_config, read_json
-from blob_pyro.tuning import (
+from blob_pyro.runs import build, item_kinds
+from blob_pyro.runs.answerer import predict_items
+from blob_pyro.runs.evaluate import evaluate_run
+from blob_pyro.runs.fit import fit_run
+from blob_pyro.runs.predict import predict_run
+from blob_pyro.runs.tuning import (
     Measured,
     TrialLog,
     choices,
@@ -34,7 +35,8 @@ from blob_pyro.tuning import (
     with_kl_rate,
     with_settings,
 )
-from blob_pyro.workflow import evaluate_run, fit_run, predict_run
+from blob_pyro.storage.directory import read_config, read_json
+from blob_pyro.storage.saving import load
 
 TASK = RunConfig(DataConfig(task="tweets"), train=TrainConfig(kl_lr=0.01), tune=TuneConfig(search=True))
 NOTHING = 1e9  # a margin that no trial beats
@@ -213,14 +215,14 @@ def test_without_a_kl_there_is_no_rate_to_search():
 def test_a_trial_is_the_run_with_its_settings(finished, tmp_path):
     """Every trial's NLL: `fit_run` with those settings and without a search, on the held-out items as test items."""
     config, result, _ = finished
-    data = workflow.load_data(config)
+    data = build.load_data(config)
     found = read_json(result.path / "tuning.json")
     assert len(found["trials"]) == config.tune.num_trials
     for position, trial in enumerate(found["trials"]):
         plain = dataclasses.replace(config, tune=TuneConfig(), output=str(tmp_path / str(position)))
         alone = run(with_settings(plain, trial["settings"]))
         loaded = load(alone.path)
-        items = workflow.encode_task(data, loaded.model, config).validation
+        items = build.encode_task(data, loaded.model, config).validation
         metrics = evaluate(predict_items(loaded, items, config, config.predict.num_samples, False))
         assert (trial["nll"], trial["nll_se"]) == pytest.approx((metrics.nll, metrics.nll_se))
         if trial["settings"] == found["chosen"]:  # the tuned run is that run
@@ -317,7 +319,7 @@ def test_an_interrupt_before_the_first_training_leaves_nothing(config, tmp_path,
     def interrupted(*args, **named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(workflow, "build_guide", interrupted)
+    monkeypatch.setattr(build, "build_guide", interrupted)
     with pytest.raises(KeyboardInterrupt, match="nothing was saved"):
         run(config)
     assert not (tmp_path / "run").exists()

@@ -15,12 +15,12 @@ import pytest
 import yaml
 from test_workflow import make_config
 
-from blob_pyro.compare import compare
-from blob_pyro.config import RunConfig
+from blob_pyro.config.sections import RunConfig
 from blob_pyro.errors import ConfigError
-from blob_pyro.method_runs import Ended, run_path
-from blob_pyro.methods import METHODS
-from blob_pyro.workers import make_runs_at_once
+from blob_pyro.experiments.compare import compare
+from blob_pyro.experiments.compare.methods import METHODS
+from blob_pyro.experiments.compare.runs import Ended, run_path
+from blob_pyro.experiments.compare.workers import make_runs_at_once
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 PATIENCE = 120  # seconds
@@ -45,7 +45,7 @@ def wait_for(*paths: Path) -> None:
 
 
 def worker_ids(parent: int) -> list[int]:
-    """Ids of the processes of `blob_pyro.workers` that `parent` started."""
+    """Ids of the processes of `blob_pyro.experiments.compare.workers` that `parent` started."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -53,7 +53,7 @@ def worker_ids(parent: int) -> list[int]:
             its_parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
         except (OSError, IndexError):  # it has ended meanwhile
             continue
-        if b"blob_pyro.workers" in words and its_parent == parent:
+        if b"blob_pyro.experiments.compare.workers" in words and its_parent == parent:
             found.append(int(entry.name))
     return found
 

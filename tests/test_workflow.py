@@ -21,13 +21,16 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 import blob_pyro as bp
-from blob_pyro import answering, learning
 from blob_pyro.errors import ConfigError, DataError, NonFiniteLossError, RunDirectoryError
 from blob_pyro.guides import GUIDES, AdapterGuide
-from blob_pyro.inference.svi import BLoBSVI
-from blob_pyro.loading import load_base, locate
-from blob_pyro.run_directory import read_config
-from blob_pyro.workflow import evaluate_run, fit_run, predict_run
+from blob_pyro.model.loading import BaseSource, load_base, locate
+from blob_pyro.runs import answerer as answering
+from blob_pyro.runs import train as learning
+from blob_pyro.runs.evaluate import evaluate_run
+from blob_pyro.runs.fit import fit_run
+from blob_pyro.runs.predict import predict_run
+from blob_pyro.storage.directory import read_config
+from blob_pyro.training.svi import BLoBSVI
 
 FILES = {
     "about.json",
@@ -468,7 +471,7 @@ def test_an_interrupt_after_training_says_what_there_is(tmp_path, monkeypatch):
     def interrupted(*args, **named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("blob_pyro.answering.PosteriorPredictive", interrupted)
+    monkeypatch.setattr("blob_pyro.runs.answerer.PosteriorPredictive", interrupted)
     with pytest.raises(KeyboardInterrupt, match="run holds the adapter and posterior, but no metrics yet"):
         run(make_config(tmp_path))
     monkeypatch.undo()
@@ -503,14 +506,14 @@ def test_a_causal_model_whose_files_lack_weights_is_warned_about(tmp_path):
     folder = shutil.copytree(tiny.llama(), tmp_path / "headless")
     network = tf.AutoModel.from_pretrained(folder)
     network.save_pretrained(folder)
-    source = bp.model.BaseSource(id=str(folder))
+    source = BaseSource(id=str(folder))
     with pytest.warns(UserWarning, match="its files lack lm_head.weight; random there"):
         load_base(source, bp.MultipleChoice([1, 2]))
 
 
 def test_an_encoder_is_no_causal_model():
     with pytest.raises(ConfigError, match=r"got an encoder \(bert\): set model.likelihood to sequence_classification"):
-        load_base(bp.model.BaseSource(id=str(tiny.bert())), bp.MultipleChoice([1, 2]))
+        load_base(BaseSource(id=str(tiny.bert())), bp.MultipleChoice([1, 2]))
 
 
 def test_a_guide_of_ones_own_is_not_saved_in_silence(finished, tmp_path):

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from blob_pyro.acquiring import acquire_run
 from blob_pyro.cli.command import Command, add_run_arguments, command_parser
 from blob_pyro.cli.lines import check_lines_output, say_aside, write_lines
 from blob_pyro.evaluation import SCORES
+from blob_pyro.runs.acquire import acquire_run
 
 
 def _acquire_parser() -> ArgumentParser:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from blob_pyro.bench import PARTS, BenchResult, bench, measurement_text, summary_text
 from blob_pyro.cli.command import Command, add_quiet, check_output, command_parser
-from blob_pyro.contenders.options import add_options, settings_of
 from blob_pyro.errors import Stopped
+from blob_pyro.experiments.bench import PARTS, BenchResult, bench, measurement_text, summary_text
+from blob_pyro.experiments.bench.options import add_options, settings_of
 
 
 def _bench_parser() -> ArgumentParser:

@@ -13,10 +13,11 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from blob_pyro.config import RunConfig
-from blob_pyro.config_file import check_file
+from blob_pyro.config.file import check_file
+from blob_pyro.config.sections import RunConfig
 from blob_pyro.errors import ConfigError, DataError
-from blob_pyro.report.table import Scores, annotators_table, metrics_table
+from blob_pyro.evaluation.metrics import Scores
+from blob_pyro.report.tables import annotators_table, metrics_table
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import shtab
 from jsonargparse import ArgumentParser
 
 from blob_pyro.cli.command import Command, command_parser
-from blob_pyro.config_file import names_of
-from blob_pyro.setting_checks import unknown_name
+from blob_pyro.config.checks import unknown_name
+from blob_pyro.config.file import names_of
 
 _FOLDERS = ("run", "runs", "data_dir", "out", "adapter")
 _FILES = ("file", "held_out", "train_file", "test_file", "output", "config")

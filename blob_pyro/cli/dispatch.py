@@ -15,10 +15,10 @@ from blob_pyro.cli.command import Command
 from blob_pyro.cli.completion import completion_command
 from blob_pyro.cli.help import help_text
 from blob_pyro.cli.mistakes import in_our_words
+from blob_pyro.config.checks import did_you_mean
 from blob_pyro.errors import BlobPyroError, ConfigError, Stopped
-from blob_pyro.inference.stopping import sigterm_as_ctrl_c
-from blob_pyro.report.terminal import quiet_libraries
-from blob_pyro.setting_checks import did_you_mean
+from blob_pyro.system.terminal import quiet_libraries
+from blob_pyro.training.stopping import sigterm_as_ctrl_c
 
 COMMANDS: dict[str, Command] = {
     "fit": fit.COMMAND,

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 
 from blob_pyro.cli.command import Command, add_run_arguments, command_parser, print_metrics
-from blob_pyro.ranks import connected
-from blob_pyro.workflow import evaluate_run
+from blob_pyro.runs.evaluate import evaluate_run
+from blob_pyro.system.processes import connected
 
 
 def _evaluate_parser() -> ArgumentParser:

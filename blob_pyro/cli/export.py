@@ -8,8 +8,8 @@ from jsonargparse import ArgumentParser
 
 from blob_pyro.cli.command import Command, add_quiet, command_parser
 from blob_pyro.errors import ConfigError, HubError
-from blob_pyro.exporting import export, push_to_hub
-from blob_pyro.exporting.push import check_repo_id
+from blob_pyro.runs.exports import export, push_to_hub
+from blob_pyro.runs.exports.push import check_repo_id
 
 
 def _export_parser() -> ArgumentParser:

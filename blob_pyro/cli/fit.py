@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 
 from blob_pyro.cli.command import Command, add_quiet, command_parser, config_of, print_metrics
-from blob_pyro.config import RunConfig
-from blob_pyro.ranks import connected
-from blob_pyro.workflow import fit_run
+from blob_pyro.config.sections import RunConfig
+from blob_pyro.runs.fit import fit_run
+from blob_pyro.system.processes import connected
 
 
 def _fit_parser() -> ArgumentParser:

@@ -10,14 +10,14 @@ from typing import Any
 import pyro
 from jsonargparse import ArgumentParser, Namespace
 
-from blob_pyro.answering import device_map_of
-from blob_pyro.checkpoint import load
 from blob_pyro.cli.command import Command, add_quiet, command_parser
 from blob_pyro.cli.lines import json_line
-from blob_pyro.generation import Generations, generate
+from blob_pyro.config.checks import unknown_name
+from blob_pyro.prediction.generation import Generations, generate
 from blob_pyro.report.colours import dim, legend, painted, printable, wants_colour
 from blob_pyro.report.generations import json_rows, texts_table, token_rows, tokens_table
-from blob_pyro.setting_checks import unknown_name
+from blob_pyro.runs.answerer import device_map_of
+from blob_pyro.storage.saving import load
 
 # Where the next colour begins, nats, by the figure that the colours tell.
 EDGES = {"entropy": (0.5, 1.0, 2.0, 3.0), "mutual_information": (0.01, 0.03, 0.1, 0.3)}

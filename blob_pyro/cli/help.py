@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from jsonargparse import ArgumentParser
 
-from blob_pyro.setting_checks import unknown_name
+from blob_pyro.config.checks import unknown_name
 
 WIDTH = 80
 _ON_THE_SCREEN = ("positional arguments", "options", "Everything one run needs")

@@ -6,8 +6,8 @@ import re
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from blob_pyro.config_file import KEYS, expected_type, names_of, unknown_key
-from blob_pyro.setting_checks import did_you_mean
+from blob_pyro.config.checks import did_you_mean
+from blob_pyro.config.file import KEYS, expected_type, names_of, unknown_key
 
 
 def in_our_words(error: ArgumentError, parser: ArgumentParser) -> str:

@@ -9,10 +9,10 @@ from jsonargparse import ArgumentParser
 
 from blob_pyro.cli.command import Command, add_run_arguments, command_parser
 from blob_pyro.cli.lines import check_lines_output, say_aside, write_lines
-from blob_pyro.deciding import Decisions
 from blob_pyro.errors import ConfigError
 from blob_pyro.evaluation import SCORES
-from blob_pyro.workflow import predict_run
+from blob_pyro.runs.decisions import Decisions
+from blob_pyro.runs.predict import predict_run
 
 
 def _predict_parser() -> ArgumentParser:

@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser
 
 from blob_pyro.cli.command import Command, command_parser
 from blob_pyro.cli.lines import say_aside
-from blob_pyro.reporting import write_report
+from blob_pyro.report.page import write_report
 
 
 def _report_parser() -> ArgumentParser:

@@ -13,8 +13,8 @@ from jsonargparse import ArgumentError, ArgumentParser
 from blob_pyro.cli.command import Command, add_quiet, command_parser, names, seeds
 from blob_pyro.cli.mistakes import in_our_words
 from blob_pyro.errors import ConfigError, Stopped
-from blob_pyro.reproduce import ITEMS, Order, find_item
-from blob_pyro.reproduce.settings import CHANGEABLE
+from blob_pyro.experiments.paper import ITEMS, Order, find_item
+from blob_pyro.experiments.paper.settings import CHANGEABLE
 
 
 def _reproduce_parser() -> ArgumentParser:

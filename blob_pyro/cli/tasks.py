@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 
 from blob_pyro.cli.command import Command, command_parser
-from blob_pyro.data.task import Task
-from blob_pyro.data.tasks import describe_tasks
+from blob_pyro.data.tasks.load import describe_tasks
+from blob_pyro.data.tasks.task import Task
 
 
 def _tasks_parser() -> ArgumentParser:

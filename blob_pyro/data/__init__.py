@@ -1,32 +1,20 @@
 """The data room: sources of raw items, prompts, tasks, and the way to padded batches."""
 
-from blob_pyro.data.collate import (
-    Encoded,
-    EncodedDataset,
-    collate,
-    encode,
-    padding_id,
-)
-from blob_pyro.data.completions import encode_completions, num_predicted
+from blob_pyro.data.batches.collate import Encoded, EncodedDataset, collate, encode, padding_id
+from blob_pyro.data.batches.completions import encode_completions, num_predicted
+from blob_pyro.data.batches.label_tokens import answer_token_ids, label_token_ids
+from blob_pyro.data.batches.loaders import LengthGroupedBatchSampler, ordered_loader, predict_loader, train_loader
+from blob_pyro.data.batches.partition import partition
 from blob_pyro.data.examples import Batch, Example
-from blob_pyro.data.files import read_rows
-from blob_pyro.data.label_tokens import answer_token_ids, label_token_ids
-from blob_pyro.data.labelled import examples_from_rows
-from blob_pyro.data.loaders import LengthGroupedBatchSampler, ordered_loader, predict_loader, train_loader
-from blob_pyro.data.partition import partition
 from blob_pyro.data.prompts import PromptTemplate
-from blob_pyro.data.sources import Row, TweetCorpus, clean_tweets, read_jsonl, read_tweets
-from blob_pyro.data.task import Split, Task, TaskRows
-from blob_pyro.data.task_data import TaskData
-from blob_pyro.data.tasks import (
-    TASKS,
-    TaskItems,
-    describe_tasks,
-    examples_for,
-    find_task,
-    load_items,
-    load_task,
-)
+from blob_pyro.data.rows.files import read_rows
+from blob_pyro.data.rows.jsonl import read_jsonl
+from blob_pyro.data.rows.row import Row
+from blob_pyro.data.tasks.labelled import examples_from_rows
+from blob_pyro.data.tasks.load import TASKS, TaskItems, describe_tasks, examples_for, find_task, load_items, load_task
+from blob_pyro.data.tasks.task import Split, Task, TaskRows
+from blob_pyro.data.tasks.task_data import TaskData
+from blob_pyro.data.tasks.tweets import TweetCorpus, clean_tweets, read_tweets
 
 __all__ = [
     "TASKS",

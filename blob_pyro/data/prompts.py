@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from string import Formatter
 from typing import Any
 
-from blob_pyro.data.wording import quoted
+from blob_pyro.data.rows.wording import quoted
 from blob_pyro.errors import ConfigError, DataError
 
 _WRITABLE = (str, int, float, bool)

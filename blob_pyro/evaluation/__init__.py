@@ -7,7 +7,6 @@ from blob_pyro.evaluation.calibrated_ece import calibrated_ece
 from blob_pyro.evaluation.conformal import SET_SCORES, ConformalSets, fit_conformal
 from blob_pyro.evaluation.metrics import Metrics, ReliabilityBins, evaluate, reliability_bins
 from blob_pyro.evaluation.outliers import ood_p_values
-from blob_pyro.evaluation.scale_growth import scale_growth
 from blob_pyro.evaluation.scores import NEED_DRAWS, SCORES, uncertainty
 from blob_pyro.evaluation.selective import RiskCoverage, risk_coverage
 from blob_pyro.evaluation.shift import ShiftDetection, auroc_out_of_distribution
@@ -43,6 +42,5 @@ __all__ = [
     "predictive_entropy",
     "reliability_bins",
     "risk_coverage",
-    "scale_growth",
     "uncertainty",
 ]

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from blob_pyro.errors import DataError
 from blob_pyro.evaluation.checks import check_share, checked
+from blob_pyro.evaluation.predictions import Predictions
 from blob_pyro.evaluation.scores import uncertainty
-from blob_pyro.predictions import Predictions
 
 # Of 60 to 200 simulated items three starts answer more than one, four or log2 n do, and more than SGR's bisection.
 NUM_STARTS = 3

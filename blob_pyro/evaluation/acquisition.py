@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from blob_pyro.errors import ConfigError
+from blob_pyro.evaluation.predictions import Predictions
 from blob_pyro.evaluation.scores import NEED_DRAWS, uncertainty
-from blob_pyro.predictions import Predictions
 
 
 @dataclass(frozen=True)

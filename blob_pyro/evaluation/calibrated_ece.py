@@ -7,7 +7,7 @@ import torch
 from blob_pyro.errors import ConfigError
 from blob_pyro.evaluation.bins import bin_index
 from blob_pyro.evaluation.checks import check_probabilities
-from blob_pyro.predictions import Predictions
+from blob_pyro.evaluation.predictions import Predictions
 
 
 def calibrated_ece(predictions: Predictions, num_bins: int = 15, *, num_resamples: int = 200) -> tuple[float, float]:

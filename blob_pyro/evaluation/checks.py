@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from blob_pyro.errors import ConfigError, DataError
-from blob_pyro.predictions import Predictions
+from blob_pyro.evaluation.predictions import Predictions
 
 # Probabilities come as float32: below this, their logarithm would be that of a rounded number, or of zero.
 SMALLEST_PROB = torch.finfo(torch.float32).tiny

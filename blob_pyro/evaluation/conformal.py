@@ -10,9 +10,9 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from blob_pyro.config.checks import unknown_name
 from blob_pyro.evaluation.checks import check_probabilities, check_share, checked
-from blob_pyro.predictions import Predictions
-from blob_pyro.setting_checks import unknown_name
+from blob_pyro.evaluation.predictions import Predictions
 
 
 @dataclass(frozen=True)

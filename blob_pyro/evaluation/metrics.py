@@ -12,8 +12,9 @@ from torch import Tensor
 from blob_pyro.evaluation.annotators import AnnotatorMetrics, against_annotators
 from blob_pyro.evaluation.bins import bin_index, bootstrap_ece_se, standard_error
 from blob_pyro.evaluation.checks import SMALLEST_PROB, checked, checked_shares
+from blob_pyro.evaluation.predictions import Predictions
+from blob_pyro.evaluation.tokens import TokenMetrics
 from blob_pyro.evaluation.uncertainty import mutual_information, predictive_entropy
-from blob_pyro.predictions import Predictions
 
 
 @dataclass(frozen=True)
@@ -204,3 +205,17 @@ def _confidence_and_correct(probs: Tensor, labels: Tensor) -> tuple[Tensor, Tens
 def _label_probs(probs: Tensor, labels: Tensor) -> Tensor:
     """(n,) probability of each item's label."""
     return probs.gather(1, labels[:, None])[:, 0]
+
+
+Scores = Metrics | TokenMetrics
+
+
+def label_nlls(predictions: Predictions) -> tuple[float, ...]:
+    """-log p(label) of each item in nats, p averaged over the draws.
+
+    Raises:
+        DataError: labels are missing or out of range, or a row of probabilities is not one.
+    """
+    probs, labels = checked(predictions)
+    found = probs.gather(1, labels[:, None]).squeeze(1).clamp(min=SMALLEST_PROB)
+    return tuple((-found.log()).tolist())

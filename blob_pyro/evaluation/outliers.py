@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from blob_pyro.evaluation.predictions import Predictions
 from blob_pyro.evaluation.scores import uncertainty
-from blob_pyro.predictions import Predictions
 
 
 def ood_p_values(held_out: Predictions, predictions: Predictions, score: str = "entropy") -> Tensor:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from blob_pyro.config.checks import unknown_name
 from blob_pyro.errors import ConfigError
 from blob_pyro.evaluation.checks import check_probabilities
+from blob_pyro.evaluation.predictions import Predictions
 from blob_pyro.evaluation.uncertainty import mutual_information, predictive_entropy
-from blob_pyro.predictions import Predictions
-from blob_pyro.setting_checks import unknown_name
 
 # Draws that agree have a mutual information of 0, and of up to 1e-15 by rounding, which must not order them.
 SMALLEST_INFORMATION = 1e-12

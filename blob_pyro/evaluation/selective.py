@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from blob_pyro.evaluation.checks import checked
-from blob_pyro.predictions import Predictions
+from blob_pyro.evaluation.predictions import Predictions
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from blob_pyro.evaluation.checks import check_probabilities
+from blob_pyro.evaluation.predictions import Predictions
 from blob_pyro.evaluation.scores import information
 from blob_pyro.evaluation.uncertainty import predictive_entropy
-from blob_pyro.predictions import Predictions
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from blob_pyro.errors import ConfigError
 from blob_pyro.evaluation.checks import SMALLEST_PROB, check_probabilities, checked
-from blob_pyro.predictions import Predictions
+from blob_pyro.evaluation.predictions import Predictions
 
 HIGHEST = 100.0
 LOWEST = 1 / HIGHEST

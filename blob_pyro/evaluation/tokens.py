@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from blob_pyro.token_predictive import TokenPredictions
+from blob_pyro.evaluation.predictions import TokenPredictions
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from blob_pyro.guides.mle import MLEGuide
 from blob_pyro.guides.post_hoc import PostHocGuide
 from blob_pyro.guides.scalabl import ScalaBLGuide
 from blob_pyro.guides.tfb import TFBGuide
-from blob_pyro.model import BayesianLoRA
-from blob_pyro.prior import PRIOR_SCALE
+from blob_pyro.model.bayesian_lora import BayesianLoRA
+from blob_pyro.model.prior import PRIOR_SCALE
 
 __all__ = [
     "GUIDES",

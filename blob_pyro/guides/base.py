@@ -15,14 +15,14 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.distributions.kl import kl_divergence
 
-from blob_pyro.adapters.inject import base_weight, layer_path
 from blob_pyro.data.examples import Batch
 from blob_pyro.distributions import FullWeightNormal, UnpenalisedDelta
 from blob_pyro.distributions.elementwise import elementwise_normal
 from blob_pyro.errors import ConfigError, UnsupportedPosteriorError
-from blob_pyro.handlers import LocalParamsMessenger, declare
-from blob_pyro.model import BayesianLoRA
-from blob_pyro.prior import PRIOR_SCALE
+from blob_pyro.model.bayesian_lora import BayesianLoRA
+from blob_pyro.model.handlers import LocalParamsMessenger, declare
+from blob_pyro.model.layers.inject import base_weight, layer_path
+from blob_pyro.model.prior import PRIOR_SCALE
 
 
 class AdapterGuide(nn.Module, ABC):

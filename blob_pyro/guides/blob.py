@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from blob_pyro.config.checks import unknown_name
 from blob_pyro.distributions.scale_maps import SCALE_MAPS, ScaleMap
 from blob_pyro.errors import ConfigError
 from blob_pyro.guides.gaussian import FactorisedGaussianGuide
-from blob_pyro.model import BayesianLoRA
-from blob_pyro.setting_checks import unknown_name
+from blob_pyro.model.bayesian_lora import BayesianLoRA
 
 
 class BLoBGuide(FactorisedGaussianGuide):

@@ -11,7 +11,7 @@ from blob_pyro.distributions import DroppedColumns
 from blob_pyro.errors import ConfigError
 from blob_pyro.guides.base import AdapterGuide
 from blob_pyro.guides.only_A import refuse_lora_B
-from blob_pyro.model import BayesianLoRA
+from blob_pyro.model.bayesian_lora import BayesianLoRA
 
 
 class DropoutGuide(AdapterGuide):

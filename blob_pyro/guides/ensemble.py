@@ -10,13 +10,13 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from blob_pyro.adapters.members import adapter_parameters, add_adapter
 from blob_pyro.data.examples import Batch
 from blob_pyro.distributions import UnpenalisedDelta
 from blob_pyro.errors import ConfigError, UnsupportedPosteriorError
 from blob_pyro.guides.base import AdapterGuide
-from blob_pyro.handlers import declare
-from blob_pyro.model import BayesianLoRA
+from blob_pyro.model.bayesian_lora import BayesianLoRA
+from blob_pyro.model.handlers import declare
+from blob_pyro.model.layers.members import adapter_parameters, add_adapter
 
 
 class EnsembleGuide(AdapterGuide):

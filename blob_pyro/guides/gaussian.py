@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from blob_pyro.distributions import gaussian_kl, pooled_normals
 from blob_pyro.distributions.scale_maps import ScaleMap
 from blob_pyro.guides.base import AdapterGuide
-from blob_pyro.model import BayesianLoRA
+from blob_pyro.model.bayesian_lora import BayesianLoRA
 
 
 class FactorisedGaussianGuide(AdapterGuide):

@@ -10,7 +10,12 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
-from blob_pyro.curvature import (
+from blob_pyro.config.checks import unknown_name
+from blob_pyro.data.batches.loaders import num_items
+from blob_pyro.data.examples import Batch
+from blob_pyro.distributions.label_categorical import LabelCategorical
+from blob_pyro.errors import ConfigError, DataError, UnsupportedPosteriorError
+from blob_pyro.guides.curvature import (
     STRUCTURES,
     Curvature,
     Linearised,
@@ -21,15 +26,10 @@ from blob_pyro.curvature import (
     log_evidence,
     logit_covariance,
 )
-from blob_pyro.data.examples import Batch
-from blob_pyro.data.loaders import num_items
-from blob_pyro.distributions.label_categorical import LabelCategorical
-from blob_pyro.errors import ConfigError, DataError, UnsupportedPosteriorError
 from blob_pyro.guides.post_hoc import PostHocGuide
-from blob_pyro.likelihoods import ClassLikelihood
-from blob_pyro.model import BayesianLoRA
-from blob_pyro.progress import counted
-from blob_pyro.setting_checks import unknown_name
+from blob_pyro.model.bayesian_lora import BayesianLoRA
+from blob_pyro.model.likelihoods import ClassLikelihood
+from blob_pyro.system.progress import counted
 
 HELD_OUT_PRECISIONS = torch.logspace(-2, 6, 33, dtype=torch.float64)
 """Prior precisions that the rule "held_out" tries: four a decade, prior scales from 10 down to 0.001."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from blob_pyro.distributions import LowRankNormal
 from blob_pyro.errors import ConfigError
 from blob_pyro.guides.base import AdapterGuide
-from blob_pyro.model import BayesianLoRA
+from blob_pyro.model.bayesian_lora import BayesianLoRA
 
 
 class LowRankGuide(AdapterGuide):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from blob_pyro.distributions.scale_maps import SCALE_MAPS
 from blob_pyro.errors import ConfigError
 from blob_pyro.guides.gaussian import FactorisedGaussianGuide
-from blob_pyro.model import BayesianLoRA
+from blob_pyro.model.bayesian_lora import BayesianLoRA
 
 
 class MeanFieldGuide(FactorisedGaussianGuide):

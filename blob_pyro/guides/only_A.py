@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from blob_pyro.adapters.inject import factor_of
 from blob_pyro.errors import ConfigError
+from blob_pyro.model.layers.inject import factor_of
 
 
 def refuse_lora_B(guide: str, sites: Iterable[str]) -> None:

@@ -12,7 +12,7 @@ from blob_pyro.distributions import RadialNormal
 from blob_pyro.errors import ConfigError
 from blob_pyro.guides.base import AdapterGuide
 from blob_pyro.guides.only_A import refuse_lora_B
-from blob_pyro.model import BayesianLoRA
+from blob_pyro.model.bayesian_lora import BayesianLoRA
 
 
 class ScalaBLGuide(AdapterGuide):

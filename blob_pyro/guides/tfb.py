@@ -9,16 +9,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from blob_pyro.config.checks import unknown_name
 from blob_pyro.data.examples import Batch
 from blob_pyro.distributions import ColumnNormal
 from blob_pyro.errors import ConfigError, DataError, UnsupportedPosteriorError
 from blob_pyro.guides.only_A import refuse_lora_B
 from blob_pyro.guides.post_hoc import PostHocGuide
 from blob_pyro.guides.sigma_search import SigmaSearch, search_sigma
-from blob_pyro.model import BayesianLoRA
-from blob_pyro.modes import training_mode
-from blob_pyro.progress import Tell, counted
-from blob_pyro.setting_checks import unknown_name
+from blob_pyro.model.bayesian_lora import BayesianLoRA
+from blob_pyro.model.modes import training_mode
+from blob_pyro.system.progress import Tell, counted
 
 Draws = dict[str, Tensor]
 ANCHORS = ("train", "held_out")

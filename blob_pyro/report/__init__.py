@@ -1,7 +1,7 @@
 """Tables of what `evaluate` measures; `report.plots` has the pictures."""
 
 from blob_pyro.report.comparison import Outcome, comparison_csv, comparison_markdown
-from blob_pyro.report.table import annotators_table, metrics_table, seeds_table
+from blob_pyro.report.tables import annotators_table, metrics_table, seeds_table
 
 __all__ = [
     "Outcome",

@@ -11,16 +11,8 @@ from dataclasses import dataclass, field, fields
 
 from blob_pyro.errors import DataError
 from blob_pyro.evaluation.annotators import AnnotatorMetrics
-from blob_pyro.evaluation.metrics import OWN_SCORES, Metrics
-from blob_pyro.report.table import (
-    ANNOTATOR_COLUMNS,
-    COLUMNS,
-    Scores,
-    annotators_of,
-    columns_of,
-    markdown_table,
-    value_cell,
-)
+from blob_pyro.evaluation.metrics import OWN_SCORES, Metrics, Scores
+from blob_pyro.report.tables import ANNOTATOR_COLUMNS, COLUMNS, annotators_of, columns_of, markdown_table, value_cell
 
 COUNTS = ("N", "parameters", "num_items", "num_tokens", "num_samples", "num_bins")
 HEAD = ("method", "row", "seed")

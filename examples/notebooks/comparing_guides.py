@@ -34,8 +34,8 @@ import blob_pyro as bp
 from blob_pyro.evaluation import mutual_information
 from blob_pyro.guides import AdapterGuide
 from blob_pyro.report.plots import draws_histogram, methods_plot, reliability_diagrams
-from blob_pyro.report.table import markdown_table, metrics_table
-from blob_pyro.report.terminal import quiet_libraries
+from blob_pyro.report.tables import markdown_table, metrics_table
+from blob_pyro.system.terminal import quiet_libraries
 
 # %% [markdown]
 # ## One model, one set of tweets

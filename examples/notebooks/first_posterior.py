@@ -45,7 +45,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import blob_pyro as bp
-from blob_pyro.packaged import packaged_model
+from blob_pyro.system.packaged import packaged_model
 
 pyro.set_rng_seed(0)
 folder = packaged_model("minilm")  # or the name of a model on the hub

@@ -33,8 +33,8 @@ from torch import Tensor, nn
 import blob_pyro as bp
 from blob_pyro.guides import AdapterGuide
 from blob_pyro.report.plots import training_curves
-from blob_pyro.report.table import metrics_table
-from blob_pyro.report.terminal import quiet_libraries
+from blob_pyro.report.tables import metrics_table
+from blob_pyro.system.terminal import quiet_libraries
 
 # %% [markdown]
 # ## Forty lines

@@ -23,10 +23,10 @@ import matplotlib.pyplot as plt
 import pyro
 
 import blob_pyro as bp
-from blob_pyro.generation import Generations
+from blob_pyro.prediction.generation import Generations
 from blob_pyro.report.generations import token_rows
-from blob_pyro.report.table import markdown_table
-from blob_pyro.report.terminal import quiet_libraries
+from blob_pyro.report.tables import markdown_table
+from blob_pyro.system.terminal import quiet_libraries
 
 # %% [markdown]
 # ## Learn a few capitals

@@ -8,9 +8,9 @@ from cases import ANSWERS, MODELS, PLAIN, QUANTISED, SHAPED, draw_all, make_batc
 from torch import Tensor, nn
 
 import blob_pyro as bp
-from blob_pyro.adapters.answer_head import PLAIN_HEADS, answer_logits
-from blob_pyro.adapters.drawn_linear import WeightDraw, hold
-from blob_pyro.adapters.flipped import flip
+from blob_pyro.model.layers.answer_head import PLAIN_HEADS, answer_logits
+from blob_pyro.model.layers.drawn_linear import WeightDraw, hold
+from blob_pyro.model.layers.flipped import flip
 
 HEADS = PLAIN | SHAPED | QUANTISED | {name: MODELS[name] for name in ("llama_head", "llama_head_both", "llama_both")}
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import blob_pyro as bp
 from blob_pyro.errors import UnsupportedCheckpointingError
-from blob_pyro.inference.elbo import negative_log_likelihood
+from blob_pyro.training.elbo import negative_log_likelihood
 
 CHECKPOINTED = {
     "llama": MODELS["llama"],

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import blob_pyro as bp
-from blob_pyro.adapters.compiling import compile_blocks
 from blob_pyro.errors import ConfigError, UnsupportedCheckpointingError
-from blob_pyro.inference.elbo import negative_log_likelihood
+from blob_pyro.model.layers.compiling import compile_blocks
+from blob_pyro.training.elbo import negative_log_likelihood
 
 # torch reads .grad of tensors that are no leaves and hides the warning itself; where warnings are errors it cannot
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")

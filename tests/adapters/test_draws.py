@@ -11,8 +11,8 @@ from cases import FLOAT32, MODELS, QUANTISED, draw_all, held_draws, make_batch, 
 from torch import Tensor, nn
 
 import blob_pyro as bp
-from blob_pyro.adapters.drawn_linear import DrawnLinear, WeightDraw, grouped_linear, hold
-from blob_pyro.adapters.inject import base_weight
+from blob_pyro.model.layers.drawn_linear import DrawnLinear, WeightDraw, grouped_linear, hold
+from blob_pyro.model.layers.inject import base_weight
 
 ALL = MODELS | QUANTISED
 
@@ -90,7 +90,7 @@ def test_gradients_through_quantised_layers_survive_a_prediction(name: str) -> N
         torch.manual_seed(0)
         model.zero_grad()
         guide.zero_grad()
-        bp.inference.elbo.negative_log_likelihood(model, guide, batch).backward()
+        bp.training.elbo.negative_log_likelihood(model, guide, batch).backward()
         found.append({key: p.grad.clone() for key, p in trainable(model.network, guide).items() if p.grad is not None})
         bp.PosteriorPredictive(model, guide, num_samples=2)(batch)
     assert found[0].keys() == trainable(model.network, guide).keys()

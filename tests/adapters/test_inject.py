@@ -11,10 +11,10 @@ from peft import IA3Config, LoraConfig, TaskType, get_peft_model
 from torch import Tensor, nn
 
 import blob_pyro as bp
-from blob_pyro.adapters.inject import base_weight
 from blob_pyro.errors import ConfigError, UnsupportedLayerError
-from blob_pyro.likelihoods import MultipleChoice
-from blob_pyro.loading import BaseSource
+from blob_pyro.model.layers.inject import base_weight
+from blob_pyro.model.likelihoods import MultipleChoice
+from blob_pyro.model.loading import BaseSource
 
 LIKELIHOOD = MultipleChoice((5, 17, 40))
 

@@ -11,8 +11,8 @@ from cases import LLAMA, MODELS, PLAIN, draw_all, fill_B, make_batch
 from peft import LoraConfig, get_peft_model
 
 import blob_pyro as bp
-from blob_pyro.adapters.inject import layer_path
-from blob_pyro.adapters.shared_prefix import find_shared_prefix
+from blob_pyro.model.layers.inject import layer_path
+from blob_pyro.model.layers.shared_prefix import find_shared_prefix
 
 LAST = {"layers_to_transform": [2]}
 CASES: dict[str, tuple[list[str], dict[str, Any], list[int]]] = {

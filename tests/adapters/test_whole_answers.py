@@ -11,11 +11,11 @@ from cases import MODELS, PLAIN, QUANTISED, SHAPED, WHOLE_ANSWERS, draw_all, mak
 from torch import Tensor
 
 import blob_pyro as bp
-from blob_pyro.adapters.drawn_linear import WeightDraw, hold
-from blob_pyro.adapters.flipped import flip
-from blob_pyro.adapters.whole_answers import AnswerTree
 from blob_pyro.errors import ConfigError
-from blob_pyro.likelihoods import WholeAnswer
+from blob_pyro.model.layers.drawn_linear import WeightDraw, hold
+from blob_pyro.model.layers.flipped import flip
+from blob_pyro.model.layers.whole_answers import AnswerTree
+from blob_pyro.model.likelihoods import WholeAnswer
 
 SETS: dict[str, tuple[tuple[int, ...], ...]] = {
     "apart": WHOLE_ANSWERS,

@@ -17,8 +17,8 @@ import tiny
 import torch
 
 import blob_pyro as bp
-from blob_pyro.checkpoint import load
 from blob_pyro.cli import main
+from blob_pyro.storage.saving import load
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -95,7 +95,7 @@ def test_ctrl_c_before_training_says_that_nothing_was_saved(config, tmp_path, ca
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("blob_pyro.workflow.load_data", interrupted)
+    monkeypatch.setattr("blob_pyro.runs.fit.load_data", interrupted)
     assert main(["fit", str(config)]) == 130
     assert capfd.readouterr().err == "blob-pyro: stopped by Ctrl-C; nothing was saved\n"
     assert not (tmp_path / "run").exists()

@@ -11,8 +11,8 @@ import tiny
 import yaml
 
 import blob_pyro as bp
-from blob_pyro.checkpoint import load
 from blob_pyro.cli import main
+from blob_pyro.storage.saving import load
 
 
 @pytest.mark.filterwarnings("default:labels. ")

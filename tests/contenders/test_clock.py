@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from blob_pyro.contenders.clock import Line, Spread, difference, fit_line, interleaved, ratio
+from blob_pyro.experiments.bench.clock import Line, Spread, difference, fit_line, interleaved, ratio
 
 
 class FakeClock:

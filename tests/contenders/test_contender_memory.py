@@ -9,10 +9,10 @@ import sys
 import pytest
 import tiny
 
-from blob_pyro.contenders import memory
-from blob_pyro.contenders.memory import Memory, measure_memory, memory_here
-from blob_pyro.contenders.settings import BenchSettings, Case
 from blob_pyro.errors import BlobPyroError
+from blob_pyro.experiments.bench import memory
+from blob_pyro.experiments.bench.memory import Memory, measure_memory, memory_here
+from blob_pyro.experiments.bench.settings import BenchSettings, Case
 
 MIB = 1024**2
 

@@ -8,16 +8,16 @@ import tiny
 import torch
 import torch.nn.functional as F
 
-from blob_pyro.contenders import networks
-from blob_pyro.contenders.batches import answer_tokens, prompt_batch, prompt_lengths, train_batches
-from blob_pyro.contenders.bookkeeping import NUM_LABELS, VOCAB_SIZE, adapters_only, num_normals
-from blob_pyro.contenders.lineup import line_up, num_tokens, own_sites
-from blob_pyro.contenders.networks import Base, full_logits
-from blob_pyro.contenders.prediction import PREDICTORS
-from blob_pyro.contenders.settings import CONTENDERS, LLAMA_7B, BenchSettings, Case
-from blob_pyro.contenders.training import NUM_DATA, TRAINEES, Blob, LoRAAnswer
 from blob_pyro.errors import ConfigError, ModelLoadError
-from blob_pyro.likelihoods import SequenceClassification
+from blob_pyro.experiments.bench import networks
+from blob_pyro.experiments.bench.batches import answer_tokens, prompt_batch, prompt_lengths, train_batches
+from blob_pyro.experiments.bench.bookkeeping import NUM_LABELS, VOCAB_SIZE, adapters_only, num_normals
+from blob_pyro.experiments.bench.lineup import line_up, num_tokens, own_sites
+from blob_pyro.experiments.bench.networks import Base, full_logits
+from blob_pyro.experiments.bench.prediction import PREDICTORS
+from blob_pyro.experiments.bench.settings import CONTENDERS, LLAMA_7B, BenchSettings, Case
+from blob_pyro.experiments.bench.training import NUM_DATA, TRAINEES, Blob, LoRAAnswer
+from blob_pyro.model.likelihoods import SequenceClassification
 
 LENGTH = 9
 

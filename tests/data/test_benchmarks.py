@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from blob_pyro.config import DataConfig
+from blob_pyro.config.sections import DataConfig
 from blob_pyro.data import TASKS, describe_tasks, find_task, label_token_ids, load_items, load_task
-from blob_pyro.data.compat import whole_batches
+from blob_pyro.data.tasks.compat import whole_batches
 from blob_pyro.errors import ConfigError, DataError
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data"
@@ -307,7 +307,7 @@ def test_each_task_describes_its_items_and_says_where_they_are():
 )
 @pytest.mark.parametrize("task", describe_tasks(), ids=lambda task: task.name)
 def test_each_answer_is_one_token_behind_its_prompt(task):
-    from blob_pyro.loading import load_tokenizer
+    from blob_pyro.model.loading import load_tokenizer
 
     tokenizer = load_tokenizer("smollm2")
     fields = dict.fromkeys(task.template.fields, "some text")

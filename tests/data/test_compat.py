@@ -12,13 +12,13 @@ import pytest
 import tiny
 
 import blob_pyro as bp
-from blob_pyro.building import load_data
 from blob_pyro.cli import main
-from blob_pyro.config import DataConfig
+from blob_pyro.config.sections import DataConfig
 from blob_pyro.data import TASKS, load_items, load_task, ordered_loader
-from blob_pyro.data.compat import as_authors, whole_batches
+from blob_pyro.data.tasks.compat import as_authors, whole_batches
 from blob_pyro.errors import ConfigError, DataError
-from blob_pyro.run_directory import read_config
+from blob_pyro.runs.build import load_data
+from blob_pyro.storage.directory import read_config
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data"
 needs_data = pytest.mark.skipif(not REAL.is_dir(), reason="the benchmark data of ../shared/data is not here")

@@ -9,12 +9,12 @@ import datasets
 import pytest
 from row_files import file_bytes
 
-from blob_pyro.config import DataConfig
+from blob_pyro.config.sections import DataConfig
 from blob_pyro.data import Example, Row, examples_for, load_task
-from blob_pyro.data.completed import with_answers
-from blob_pyro.data.own_files import with_labels
 from blob_pyro.data.prompts import PromptTemplate
-from blob_pyro.data.task_data import task_data
+from blob_pyro.data.tasks.completed import with_answers
+from blob_pyro.data.tasks.own_files import with_labels
+from blob_pyro.data.tasks.task_data import task_data
 
 ROWS = [
     {"q": "2 + 2?", "a": "4", "who": "x"},

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from blob_pyro.config import DataConfig
-from blob_pyro.config_file import KEYS, check_file
+from blob_pyro.config.file import KEYS, check_file
+from blob_pyro.config.sections import DataConfig
 from blob_pyro.data import load_task
-from blob_pyro.data.files import SUFFIXES
+from blob_pyro.data.rows.files import SUFFIXES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 BLOCKS = {named[1]: named[0] for named in re.finditer(r"```yaml\n# (\S+)\n.*?```", PAGE, re.S)}

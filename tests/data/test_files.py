@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from row_files import file_bytes
 
-from blob_pyro.config import DataConfig
+from blob_pyro.config.sections import DataConfig
 from blob_pyro.data import Row, load_task, read_rows
-from blob_pyro.data.values import json_value
+from blob_pyro.data.rows.values import json_value
 from blob_pyro.errors import DataError
 
 FORMATS = ("jsonl", "jsonl.gz", "json", "csv", "csv.gz", "tsv", "tsv.gz", "parquet")

@@ -4,8 +4,9 @@ import copy
 
 import pytest
 
-from blob_pyro.data import Row, formats
-from blob_pyro.data.labelled import prepare_rows
+from blob_pyro.data import Row
+from blob_pyro.data.tasks import formats
+from blob_pyro.data.tasks.labelled import prepare_rows
 from blob_pyro.errors import DataError
 
 # One row of each format, with official field names (the sentences are made up).

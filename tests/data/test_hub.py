@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from blob_pyro.data import Row
-from blob_pyro.data.hub import HubSource, local_file, read_split
+from blob_pyro.data.rows.hub import HubSource, local_file, read_split
 from blob_pyro.errors import DataError
 
 ROWS = [{"question": "is rain wet", "answer": True}, {"question": "is fire wet", "answer": False}]
@@ -57,7 +57,7 @@ def test_datasets_reads_a_configuration_and_split_by_name(tmp_path, monkeypatch)
     )
     (tmp_path / "some/rain/README.md").write_text(f"{card}---\n")
     code = (
-        "import json\nfrom blob_pyro.data.hub import HubSource, read_split\n"
+        "import json\nfrom blob_pyro.data.rows.hub import HubSource, read_split\n"
         "rows = read_split(HubSource('some/rain', 'wet', 'rain'), 'train', None, 'rain')\n"
         "print(json.dumps([[row.line, row.fields] for row in rows]))"
     )
@@ -72,7 +72,7 @@ def test_datasets_reads_a_configuration_and_split_by_name(tmp_path, monkeypatch)
 
 def test_a_hub_that_does_not_answer_is_said_at_once_in_one_line(tmp_path):
     code = (
-        "from blob_pyro.config import DataConfig\nfrom blob_pyro.data import load_task\n"
+        "from blob_pyro.config.sections import DataConfig\nfrom blob_pyro.data import load_task\n"
         "from blob_pyro.errors import DataError\n"
         "try:\n    load_task(DataConfig(task='arc_easy'), 0)\n"
         "except DataError as error:\n    print(error)"

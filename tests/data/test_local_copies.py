@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from row_files import file_bytes
 
-from blob_pyro.config import DataConfig
+from blob_pyro.config.sections import DataConfig
 from blob_pyro.data import load_task
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data"

@@ -8,7 +8,7 @@ import pytest
 from malformed import BAD_CHOICES, BAD_COMPLETIONS, BAD_CSV, BAD_JSON, LABELS, PROMPT, Bad, malformed, whole_files
 
 from blob_pyro.cli import main
-from blob_pyro.config import DataConfig
+from blob_pyro.config.sections import DataConfig
 from blob_pyro.data import load_task
 from blob_pyro.errors import BlobPyroError
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import datasets
 import pytest
 
-from blob_pyro.config import DataConfig
+from blob_pyro.config.sections import DataConfig
 from blob_pyro.data import Row, examples_for, load_task
-from blob_pyro.data.own_files import with_labels
+from blob_pyro.data.tasks.own_files import with_labels
 from blob_pyro.errors import ConfigError, DataError
 
 

@@ -14,11 +14,11 @@ import pytest
 import tiny
 
 from blob_pyro.cli import main
-from blob_pyro.compare import compare
-from blob_pyro.method_runs import run_config
-from blob_pyro.methods import METHODS
-from blob_pyro.run_directory import read_config
-from blob_pyro.workflow import load_run
+from blob_pyro.experiments.compare import compare
+from blob_pyro.experiments.compare.methods import METHODS
+from blob_pyro.experiments.compare.runs import run_config
+from blob_pyro.runs.fit import load_run
+from blob_pyro.storage.directory import read_config
 
 
 def write_csv(path: Path, rows: list[dict]) -> Path:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from blob_pyro.data import partition
-from blob_pyro.data.partition import FORWARD_TOKENS, draws_per_forward
+from blob_pyro.data.batches import partition
+from blob_pyro.data.batches.partition import FORWARD_TOKENS, draws_per_forward
 
 
 def every_partition(items: list[int]) -> Iterator[list[list[int]]]:

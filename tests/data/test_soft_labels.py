@@ -12,12 +12,13 @@ from row_files import file_bytes
 
 import blob_pyro as bp
 from blob_pyro.cli import main
-from blob_pyro.data import PromptTemplate, Row, collate, encode, examples_from_rows, read_rows
-from blob_pyro.data.formats import BadRowError
-from blob_pyro.data.soft_labels import shares_of
+from blob_pyro.data import PromptTemplate, Row, encode, examples_from_rows, read_rows
+from blob_pyro.data.batches import collate
+from blob_pyro.data.tasks.formats import BadRowError
+from blob_pyro.data.tasks.soft_labels import shares_of
 from blob_pyro.errors import DataError
-from blob_pyro.report.answers import read_predictions
-from blob_pyro.run_directory import read_json
+from blob_pyro.storage.answers import read_predictions
+from blob_pyro.storage.directory import read_json
 
 CLASSES = {"bad": 0, "good": 1, "mixed": 2}
 LABELS = [" bad", " good", " mixed"]

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from blob_pyro.data.splitting import grouped, hold_out, shuffled
+from blob_pyro.data.tasks.splitting import grouped, hold_out, shuffled
 from blob_pyro.errors import DataError
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from blob_pyro.config import DataConfig
+from blob_pyro.config.sections import DataConfig
 from blob_pyro.data import (
     TASKS,
     PromptTemplate,

@@ -13,7 +13,7 @@ import torch
 from blob_pyro.errors import ConfigError, DataError
 from blob_pyro.evaluation import Selection, empirical_selection, evaluate, guaranteed_selection, risk_coverage
 from blob_pyro.evaluation.abstain import fewest_items
-from blob_pyro.predictions import Predictions
+from blob_pyro.evaluation.predictions import Predictions
 
 
 def of_confidences(confidences: list[float], correct: list[bool]) -> Predictions:

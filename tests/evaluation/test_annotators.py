@@ -11,7 +11,7 @@ from torch import Tensor
 
 import blob_pyro as bp
 from blob_pyro.errors import DataError
-from blob_pyro.report.table import annotators_table, metrics_table
+from blob_pyro.report.tables import annotators_table, metrics_table
 
 EXPECTED = ("accuracy", "nll", "brier", "ece")
 

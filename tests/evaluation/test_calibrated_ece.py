@@ -7,7 +7,7 @@ import torch
 
 import blob_pyro as bp
 from blob_pyro.errors import ConfigError, DataError
-from blob_pyro.predictions import Predictions
+from blob_pyro.evaluation.predictions import Predictions
 
 
 def answers(n: int, num_classes: int = 3, seed: int = 0) -> Predictions:

@@ -10,7 +10,7 @@ import torch
 
 from blob_pyro.errors import ConfigError, DataError
 from blob_pyro.evaluation import SET_SCORES, fit_conformal
-from blob_pyro.predictions import Predictions
+from blob_pyro.evaluation.predictions import Predictions
 
 
 def random_answers(n: int, seed: int, num_classes: int = 4, levels: int | None = None) -> Predictions:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from blob_pyro.errors import DataError
 from blob_pyro.evaluation import evaluate, mutual_information, predictive_entropy, reliability_bins
-from blob_pyro.predictions import Predictions
+from blob_pyro.evaluation.predictions import Predictions
 
 
 def make_predictions(n: int = 60, num_classes: int = 3, num_draws: int = 4, seed: int = 0) -> Predictions:

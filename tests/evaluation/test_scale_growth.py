@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import blob_pyro as bp
-from blob_pyro.evaluation import scale_growth
-from blob_pyro.inference.kl_schedule import cycle_length, reweighted
-from blob_pyro.inference.lr_schedule import linear_warmup_decay
+from blob_pyro.experiments.paper.scale_growth import scale_growth
+from blob_pyro.training.kl_schedule import cycle_length, reweighted
+from blob_pyro.training.lr_schedule import linear_warmup_decay
 
 NUM_STEPS, SIGMA = 5120, 0.2
 

@@ -9,7 +9,7 @@ import torch
 
 from blob_pyro.errors import ConfigError, DataError
 from blob_pyro.evaluation import SCORES, acquire, ood_p_values, uncertainty
-from blob_pyro.predictions import Predictions
+from blob_pyro.evaluation.predictions import Predictions
 
 
 def answers(n: int, seed: int, scale: float = 2.0, num_draws: int = 4) -> Predictions:

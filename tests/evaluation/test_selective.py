@@ -9,7 +9,7 @@ import torch
 
 from blob_pyro.errors import DataError
 from blob_pyro.evaluation import evaluate, risk_coverage
-from blob_pyro.predictions import Predictions
+from blob_pyro.evaluation.predictions import Predictions
 
 
 def of_confidences(confidences: list[float], correct: list[bool]) -> Predictions:

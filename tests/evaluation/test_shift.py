@@ -9,7 +9,7 @@ import torch
 
 from blob_pyro.errors import DataError
 from blob_pyro.evaluation import auroc_out_of_distribution, mutual_information, predictive_entropy
-from blob_pyro.predictions import Predictions
+from blob_pyro.evaluation.predictions import Predictions
 
 
 def answers(n: int, num_classes: int, scale: float, seed: int, num_draws: int = 4) -> Predictions:

@@ -10,8 +10,8 @@ import torch
 
 from blob_pyro.errors import ConfigError, DataError
 from blob_pyro.evaluation import Temperature, evaluate, fit_temperature
+from blob_pyro.evaluation.predictions import Predictions
 from blob_pyro.evaluation.temperature import HIGHEST, LOWEST, mean_nll
-from blob_pyro.predictions import Predictions
 
 
 def answers(

@@ -18,9 +18,9 @@ from saved_runs import saved, saved_classifier
 import blob_pyro as bp
 from blob_pyro.cli import main
 from blob_pyro.errors import RunDirectoryError
-from blob_pyro.exporting.card import GUIDE_TITLES
 from blob_pyro.guides import GUIDES
-from blob_pyro.report.table import annotators_table, metrics_table
+from blob_pyro.report.tables import annotators_table, metrics_table
+from blob_pyro.runs.exports.card import GUIDE_TITLES
 
 KIND_NAMES = ("mean", "draws:2", "merged")
 

@@ -11,22 +11,13 @@ import torch
 from cases import EVERY_GUIDE, KINDS, make_batch
 from peft import PeftModel
 from safetensors.torch import load_file
-from saved_runs import (
-    base_of,
-    classifier_batch,
-    drawn,
-    logits_at,
-    logits_of,
-    plain,
-    saved,
-    saved_classifier,
-)
+from saved_runs import base_of, classifier_batch, drawn, logits_at, logits_of, plain, saved, saved_classifier
 
 import blob_pyro as bp
 from blob_pyro.errors import ConfigError, RunDirectoryError, UnsupportedPosteriorError
-from blob_pyro.exporting.draws import seeded_draws
-from blob_pyro.generation.held import hold_draws
 from blob_pyro.guides import MLEGuide
+from blob_pyro.prediction.generation.held import hold_draws
+from blob_pyro.runs.exports.draws import seeded_draws
 
 RANDOM = [name for name in EVERY_GUIDE if KINDS[name].is_random]
 SEED, K = 5, 3
@@ -229,7 +220,7 @@ def test_an_interrupted_export_leaves_nothing(error: Any, tmp_path: Path, monkey
     """Ctrl-C or a full disk after the first draw has been written."""
     run = saved(tmp_path / "run")
     before = sorted(run.path.rglob("*"))
-    from blob_pyro.exporting import adapter
+    from blob_pyro.runs.exports import adapter
 
     write, written = adapter.write_adapter_tensors, []
 

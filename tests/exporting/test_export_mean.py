@@ -14,8 +14,9 @@ from peft import PeftModel
 from saved_runs import base_of, logits_at, logits_of, plain, saved
 
 import blob_pyro as bp
-from blob_pyro.exporting.subject import public_name
 from blob_pyro.guides import EnsembleGuide
+from blob_pyro.model.loading import BaseSource
+from blob_pyro.runs.exports.subject import public_name
 
 
 @pytest.mark.parametrize("name", list(EVERY_GUIDE))
@@ -74,7 +75,7 @@ def test_no_path_of_this_machine_is_told(kind: str, tmp_path: Path, monkeypatch:
 def test_a_packaged_base_is_called_by_its_alias(tmp_path: Path) -> None:
     """PEFT would write the folder of the user's cache."""
     model = bp.BayesianLoRA.from_pretrained(str(tiny.llama()), bp.MultipleChoice((5, 17)), r=2)
-    model.source = bp.checkpoint.BaseSource(id="smollm2")
+    model.source = BaseSource(id="smollm2")
     bp.save(tmp_path, model, bp.BLoBGuide(model))
     assert (
         json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"] == "smollm2"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import blob_pyro as bp
 from blob_pyro.errors import ConfigError
 from blob_pyro.guides import DropoutGuide
-from blob_pyro.inference.elbo import negative_log_likelihood
+from blob_pyro.training.elbo import negative_log_likelihood
 
 
 def dropping(model: bp.BayesianLoRA, masks: dict[str, Tensor]) -> list[torch.utils.hooks.RemovableHandle]:

@@ -35,12 +35,12 @@ from torch import Tensor
 
 import blob_pyro as bp
 from blob_pyro import fit_ensemble
-from blob_pyro.adapters.members import adapter_parameters, fresh_heads
-from blob_pyro.config import TrainConfig
+from blob_pyro.config.sections import TrainConfig
 from blob_pyro.errors import ConfigError, NonFiniteLossError, RunDirectoryError, UnsupportedPosteriorError
 from blob_pyro.guides import EnsembleGuide, MLEGuide
-from blob_pyro.inference.svi import StepResult
-from blob_pyro.likelihoods import Likelihood, MultipleChoice, SequenceClassification
+from blob_pyro.model.layers.members import adapter_parameters, fresh_heads
+from blob_pyro.model.likelihoods import Likelihood, MultipleChoice, SequenceClassification
+from blob_pyro.training.svi import StepResult
 
 K = 3
 CONFIG = TrainConfig(num_steps=5, batch_size=4, lr=1e-2, weight_decay=0.01)

@@ -15,7 +15,7 @@ from torch.distributions.kl import kl_divergence
 
 import blob_pyro as bp
 from blob_pyro.distributions import FullWeightNormal, UnpenalisedDelta
-from blob_pyro.inference.elbo import negative_elbo
+from blob_pyro.training.elbo import negative_elbo
 
 SIGMA = 0.2
 UNPENALISED = ("dropout",)  # random guides without a KL, and so without a penalty

@@ -13,10 +13,10 @@ from pyro.infer import Predictive
 from torch import Tensor
 
 import blob_pyro as bp
-from blob_pyro.curvature import evidence_precision
 from blob_pyro.errors import ConfigError, DataError, LabelError, UnsupportedPosteriorError
+from blob_pyro.guides.curvature import evidence_precision
 from blob_pyro.guides.laplace import HELD_OUT_PRECISIONS
-from blob_pyro.linearised import LinearisedPredictive
+from blob_pyro.prediction.linearised import LinearisedPredictive
 
 LaplaceGuide = bp.guides.LaplaceGuide
 STRUCTURES = ("kron", "diag")

@@ -14,8 +14,8 @@ from torch.distributions.kl import kl_divergence
 import blob_pyro as bp
 from blob_pyro.errors import ConfigError
 from blob_pyro.guides import LowRankGuide
-from blob_pyro.inference.elbo import negative_elbo, negative_log_likelihood
-from blob_pyro.inference.kl_schedule import cycle_length
+from blob_pyro.training.elbo import negative_elbo, negative_log_likelihood
+from blob_pyro.training.kl_schedule import cycle_length
 
 SIGMA = 0.2
 

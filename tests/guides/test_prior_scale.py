@@ -35,11 +35,11 @@ from torch.distributions import Distribution
 import blob_pyro as bp
 from blob_pyro.guides import AdapterGuide, MeanFieldGuide, empirical_prior_scale, init_to_adapter
 from blob_pyro.guides.gaussian import FactorisedGaussianGuide
-from blob_pyro.inference.kl_schedule import constant
-from blob_pyro.inference.prior_step import PriorScaleStep
-from blob_pyro.inference.recipes import RECIPES
-from blob_pyro.likelihoods import MultipleChoice
-from blob_pyro.prior import PRIOR_SCALE, Hyperprior
+from blob_pyro.model.likelihoods import MultipleChoice
+from blob_pyro.model.prior import PRIOR_SCALE, Hyperprior
+from blob_pyro.training.kl_schedule import constant
+from blob_pyro.training.prior_step import PriorScaleStep
+from blob_pyro.training.recipes import RECIPES
 
 LOG_NORMAL = dist.LogNormal(math.log(0.2), 1.0)
 FLAT = dist.HalfNormal(1e6)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import blob_pyro as bp
 from blob_pyro.cli import main
 from blob_pyro.errors import BlobPyroError, ConfigError, RunDirectoryError
-from blob_pyro.loading import BaseSource, load_base
+from blob_pyro.model.loading import BaseSource, load_base
 
 R, ALPHA = 4, 8
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 import blob_pyro as bp
 from blob_pyro.cli import main
 from blob_pyro.errors import RunDirectoryError, UnsupportedPosteriorError
-from blob_pyro.importing import put_on, read_adapter
+from blob_pyro.storage import put_on, read_adapter
 
 STILL = ("--train.lr", "1e-30", "--train.kl_lr", "0", "--train.num_steps", "1")
 

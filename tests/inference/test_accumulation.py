@@ -10,10 +10,10 @@ import torch
 from cases import MODELS, make_batch, model_for, one_draw
 
 import blob_pyro as bp
-from blob_pyro.inference.loss_scale import GROWTH_STEPS, LossScale
-from blob_pyro.inference.recipes import RECIPES
-from blob_pyro.inference.shares import share_out
-from blob_pyro.ranks import Ranks
+from blob_pyro.system.processes import Ranks
+from blob_pyro.training.loss_scale import GROWTH_STEPS, LossScale
+from blob_pyro.training.recipes import RECIPES
+from blob_pyro.training.shares import share_out
 
 GUIDES = {
     "blob": bp.BLoBGuide,

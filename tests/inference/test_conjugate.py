@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 import blob_pyro as bp
 from blob_pyro.guides import init_to_adapter
-from blob_pyro.inference.kl_schedule import constant
-from blob_pyro.likelihoods import ClassLikelihood
-from blob_pyro.loading import BaseSource
+from blob_pyro.model.likelihoods import ClassLikelihood
+from blob_pyro.model.loading import BaseSource
+from blob_pyro.training.kl_schedule import constant
 
 NOISE, SIGMA, SCALING = 0.5, 0.8, 2.0
 DESIGN = torch.tensor([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) * torch.tensor([1, 1, 2, 1])

@@ -7,11 +7,11 @@ import torch
 from cases import MODELS, make_batch
 
 import blob_pyro as bp
-from blob_pyro.evaluation import scale_growth
-from blob_pyro.inference.kl_rate import INIT_SCALE, PAPER_RATE, PAPER_SHARE, widening_rate
-from blob_pyro.inference.kl_schedule import kl_schedule
-from blob_pyro.inference.lr_schedule import linear_warmup_decay
-from blob_pyro.inference.making import kl_learning_rate
+from blob_pyro.experiments.paper.scale_growth import scale_growth
+from blob_pyro.training.kl_rate import INIT_SCALE, PAPER_RATE, PAPER_SHARE, widening_rate
+from blob_pyro.training.kl_schedule import kl_schedule
+from blob_pyro.training.lr_schedule import linear_warmup_decay
+from blob_pyro.training.making import kl_learning_rate
 
 
 def grown(train: bp.TrainConfig, cycle: int, rate: float, prior_scale: float) -> float:

@@ -9,7 +9,7 @@ from fractions import Fraction
 import pytest
 
 from blob_pyro.errors import ConfigError
-from blob_pyro.inference.kl_schedule import (
+from blob_pyro.training.kl_schedule import (
     KL_SCHEDULES,
     constant,
     cycle_length,
@@ -18,7 +18,7 @@ from blob_pyro.inference.kl_schedule import (
     uniform,
     warmup,
 )
-from blob_pyro.inference.lr_schedule import linear_warmup_decay
+from blob_pyro.training.lr_schedule import linear_warmup_decay
 
 PRIOR_SCALE = 0.2
 KL_LR = 0.01

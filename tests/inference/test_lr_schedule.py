@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 
-from blob_pyro.inference.lr_schedule import linear_warmup_decay
+from blob_pyro.training.lr_schedule import linear_warmup_decay
 
 
 @pytest.mark.parametrize(("num_steps", "num_warmup_steps"), [(100, 6), (10, 0), (7, 7), (5, 9), (1, 0)])

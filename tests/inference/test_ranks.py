@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import blob_pyro as bp
-from blob_pyro.adapters.sharding import is_sharded, shard_base
-from blob_pyro.config import TrainConfig
-from blob_pyro.inference.checkpoints import Checkpoints
-from blob_pyro.inference.recipes import RECIPES
-from blob_pyro.ranks import Ranks
+from blob_pyro.config.sections import TrainConfig
+from blob_pyro.model.layers.sharding import is_sharded, shard_base
+from blob_pyro.system.processes import Ranks
+from blob_pyro.training.checkpoints import Checkpoints
+from blob_pyro.training.recipes import RECIPES
 
 Trained = tuple[list[tuple[float, float, float, float]], list[Tensor]]
 

@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import blob_pyro as bp
-from blob_pyro.config import TrainConfig
+from blob_pyro.config.sections import TrainConfig
 from blob_pyro.errors import CheckpointError, Stopped
-from blob_pyro.inference.checkpoints import Checkpoints
-from blob_pyro.inference.recipes import RECIPES
-from blob_pyro.inference.svi import StepResult
+from blob_pyro.training.checkpoints import Checkpoints
+from blob_pyro.training.recipes import RECIPES
+from blob_pyro.training.svi import StepResult
 
 STEPS = 7
 CONFIG = TrainConfig(num_steps=STEPS, batch_size=3, lr=1e-2, kl_lr=1e-3, save_steps=3)

@@ -35,9 +35,9 @@ from torch.func import functional_call
 import blob_pyro as bp
 from blob_pyro.guides import AdapterGuide, MeanFieldGuide
 from blob_pyro.guides.gaussian import FactorisedGaussianGuide
-from blob_pyro.inference.kl_schedule import cycle_length, kl_schedule, reweighted
-from blob_pyro.inference.recipes import RECIPES
-from blob_pyro.inference.svi import StepResult
+from blob_pyro.training.kl_schedule import cycle_length, kl_schedule, reweighted
+from blob_pyro.training.recipes import RECIPES
+from blob_pyro.training.svi import StepResult
 
 LR, KL_LR, STEPS, SIGMA = 2e-3, 0.05, 6, 0.2
 CYCLE = 3

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from blob_pyro.errors import DataError
 from blob_pyro.evaluation import Metrics, reliability_bins
-from blob_pyro.predictions import Predictions
+from blob_pyro.evaluation.predictions import Predictions
 from blob_pyro.report.plots import (
     embedding_plot,
     growth_plot,

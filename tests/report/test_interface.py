@@ -17,8 +17,6 @@ from matplotlib.figure import Figure
 import blob_pyro as bp
 from blob_pyro.errors import DataError, RunDirectoryError
 from blob_pyro.evaluation import Metrics, evaluate, risk_coverage
-from blob_pyro.inference.svi import StepResult
-from blob_pyro.report.answers import write_predictions
 from blob_pyro.report.plots import (
     draws_histogram,
     embedding_plot,
@@ -35,6 +33,8 @@ from blob_pyro.report.plots import (
     training_curves,
 )
 from blob_pyro.report.plots.training import running_mean
+from blob_pyro.storage.answers import write_predictions
+from blob_pyro.training.svi import StepResult
 
 METRICS = Metrics(0.67, 1.19, 0.213, 0.45, 0.5, 0.1, 400, 10, 15, 0.0235, 0.061, 0.018, 0.019)
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from blob_pyro.errors import DataError
 from blob_pyro.evaluation import reliability_bins
-from blob_pyro.predictions import Predictions
+from blob_pyro.evaluation.predictions import Predictions
 from blob_pyro.report.plots import reliability_diagram, save_figure, wilson_interval
 
 
@@ -73,7 +73,7 @@ def test_no_pyplot_figure_is_made_and_no_backend_chosen(tmp_path: Path) -> None:
     # torchmetrics imports pyplot, so that its presence proves nothing.
     code = (
         "import matplotlib, torch\n"
-        "from blob_pyro.predictions import Predictions\n"
+        "from blob_pyro.evaluation.predictions import Predictions\n"
         "from blob_pyro.report.plots import reliability_diagram, save_figure\n"
         "probs = torch.tensor([[0.7, 0.3]])\n"
         "ax = reliability_diagram(Predictions(probs, probs[None], torch.tensor([0])))\n"

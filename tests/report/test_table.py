@@ -9,7 +9,7 @@ import statistics
 import pytest
 
 from blob_pyro.evaluation import Metrics
-from blob_pyro.report.table import metrics_table, seeds_table
+from blob_pyro.report.tables import metrics_table, seeds_table
 
 METRICS = Metrics(
     accuracy=0.67,

@@ -11,8 +11,8 @@ import torch
 import yaml
 
 import blob_pyro as bp
-from blob_pyro.inference.svi import StepResult
-from blob_pyro.report.answers import write_predictions
+from blob_pyro.storage.answers import write_predictions
+from blob_pyro.training.svi import StepResult
 
 HOSTILE = '<script>document.title = "hit"</script><img src="http://evil.example/x.png" onerror="document.title=1">'
 NAMES = ("negative", "neutral", "positive")

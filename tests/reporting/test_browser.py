@@ -9,7 +9,7 @@ import pytest
 from browser import CHROMIUM, WHY_NOT, Browser, Page, opened
 from reporting.report_runs import HOSTILE, NAMES, answers, steps, write_run
 
-from blob_pyro.reporting import write_report
+from blob_pyro.report.page import write_report
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=WHY_NOT)
 

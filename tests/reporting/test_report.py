@@ -20,11 +20,11 @@ from test_workflow import BERT, make_config, run
 import blob_pyro as bp
 from blob_pyro.cli import main
 from blob_pyro.errors import ConfigError, DataError, RunDirectoryError
-from blob_pyro.reporting import cautions_of, read_run, write_report
-from blob_pyro.reporting.cautions import cautions_of_several
-from blob_pyro.reporting.cautions.draws import ece_difference, nll_difference
-from blob_pyro.reporting.extremes import confident_mistakes, uncertain_items
-from blob_pyro.reporting.naming import systems_of
+from blob_pyro.report.page import cautions_of, read_run, write_report
+from blob_pyro.report.page.cautions import cautions_of_several
+from blob_pyro.report.page.cautions.draws import ece_difference, nll_difference
+from blob_pyro.report.page.extremes import confident_mistakes, uncertain_items
+from blob_pyro.report.page.naming import systems_of
 
 
 def text_of(file: Path) -> str:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from blob_pyro.errors import DataError
-from blob_pyro.predictions import Predictions
-from blob_pyro.report.answers import read_answers
+from blob_pyro.evaluation.predictions import Predictions
 from blob_pyro.report.plots.panels import axes_or_new
 from blob_pyro.report.plots.sources import Answered, path_of
 from blob_pyro.report.plots.style import COLOURS, HATCHES
-from blob_pyro.run_directory import PREDICTIONS
+from blob_pyro.storage.answers import read_answers
+from blob_pyro.storage.directory import PREDICTIONS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from blob_pyro.checkpoint import Run
 from blob_pyro.errors import DataError
-from blob_pyro.inference.svi import StepResult
 from blob_pyro.report.plots.panels import axes_or_new
 from blob_pyro.report.plots.sources import Trained, named, steps_of
 from blob_pyro.report.plots.style import GREY, LINES, check_some, light_grid, series
+from blob_pyro.storage.saving import Run
+from blob_pyro.training.svi import StepResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

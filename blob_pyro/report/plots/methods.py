@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from blob_pyro.evaluation.metrics import Scores
+from blob_pyro.evaluation.predictions import Predictions, TokenPredictions
 from blob_pyro.evaluation.tokens import TokenMetrics
-from blob_pyro.predictions import Predictions
 from blob_pyro.report.plots.panels import Panels
 from blob_pyro.report.plots.sources import RunLike, scores_of
 from blob_pyro.report.plots.style import (
@@ -24,8 +25,6 @@ from blob_pyro.report.plots.style import (
     light_grid,
     spread_note,
 )
-from blob_pyro.report.table import Scores
-from blob_pyro.token_predictive import TokenPredictions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -44,7 +44,7 @@ def scores_by_count(source: Answered, counts: Iterable[int] | None = None) -> di
 
     Example:
         >>> import torch
-        >>> from blob_pyro.predictions import Predictions
+        >>> from blob_pyro.evaluation.predictions import Predictions
         >>> draws = torch.tensor([[[0.5, 0.5]], [[1.0, 0.0]]])
         >>> found = scores_by_count(Predictions(draws.mean(0), draws, torch.tensor([0])))
         >>> {count: round(metrics.nll, 3) for count, metrics in found.items()}

@@ -43,7 +43,7 @@ def reliability_diagram(source: Answered, *, num_bins: int = 15, ax: Axes | None
         RunDirectoryError: a run without predictions of classes.
 
     Example:
-        >>> from blob_pyro.predictions import Predictions
+        >>> from blob_pyro.evaluation.predictions import Predictions
         >>> probs = torch.tensor([[0.8, 0.2], [0.6, 0.4], [0.3, 0.7]])
         >>> predictions = Predictions(probs, probs[None], labels=torch.tensor([0, 1, 1]))
         >>> reliability_diagram(predictions).get_title()
@@ -76,7 +76,7 @@ def reliability_diagrams(
         DataError: there is no method; or as `reliability_diagram`.
 
     Example:
-        >>> from blob_pyro.predictions import Predictions
+        >>> from blob_pyro.evaluation.predictions import Predictions
         >>> probs = torch.tensor([[0.8, 0.2], [0.6, 0.4], [0.3, 0.7]])
         >>> predictions = Predictions(probs, probs[None], labels=torch.tensor([0, 1, 1]))
         >>> reliability_diagrams({"MLE": predictions})[0].get_title()

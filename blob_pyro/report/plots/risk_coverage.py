@@ -38,7 +38,7 @@ def risk_coverage_plot(sources: Mapping[str, Answered] | Answered, *, ax: Axes |
     Source: Geifman, Uziel and El-Yaniv, arXiv 1805.08206.
 
     Example:
-        >>> from blob_pyro.predictions import Predictions
+        >>> from blob_pyro.evaluation.predictions import Predictions
         >>> probs = torch.tensor([[0.8, 0.2], [0.6, 0.4], [0.3, 0.7]])
         >>> ax = risk_coverage_plot({"MLE": Predictions(probs, probs[None], labels=torch.tensor([0, 1, 1]))})
         >>> ax.lines[0].get_label()

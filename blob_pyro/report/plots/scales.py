@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blob_pyro.checkpoint import Run, mean_scales
 from blob_pyro.errors import DataError
 from blob_pyro.guides import AdapterGuide
 from blob_pyro.report.plots.cells import draw_cells
 from blob_pyro.report.plots.panels import axes_or_new
 from blob_pyro.report.plots.sources import RunLike
 from blob_pyro.report.plots.style import check_some
-from blob_pyro.report.reading import read_scales
+from blob_pyro.storage.reading import read_scales
+from blob_pyro.storage.saving import Run, mean_scales
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

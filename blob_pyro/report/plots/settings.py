@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from blob_pyro.errors import DataError
+from blob_pyro.evaluation.metrics import Scores
 from blob_pyro.report.plots.cells import draw_cells
 from blob_pyro.report.plots.panels import Panels
 from blob_pyro.report.plots.saving import figure_of
@@ -24,7 +25,6 @@ from blob_pyro.report.plots.style import (
     spread_note,
     tick_values,
 )
-from blob_pyro.report.table import Scores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,17 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar, cast
 
-from blob_pyro.checkpoint import Run
 from blob_pyro.errors import DataError
-from blob_pyro.evaluation.metrics import evaluate
+from blob_pyro.evaluation.metrics import Scores, evaluate
+from blob_pyro.evaluation.predictions import Predictions, TokenPredictions
 from blob_pyro.evaluation.tokens import evaluate_tokens
-from blob_pyro.inference.svi import StepResult
-from blob_pyro.predictions import Predictions
-from blob_pyro.report.answers import read_predictions
-from blob_pyro.report.reading import read_metrics, read_steps
-from blob_pyro.report.table import Scores
-from blob_pyro.run_directory import PREDICTIONS
-from blob_pyro.token_predictive import TokenPredictions
+from blob_pyro.storage.answers import read_predictions
+from blob_pyro.storage.directory import PREDICTIONS
+from blob_pyro.storage.reading import read_metrics, read_steps
+from blob_pyro.storage.saving import Run
+from blob_pyro.training.svi import StepResult
 
 T = TypeVar("T")
 

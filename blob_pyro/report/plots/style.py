@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from blob_pyro.errors import DataError
-from blob_pyro.report.table import Scores
+from blob_pyro.evaluation.metrics import Scores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

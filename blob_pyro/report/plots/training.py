@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from blob_pyro.inference.svi import StepResult
 from blob_pyro.report.plots.panels import Panels
 from blob_pyro.report.plots.sources import Trained, members_of, named, steps_of
 from blob_pyro.report.plots.style import COLOURS, GREY, ORANGE, check_some, light_grid, series
+from blob_pyro.training.svi import StepResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,0 +1,228 @@
+"""Configuration files: reads a YAML file's keys, and words for what is wrong with a key or a type."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import yaml
+
+from blob_pyro.config.sections import RunConfig
+from blob_pyro.errors import ConfigError
+
+
+def _key_types() -> dict[str, Any]:
+    """Every key of a configuration with its type; a section has its dataclass."""
+    types: dict[str, Any] = {}
+    for section, kind in get_type_hints(RunConfig).items():
+        types[section] = kind
+        if dataclasses.is_dataclass(kind):
+            types |= {f"{section}.{name}": hint for name, hint in get_type_hints(kind).items()}
+    return types
+
+
+KEYS = _key_types()
+MAX_VALUES = 10_000
+
+
+def check_file(path: str | Path) -> dict[str, Any]:
+    """Read a configuration file and check its keys; values are checked where the dataclasses are made.
+
+    Returns:
+        The mapping as it stands in the file; numbers like 1e-4 may still be text, as YAML 1.1 reads them.
+
+    Raises:
+        ConfigError: the file is missing or no YAML mapping, a section is not a mapping, or a key is unknown.
+    """
+    raw = _read_yaml(Path(path))
+    expected = f"a mapping with the keys {', '.join(name for name in KEYS if '.' not in name)}"
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected {expected}; got {'nothing' if raw is None else type(raw).__name__}")
+    for name, value in raw.items():
+        if name in KEYS and "." in name:
+            raise ConfigError(f"{path}: {name}: expected {name.split('.')[1]} below {name.split('.')[0]}, in a section")
+        if name not in KEYS:
+            raise ConfigError(f"{path}: {unknown_key(str(name), KEYS)}")
+        if dataclasses.is_dataclass(KEYS[name]):
+            _check_section(path, name, value)
+    return raw
+
+
+def _check_section(path: str | Path, name: str, value: Any) -> None:
+    keys = [key.removeprefix(f"{name}.") for key in KEYS if key.startswith(f"{name}.")]
+    if not isinstance(value, dict):
+        got = "nothing" if value is None else repr(value)
+        raise ConfigError(f"{path}: {name}: expected a mapping with keys like {', '.join(keys[:3])}; got {got}")
+    for key in value:
+        if key not in keys:
+            raise ConfigError(f"{path}: {unknown_key(f'{name}.{key}', KEYS)}")
+
+
+def _read_yaml(path: Path) -> Any:
+    if path.is_dir():
+        raise ConfigError(f"{path}: expected a YAML file; got a folder: name a file in it")
+    try:
+        found = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
+        _refuse_large(found)
+        return found
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: expected a YAML file; there is none: check the path") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a YAML file; it cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: expected a YAML file in UTF-8; got other bytes at {error.start}") from error
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f" on line {error.problem_mark.line + 1}"
+        raise ConfigError(f"{path}: expected YAML; got something else{line}: {error.problem}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: expected a YAML file; its values are nested too deeply or in themselves") from error
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
+        # of the latter PyYAML raises what its conversions do: a date in month 13, a number of 5000 digits, !!int x
+        raise ConfigError(f"{path}: expected YAML; got something else: {str(error)[:200]}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Makes plain values alone, and refuses a key that is there twice: PyYAML would take the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        written = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        if twice := next((name for name, count in Counter(written).items() if count > 1), None):
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice} is there twice", node.start_mark)
+        return dict(super().construct_mapping(node, deep))
+
+
+def _refuse_large(value: Any) -> None:
+    """Raise where a value is large once its aliases are written out: ten lines can stand for a billion.
+
+    Raises:
+        ConfigError: it has more than `MAX_VALUES` values, or a number that has no place in a machine's word.
+        RecursionError: it holds itself.
+    """
+    if _count(value, {}) > MAX_VALUES:
+        raise ConfigError(f"expected a file of at most {MAX_VALUES} values, aliases written out; got more")
+
+
+def _count(value: Any, known: dict[int, int]) -> int:
+    """Values in a value, each time that it is named."""
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise ConfigError(f"expected whole numbers of 64 bits; got {str(value)[:40]}")
+    if not isinstance(value, dict | list | set | tuple):
+        return 1
+    if id(value) not in known:
+        parts = [*value.keys(), *value.values()] if isinstance(value, dict) else list(value)
+        known[id(value)] = 1 + sum(_count(part, known) for part in parts)
+    return known[id(value)]
+
+
+def unknown_key(key: str, known: Iterable[str], prefix: str = "") -> str:
+    """A message for a key that there is not, with the one that was probably meant.
+
+    Args:
+        key: what was given.
+        known: what there is.
+        prefix: "--" where the keys are options of a command line.
+
+    Example:
+        >>> unknown_key("train.num_step", KEYS)
+        'train.num_step: no such key; did you mean train.num_steps?'
+        >>> unknown_key("lr", KEYS, prefix="--")
+        '--lr: no such option; did you mean --train.lr?'
+        >>> unknown_key("guide.width", KEYS)  # doctest: +ELLIPSIS
+        'guide.width: no such key; guide has name, eps, scale, init_scale, p, num_members, rank, structure, ...'
+    """
+    known = list(known)
+    start = f"{prefix}{key}: no such {'option' if prefix else 'key'}; "
+    last = key.rsplit(".", 1)[-1]
+    moved = [name for name in known if name.rsplit(".", 1)[-1] == last]
+    near = moved or difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+    if near:
+        return f"{start}did you mean {prefix}{near[0]}?"
+    section = key.split(".", 1)[0]
+    siblings = [name.split(".", 1)[1] for name in known if name.startswith(f"{section}.")]
+    if siblings:
+        return f"{start}{section} has {', '.join(siblings)}"
+    return f"{start}expected one of {', '.join(prefix + name for name in known if '.' not in name)}"
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value from a file is of a type; a whole number is a number, true and false are neither.
+
+    Example:
+        >>> fits([1, 2], list[float]), fits(True, int), fits(None, int | None), fits("x", Literal["a", "b"])
+        (True, False, True, False)
+        >>> fits({"": "cpu"}, dict[str, int | str] | None), fits({"": [0]}, dict[str, int | str])
+        (True, False)
+    """
+    options: tuple[Any, ...] = getattr(kind, "__args__", ())
+    if getattr(kind, "__origin__", None) is Literal:
+        return isinstance(value, str) and value in options
+    if getattr(kind, "__origin__", None) is list:
+        return isinstance(value, list) and all(fits(item, options[0]) for item in value)
+    if getattr(kind, "__origin__", None) is dict:
+        return isinstance(value, dict) and all(fits(k, options[0]) and fits(v, options[1]) for k, v in value.items())
+    if options:
+        return any(fits(value, option) for option in options)
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    if kind is float:
+        return isinstance(value, int | float) and abs(value) <= sys.float_info.max
+    return isinstance(value, kind)
+
+
+def expected_type(kind: Any) -> str:
+    """A type in words, for messages.
+
+    Example:
+        >>> expected_type(int | None)
+        'a whole number, or null'
+        >>> expected_type(Literal["blob", "mle"])
+        "one of 'blob', 'mle'"
+    """
+    options = getattr(kind, "__args__", ())
+    if type(None) in options:
+        return f"{', or '.join(expected_type(option) for option in options if option is not type(None))}, or null"
+    if getattr(kind, "__origin__", None) is Literal:
+        return f"{'one of ' if len(options) > 1 else ''}{', '.join(map(repr, options))}"
+    if dataclasses.is_dataclass(kind):
+        return "a YAML file with the keys of this section"
+    return _TYPE_WORDS.get(kind, str(kind))
+
+
+def names_of(kind: Any) -> list[str]:
+    """The names that a type allows; none where it is not one of names.
+
+    Example:
+        >>> names_of(Literal["blob", "mle"] | None), names_of(int)
+        (['blob', 'mle'], [])
+    """
+    options = getattr(kind, "__args__", ())
+    if getattr(kind, "__origin__", None) is Literal:
+        return [option for option in options if isinstance(option, str)]
+    return [name for option in options for name in names_of(option)]
+
+
+_TYPE_WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a finite number",
+    bool: "true or false",
+    str: "text",
+    list[float]: "a list of numbers, like [1.0, 2.0]",
+    list[int]: "a list of whole numbers, like [-1]",
+    list[str]: 'a list of texts, like ["a", "b"] with quotes',
+}
+
+
+def flat_settings(config: RunConfig) -> dict[str, Any]:
+    """Each setting by its whole name, as on the command line ("train.lr"); a mapping that is a value stays whole."""
+    found: dict[str, Any] = {}
+    for name, value in dataclasses.asdict(config).items():
+        section = dataclasses.is_dataclass(getattr(config, name))
+        found |= {f"{name}.{key}": inner for key, inner in value.items()} if section else {name: value}
+    return found

@@ -1,0 +1,151 @@
+"""Tokenised prompts within a length: what is too long loses text from the left of its passage."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from blob_pyro.data.examples import Example
+from blob_pyro.data.rows.wording import and_others
+from blob_pyro.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class FittedPrompts:
+    """Prompts as token ids.
+
+    Attributes:
+        ids: the token ids of each prompt.
+        truncated: how many passages lost text.
+    """
+
+    ids: list[tuple[int, ...]]
+    truncated: int
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """Token ids of a prompt; `spans` are the (start, end) characters of its tokens, without special tokens."""
+
+    ids: tuple[int, ...]
+    spans: list[tuple[int, int]]
+
+
+def fit_prompts(
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    limits: Sequence[int],
+    completions: Sequence[int] | None = None,
+) -> FittedPrompts:
+    """Tokenise prompts, and cut the passages of those that are too long.
+
+    Args:
+        examples: the items.
+        tokenizer: a fast tokenizer.
+        limits: most tokens of each prompt, special tokens included.
+        completions: how many tokens the completion behind each takes, where there is one; for the message.
+
+    Raises:
+        DataError: the tokenizer is a slow one, a prompt has no token, or one is too long even without its passage.
+    """
+    if not tokenizer.is_fast:
+        raise DataError(f"expected a fast tokenizer; got {type(tokenizer).__name__}: load it with use_fast=True")
+    tokens = _tokenize(tokenizer, [example.prompt for example in examples])
+    for example, found in zip(examples, tokens, strict=True):
+        if not found.spans:
+            raise DataError(f"{example.id}: expected a prompt with text; got {example.prompt!r}, which has no token")
+    truncated = _cut_to_fit(examples, tokens, tokenizer, limits, completions)
+    return FittedPrompts([found.ids for found in tokens], truncated)
+
+
+def warn_of_cuts(truncated: int, num_items: int, max_length: int) -> None:
+    """One warning that says how many passages lost text."""
+    warnings.warn(
+        f"{truncated} of {num_items} prompts were longer than {max_length} tokens: "
+        "their passages were cut from the left",
+        stacklevel=3,
+    )
+
+
+def _tokenize(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[_Tokens]:
+    """Tokens of all prompts in one call, which is many times faster than a call for each."""
+    if not prompts:
+        return []
+    found: Any = tokenizer(
+        list(prompts),
+        padding=False,
+        truncation=False,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+        verbose=False,
+    )
+    columns = zip(found["input_ids"], found["offset_mapping"], found["special_tokens_mask"], strict=True)
+    return [
+        _Tokens(tuple(ids), [tuple(span) for span, special in zip(spans, mask, strict=True) if not special])
+        for ids, spans, mask in columns
+    ]
+
+
+def _cut_to_fit(
+    examples: Sequence[Example],
+    tokens: list[_Tokens],
+    tokenizer: PreTrainedTokenizerBase,
+    limits: Sequence[int],
+    completions: Sequence[int] | None,
+) -> int:
+    """Replace in `tokens` what is longer than its limit; returns the number of items that were cut.
+
+    The shortened text is tokenised again, not spliced from the old tokens: a token may straddle the passage's edge
+    (" Persian" begins with a space of the template). It may then need another round, as new neighbours may split
+    differently; each round takes at least one character of the passage.
+    """
+    too_long = {i: example for i, example in enumerate(examples) if len(tokens[i].ids) > limits[i]}
+    count = len(too_long)
+    while too_long:
+        stuck = [i for i, example in too_long.items() if not _can_be_cut(example)]
+        if stuck:
+            raise _does_not_fit(examples, tokens, stuck, limits, completions)
+        cut = {i: _cut_once(ex, tokens[i].spans, len(tokens[i].ids) - limits[i]) for i, ex in too_long.items()}
+        retokenized = _tokenize(tokenizer, [example.prompt for example in cut.values()])
+        for i, found in zip(cut, retokenized, strict=True):
+            tokens[i] = found
+        too_long = {i: example for i, example in cut.items() if len(tokens[i].ids) > limits[i]}
+    return count
+
+
+def _can_be_cut(example: Example) -> bool:
+    return example.passage is not None and example.passage[0] < example.passage[1]
+
+
+def _cut_once(example: Example, spans: list[tuple[int, int]], excess: int) -> Example:
+    """The example without the first `excess` tokens of its passage, and without white space at the cut."""
+    assert example.passage is not None
+    start, end = example.passage
+    inside = [token_end for token_start, token_end in spans if token_end > start and token_start < end]
+    position = inside[excess - 1] if excess <= len(inside) else end
+    rest = example.prompt[position:end].lstrip()
+    prompt = example.prompt[:start] + rest + example.prompt[end:]
+    return dataclasses.replace(example, prompt=prompt, passage=(start, start + len(rest)))
+
+
+def _does_not_fit(
+    examples: Sequence[Example],
+    tokens: list[_Tokens],
+    stuck: list[int],
+    limits: Sequence[int],
+    completions: Sequence[int] | None,
+) -> DataError:
+    """The error that names the items that cannot be made short enough."""
+    first = examples[stuck[0]]
+    without = "" if first.passage is None else " without its passage"
+    more = and_others([examples[i].id for i in stuck])
+    advice = "raise data.max_length" + ("" if first.passage else ", or name a data.truncate_field")
+    limit, got = limits[stuck[0]], len(tokens[stuck[0]].ids)
+    before = "" if completions is None else f" before a completion of {completions[stuck[0]]}"
+    return DataError(f"{first.id}: expected at most {limit} tokens{before}; got {got}{without}{more}: {advice}")

@@ -1,0 +1,190 @@
+"""Splits of a published data set: from a folder of local copies, or from the hub through `datasets`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from blob_pyro.data.rows.files import SUFFIXES, read_rows
+from blob_pyro.data.rows.row import Row
+from blob_pyro.data.rows.values import json_value
+from blob_pyro.errors import DataError
+from blob_pyro.system.dataset_bars import no_dataset_bars
+from blob_pyro.system.hub_errors import one_line, refusal
+
+HUB_TIMEOUT = 10.0  # seconds
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """Where the splits of a data set are.
+
+    Attributes:
+        path: the data set's name on the hub.
+        config: its configuration there, or None.
+        folder: the folder of its local copy, below data.data_dir.
+        files: split -> name of its local file without suffix, where that is not the split's own name.
+    """
+
+    path: str
+    config: str | None
+    folder: str
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def file(self, split: str) -> str:
+        """The local file of a split below data.data_dir, without suffix."""
+        return f"{self.folder}/{self.files.get(split, split)}"
+
+    def __str__(self) -> str:
+        """Its name on the hub, with the configuration in parentheses."""
+        return self.path if self.config is None else f"{self.path} ({self.config})"
+
+
+def read_split(source: HubSource, split: str, data_dir: str | None, task: str) -> list[Row]:
+    """The rows of one split in official order.
+
+    Args:
+        source: the data set.
+        split: the split's name on the hub.
+        data_dir: folder with local copies; None asks the hub.
+        task: the task's name, for messages.
+
+    Returns:
+        Rows numbered from 1, by line of the file or position on the hub.
+
+    Raises:
+        DataError: there is no such file, it cannot be read, or the hub cannot be.
+    """
+    if data_dir is not None:
+        return read_rows(local_file(source, split, data_dir, task))
+    return _read_hub(source, split, task)
+
+
+def local_file(source: HubSource, split: str, data_dir: str, task: str) -> Path:
+    """The file of a split in a folder of local copies.
+
+    Raises:
+        DataError: there is none.
+    """
+    if not Path(data_dir).is_dir():
+        raise DataError(f"{task}: expected a folder in data.data_dir; got {data_dir!r}, which is none: check the path")
+    found = [path for suffix in SUFFIXES if (path := Path(data_dir, source.file(split) + suffix)).exists()]
+    if not found:
+        raise DataError(
+            f"{task}: expected {source.file(split)}.jsonl, .csv, .tsv (or .gz of these) or .parquet in data.data_dir; "
+            f"{data_dir} has none: put it there, or leave data.data_dir out to ask the hub"
+        )
+    return found[0]
+
+
+def _read_hub(source: HubSource, split: str, task: str) -> list[Row]:
+    def rows_of(found: Any) -> list[Row]:
+        return [Row(number, dict(fields)) for number, fields in enumerate(found, start=1)]
+
+    try:
+        return _load(source.path, source.config, split, rows_of)
+    except _NoDataError as error:
+        raise DataError(
+            f"{task}: expected the split {split!r} of {source} on the hub; {error}; without it, set data.data_dir to "
+            f"a folder that holds {source.file(split)}.jsonl"
+        ) from error
+
+
+def read_dataset(path: str, config: str | None, split: str) -> list[Row]:
+    """The rows of a data set of one's own choice, numbered from 1.
+
+    A label that the data set stores as a number with a name (`datasets.ClassLabel`) comes as its name; other values
+    come as JSON has them.
+
+    Args:
+        path: its name on the hub, or a local folder.
+        config: its configuration, or None.
+        split: the split's name; "train[:100]" works as in `datasets`.
+
+    Raises:
+        DataError: it cannot be read; the message says how to use a local copy.
+    """
+    named = path if config is None else f"{path} ({config})"
+    try:
+        rows = _load(path, config, split, _named_rows)
+    except _NoDataError as error:
+        raise DataError(
+            f"data.dataset: expected the split {split!r} of {named}; {error}; without the hub, name the "
+            "data set's local folder, or save it as a file (to_json, to_csv, to_parquet) for data.train_file"
+        ) from error
+    if not rows:
+        raise DataError(f"data.dataset: expected at least one row in the split {split!r} of {named}; got none")
+    return rows
+
+
+def _named_rows(found: Any) -> list[Row]:
+    """Rows with the names of labels that are numbers; those below 0 are no label."""
+    names: dict[str, list[str]] = {name: kind.names for name, kind in found.features.items() if hasattr(kind, "names")}
+    rows = []
+    for number, raw in enumerate(found, start=1):
+        fields = {name: json_value(value) for name, value in raw.items()}
+        for name, words in names.items():
+            label = fields[name]
+            fields[name] = None if label is None or label < 0 else words[label]
+        rows.append(Row(number, fields))
+    return rows
+
+
+class _NoDataError(Exception):
+    """A data set cannot be read; the message is a few words that say why."""
+
+
+def _load(path: str, config: str | None, split: str, rows_of: Callable[[Any], list[Row]]) -> list[Row]:
+    """The split as `datasets` loads it: from the hub, or from its own cache where the hub does not answer."""
+    import datasets
+
+    why = _unreachable(path)
+    if why and not _is_cached(path):
+        raise _NoDataError(why)
+    try:
+        with no_dataset_bars():
+            return rows_of(datasets.load_dataset(path, config, split=split))
+    except Exception as error:  # whatever the HTTP library, the file formats and the cache raise
+        refused = refusal(error) or ("" if why else _refused(path))
+        raise _NoDataError(refused or f"it cannot be read ({one_line(error, limit=200)})") from error
+
+
+def _unreachable(path: str) -> str:
+    """Why the hub does not answer, or refuses to; or "".
+
+    Left to itself `datasets` asks an unreachable hub six times, for half a minute.
+    """
+    from huggingface_hub import HfApi
+
+    if Path(path).is_dir():  # `datasets` prefers a folder of that name
+        return ""
+    try:
+        HfApi().dataset_info(path, timeout=HUB_TIMEOUT)
+    except Exception as error:  # no network, offline mode, a proxy in between
+        return refusal(error) or f"the hub cannot be asked ({one_line(error, limit=200)})"
+    return ""
+
+
+def _refused(path: str) -> str:
+    """Why the hub keeps the files of a data set to itself, or "".
+
+    It tells whoever asks about a gated one, and `datasets` drops the error that its files are refused with.
+    """
+    from huggingface_hub import HfApi
+
+    if Path(path).is_dir():
+        return ""
+    try:
+        HfApi().auth_check(path, repo_type="dataset")
+    except Exception as error:
+        return refusal(error)
+    return ""
+
+
+def _is_cached(path: str) -> bool:
+    """Whether `datasets` has loaded something of this name before."""
+    import datasets
+
+    return Path(datasets.config.HF_DATASETS_CACHE, path.replace("/", "___")).is_dir()

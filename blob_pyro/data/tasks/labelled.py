@@ -1,0 +1,206 @@
+"""From raw rows to examples: fields made ready for a prompt, prompts rendered, labels looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from blob_pyro.data.examples import Example
+from blob_pyro.data.prompts import PromptTemplate
+from blob_pyro.data.rows.row import Row
+from blob_pyro.data.rows.wording import bad_lines, name_lines, quoted, shown
+from blob_pyro.data.tasks.formats import BadRowError, from_cell
+from blob_pyro.data.tasks.soft_labels import shares_of
+from blob_pyro.errors import ConfigError, DataError
+
+OFFICIAL = "rows with the fields of the official copy"
+
+
+def prepare_rows(
+    rows: Sequence[Row],
+    prepare: Callable[[Mapping[str, Any]], dict[str, Any]],
+    source: str,
+    expected: str = OFFICIAL,
+) -> list[Row]:
+    """Bring rows of a data set's own format into the fields of a prompt.
+
+    Args:
+        rows: raw items.
+        prepare: makes the new fields of one item, or raises `BadRowError`; one of `blob_pyro.data.tasks.formats`.
+        source: name of the file, for messages.
+        expected: what its rows should be, for messages.
+
+    Raises:
+        DataError: rows are not of that format; every such line is counted.
+    """
+    ready: list[Row] = []
+    bad: dict[int, str] = {}
+    for row in rows:
+        try:
+            ready.append(Row(row.line, prepare(row.fields)))
+        except BadRowError as error:
+            bad[row.line] = str(error)
+    if bad:
+        raise bad_lines(source, expected, bad)
+    return ready
+
+
+def examples_from_rows(
+    rows: Sequence[Row],
+    template: PromptTemplate,
+    labels: Sequence[str],
+    label_field: str,
+    require_label: bool,
+    source: str = "data",
+) -> list[Example]:
+    """Render rows and look up their labels.
+
+    A label is compared as text, without the white space around it, so that "negative" in a file is the answer word
+    " negative", true is "True", and 1 is "1". Null and empty text are no label. An object of labels with numbers,
+    {"negative": 3, "positive": 1}, is a soft label: how many annotators, or which share of them, chose each. Where one
+    row has such a label, the labels of all of them are shares. A text that is the JSON of such an object, as in a cell
+    of CSV or TSV, is one too.
+
+    Args:
+        rows: raw items.
+        template: the prompt.
+        labels: answer words in class order.
+        label_field: the field that holds the label.
+        require_label: whether each row must have one; if not, a file without any will do.
+        source: name of the file, for messages.
+
+    Raises:
+        ConfigError: two labels differ in white space alone, or one is nothing else.
+        DataError: rows lack a field of the prompt or have no text in any; labels are missing or unknown. Every such
+            line is counted.
+
+    Example:
+        >>> rows = [Row(1, {"text": "Lovely", "label": "good"})]
+        >>> examples_from_rows(rows, PromptTemplate("{text} is"), [" bad", " good"], "label", require_label=True)
+        [Example(prompt='Lovely is', label=1, id='line 1', passage=None, shares=None, completion=None, group=None)]
+    """
+    classes = _class_of_text(labels)
+    rows = [_with_object(row, label_field) for row in rows]
+    soft = _soft_labels(rows, classes, label_field, source)
+    found = [
+        _largest(soft[row.line], labels) if row.line in soft else label_text(row.fields.get(label_field))
+        for row in rows
+    ]
+    _check_labels(rows, found, classes, label_field, require_label, source)
+    known = [None if label is None else classes[label] for label in found]
+    return [
+        Example(prompt, label, f"line {row.line}", passage, _shares(soft, row, label, len(labels)))
+        for row, label, (prompt, passage) in zip(rows, known, rendered(rows, template, source), strict=True)
+    ]
+
+
+def _with_object(row: Row, label_field: str) -> Row:
+    """The row with the object whose JSON its label is, if it is one."""
+    value = from_cell(row.fields.get(label_field))
+    return Row(row.line, {**row.fields, label_field: value}) if isinstance(value, Mapping) else row
+
+
+def _soft_labels(
+    rows: Sequence[Row], classes: Mapping[str, int], label_field: str, source: str
+) -> dict[int, tuple[float, ...]]:
+    """Shares by the line of each row that has them."""
+    with_shares = [row for row in rows if isinstance(row.fields.get(label_field), Mapping)]
+    ready = prepare_rows(
+        with_shares,
+        lambda fields: {"shares": shares_of(fields[label_field], classes)},
+        source,
+        expected=f"numbers by label in the field {label_field!r}",
+    )
+    return {row.line: row.fields["shares"] for row in ready}
+
+
+def _largest(shares: Sequence[float], labels: Sequence[str]) -> str:
+    return labels[max(range(len(shares)), key=shares.__getitem__)].strip()
+
+
+def _shares(
+    soft: Mapping[int, tuple[float, ...]], row: Row, label: int | None, num_classes: int
+) -> tuple[float, ...] | None:
+    """A row's shares: all of one class where other rows have shares and it has a label."""
+    if not soft or label is None:
+        return None
+    return soft.get(row.line) or tuple(float(k == label) for k in range(num_classes))
+
+
+def label_text(value: Any) -> str | None:
+    """A label as the text that is compared, or None for no label.
+
+    Example:
+        >>> label_text(" good "), label_text(1), label_text(True), label_text("")
+        ('good', '1', 'True', None)
+    """
+    return None if value is None else str(value).strip() or None
+
+
+def rendered(rows: Sequence[Row], template: PromptTemplate, source: str) -> list[tuple[str, tuple[int, int] | None]]:
+    """The prompt and passage of every row.
+
+    Raises:
+        DataError: rows lack a field of the template, or have no text in any; tells the first reason and all bad rows.
+    """
+    prompts = []
+    bad: dict[int, DataError] = {}
+    for row in rows:
+        try:
+            prompts.append(_render(row, template, f"{source} line {row.line}"))
+        except DataError as error:
+            bad[row.line] = error
+    if bad:
+        lines = sorted(bad)
+        every = f" (in all, bad rows on {name_lines(lines)})" if len(lines) > 1 else ""
+        raise DataError(f"{bad[lines[0]]}{every}: mend them, or {template.setting}")
+    return prompts
+
+
+def _render(row: Row, template: PromptTemplate, where: str) -> tuple[str, tuple[int, int] | None]:
+    rendered = template.render(row.fields, where)
+    if not any(str(row.fields[name]).strip() for name in template.fields):
+        raise DataError(
+            f"{where}: expected text in a field of the {template.noun}; got none in {quoted(template.fields)}"
+        )
+    return rendered
+
+
+def _class_of_text(labels: Sequence[str]) -> dict[str, int]:
+    """Class index by label text without the white space around it."""
+    classes = {label.strip(): index for index, label in enumerate(labels)}
+    if len(classes) < len(labels) or "" in classes:
+        raise ConfigError(f"data.labels: expected words that differ in more than white space; got {list(labels)}")
+    return classes
+
+
+def _check_labels(
+    rows: Sequence[Row],
+    found: Sequence[str | None],
+    classes: dict[str, int],
+    label_field: str,
+    required: bool,
+    source: str,
+) -> None:
+    """Refuse unknown labels, and missing ones unless none is required and all are missing."""
+    unknown = [row for row, label in zip(rows, found, strict=True) if label is not None and label not in classes]
+    if unknown:
+        first = unknown[0]
+        raise DataError(
+            f"{source}: expected in the field {label_field!r} one of [{quoted(classes)}]; got something else on "
+            f"{name_lines([row.line for row in unknown])} (line {first.line}: {shown(first.fields[label_field])}): "
+            "mend the rows or data.labels"
+        )
+    missing = [row for row, label in zip(rows, found, strict=True) if label is None]
+    if missing and (required or len(missing) < len(rows)):
+        raise no_label(missing, label_field, source)
+
+
+def no_label(missing: Sequence[Row], label_field: str, source: str) -> DataError:
+    """The error that names the rows without a label."""
+    there = any(label_field in row.fields for row in missing)
+    has = "" if there else f", which {'has' if len(missing) == 1 else 'have'} {quoted(missing[0].fields)}"
+    return DataError(
+        f"{source}: expected a label in the field {label_field!r} of every row; got none on "
+        f"{name_lines([row.line for row in missing])}{has}: add it, or set data.label_field"
+    )

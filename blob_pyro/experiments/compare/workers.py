@@ -1,0 +1,192 @@
+"""Runs of several methods made at once, each a `python -m blob_pyro.experiments.compare.workers FOLDER`.
+
+A step on a few short items leaves cores idle between its small products, so that two processes of one thread get more
+done than one of two threads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock, Thread
+
+import torch
+
+from blob_pyro.config.sections import RunConfig
+from blob_pyro.experiments.compare.methods import METHODS, Method
+from blob_pyro.experiments.compare.runs import Ended, Say, is_finished, make_run
+from blob_pyro.storage.directory import CONFIG, read_config, write_yaml
+from blob_pyro.system.terminal import quiet_libraries
+
+CHAIN, ENDED, ERRORS = "chain.json", "ended.jsonl", "errors.txt"
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Runs of one seed that one process makes in turn: a method, and those that start from its run."""
+
+    names: tuple[str, ...]
+    seed: int
+
+
+def chains_of(methods: Sequence[Method], seeds: Sequence[int]) -> list[Chain]:
+    """What can be made side by side.
+
+    Example:
+        >>> chains = chains_of([METHODS[name] for name in ("mle", "blob", "tfb")], (0,))
+        >>> [chain.names for chain in chains]
+        [('mle', 'tfb'), ('blob',)]
+    """
+    names: dict[str, list[str]] = {}
+    for method in methods:
+        names.setdefault(method.after or method.name, []).append(method.name)
+    return [Chain(tuple(found), seed) for seed in seeds for found in names.values()]
+
+
+def make_runs_at_once(
+    config: RunConfig, methods: Sequence[Method], seeds: Sequence[int], workers: int, say: Say
+) -> Generator[Ended, None, None]:
+    """Make every run where it is not there yet, as `method_runs.make_runs`, in several processes.
+
+    Each process has its share of this one's threads. When the caller stops, as after Ctrl-C, each process is
+    interrupted as by Ctrl-C: what it had learnt is saved, with a checkpoint from which the next call goes on. When the
+    caller is killed, its processes end at once, so that they are not at the runs that the next call goes on with.
+
+    Args:
+        config: what the methods share.
+        methods: of the runs; what a method starts from is among them.
+        seeds: of the runs.
+        workers: how many processes at once.
+        say: receives lines for the user, those of a process when it has ended.
+    """
+    chains = chains_of(methods, seeds)
+    total, done = len(methods) * len(seeds), 0
+    for chain in [chain for chain in chains if all(is_finished(config, name, chain.seed) for name in chain.names)]:
+        chains.remove(chain)
+        for name in chain.names:
+            done += 1
+            say(f"[{done}/{total}] {name}, seed {chain.seed}")
+            yield make_run(config, METHODS[name], chain.seed, progress=False, say=say)  # only says that it is there
+    if not chains:
+        return
+    threads = max(1, torch.get_num_threads() // workers)
+    say(f"{min(workers, len(chains))} processes at once, threads of each: {threads}")
+    with tempfile.TemporaryDirectory() as folder, _Processes(workers, threads) as processes:
+        for position, chain in enumerate(chains):
+            processes.start(_hand_over(config, chain, Path(folder) / str(position)), chain)
+        for chain, place, code in processes.as_they_end():
+            for ended, said in _results(chain, place, code):
+                done += 1
+                for line in (f"[{done}/{total}] {ended.name}, seed {ended.seed}", *said):
+                    say(line)
+                yield ended
+
+
+class _Processes:
+    """At most `workers` processes at once; those that run when the block is left are interrupted, once."""
+
+    def __init__(self, workers: int, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(workers)  # its threads only wait for their processes
+        self._environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._stopping, self._lock = False, Lock()
+        self._futures: dict[Future[int], tuple[Chain, Path]] = {}
+
+    def __enter__(self) -> _Processes:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:  # no process starts between the signals and the end
+            self._stopping = True
+            for process in self._running:
+                process.send_signal(signal.SIGINT)
+        self._pool.shutdown(cancel_futures=True)
+
+    def start(self, place: Path, chain: Chain) -> None:
+        """Start a process as soon as another has ended, or now."""
+        self._futures[self._pool.submit(self._work, place)] = (chain, place)
+
+    def as_they_end(self) -> Iterator[tuple[Chain, Path, int]]:
+        """Chain, folder and exit code of each process."""
+        for future in as_completed(self._futures):
+            chain, place = self._futures[future]
+            yield chain, place, future.result()
+
+    def _work(self, place: Path) -> int:
+        with (place / ERRORS).open("wb") as errors:
+            with self._lock:
+                if self._stopping:
+                    return -signal.SIGINT
+                # in a session of its own, where Ctrl-C in the terminal does not reach it a second time
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "blob_pyro.experiments.compare.workers", str(place)],
+                    stdin=subprocess.PIPE, stdout=errors, stderr=errors, env=self._environment,
+                    start_new_session=True,
+                )  # fmt: skip
+                self._running.add(process)
+            with process:  # its standard input stays open meanwhile
+                code = process.wait()
+            with self._lock:
+                self._running.discard(process)
+            return code
+
+
+def _hand_over(config: RunConfig, chain: Chain, place: Path) -> Path:
+    """A folder that tells a process what to make."""
+    place.mkdir()
+    write_yaml(place / CONFIG, dataclasses.asdict(config))
+    (place / CHAIN).write_text(json.dumps(dataclasses.asdict(chain)), encoding="utf-8")
+    return place
+
+
+def _results(chain: Chain, place: Path, code: int) -> list[tuple[Ended, list[str]]]:
+    """What became of each run of a chain, and what was said of it; where the process died, its last word."""
+    text = (place / ENDED).read_text(encoding="utf-8") if (place / ENDED).exists() else ""
+    found = [(Ended(**line["ended"]), line["said"]) for line in map(json.loads, text.splitlines())]
+    words = (place / ERRORS).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    why = f"expected its process to end well; got exit code {code}, and it says: {(words or ['nothing'])[-1]}"
+    missing = [Ended(name, chain.seed, why) for name in chain.names[len(found) :]]
+    results = found + [(ended, [f"{ended.name}, seed {ended.seed}: {why}"]) for ended in missing]
+    warnings = list(dict.fromkeys(word for word in words if word.startswith("warning: ")))
+    return [(ended, warnings + said if ended is results[0][0] else said) for ended, said in results]
+
+
+def end_with_parent() -> None:
+    """From now on this process ends when the one that started it does, however that ends: nothing else closes the pipe
+    that is its standard input.
+    """
+
+    def wait() -> None:
+        os.read(0, 1)  # not by sys.stdin, whose lock would be held when the interpreter ends
+        os._exit(1)  # as by SIGKILL: what is on the disk is whole at any moment
+
+    Thread(target=wait, daemon=True).start()
+
+
+def main(folder: str) -> None:
+    """Make the runs that a folder names; a line there for each that has ended."""
+    place = Path(folder)
+    config, chain = read_config(place), Chain(**json.loads((place / CHAIN).read_text(encoding="utf-8")))
+    with quiet_libraries():
+        for name in chain.names:
+            said: list[str] = []
+            ended = make_run(config, METHODS[name], chain.seed, progress=False, say=said.append)
+            with (place / ENDED).open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"ended": dataclasses.asdict(ended), "said": said}) + "\n")
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    try:
+        main(sys.argv[1])
+    except KeyboardInterrupt as interrupt:
+        sys.exit(f"stopped by Ctrl-C; {str(interrupt) or 'nothing was saved'}")

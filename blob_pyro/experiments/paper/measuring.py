@@ -1,0 +1,119 @@
+"""What one system costs, in a process of its own: `python -m blob_pyro.experiments.paper.measuring DIRECTORY`."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyro
+
+from blob_pyro.config.sections import RunConfig
+from blob_pyro.errors import BlobPyroError
+from blob_pyro.experiments.bench.memory import memory_meter
+from blob_pyro.guides import GUIDES, PostHocGuide
+from blob_pyro.runs.answerer import num_draws, predict_items
+from blob_pyro.runs.build import build_guide, build_model, encode_task, load_data, with_class_weights
+from blob_pyro.runs.fit import parameter_counts
+from blob_pyro.runs.train import learn
+from blob_pyro.storage.directory import read_config, read_json, write_json
+from blob_pyro.storage.saving import Run
+from blob_pyro.system.terminal import quiet_libraries
+
+MEASURED = "measured.json"
+WARM_UP, STEPS = 3, 20
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one system costs.
+
+    Attributes:
+        parameters: trained and stored numbers.
+        train_seconds: a whole training: the configuration's steps at the speed of the measured ones, and what is
+            fitted once after them.
+        predict_seconds: answers to the test items.
+        peak_bytes: most memory in use during training: of the process, or of tensors on a GPU.
+        num_samples: posterior draws behind the answers.
+    """
+
+    parameters: int
+    train_seconds: float
+    predict_seconds: float
+    peak_bytes: int
+    num_samples: int
+
+
+def measure(config: RunConfig) -> Cost:
+    """Train for a few steps and predict the test items, both after a warm-up; nothing is kept.
+
+    Args:
+        config: the run; its output is not written to.
+
+    Raises:
+        BlobPyroError: as `fit_run`.
+    """
+    data = load_data(config)
+    pyro.set_rng_seed(config.seed)
+    model = build_model(with_class_weights(config, data.train, data.labels), data.labels, num_data=len(data.train))
+    guide = build_guide(model, config.guide, config.model.adapter)
+    items = encode_task(data, model, config)
+    trained = GUIDES[guide.trained_as](model) if isinstance(guide, PostHocGuide) else guide
+    num_steps = min(STEPS, config.train.num_steps)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        learn(model, trained, items, _with_steps(config, WARM_UP), path, progress=False)
+        meter = memory_meter(str(model.device))
+        meter.restart()
+        steps = _seconds(lambda: learn(model, trained, items, _with_steps(config, num_steps), path, progress=False))
+        once = 0.0
+        if isinstance(guide, PostHocGuide):  # a named adapter is one that needs no training
+            ready = dataclasses.replace(config, model=dataclasses.replace(config.model, adapter=str(path)))
+            once = _seconds(lambda: learn(model, guide, items, ready, path, progress=False))
+        peak = meter.peak()
+        count = num_draws(guide, config)
+        run = Run(path, model, guide)
+        predict_items(run, items.test, config, count, progress=False)
+        predicting = _seconds(lambda: predict_items(run, items.test, config, count, progress=False))
+    whole = steps * config.train.num_steps / num_steps + once
+    return Cost(sum(parameter_counts(model, guide).values()), whole, predicting, peak, count)
+
+
+def measure_apart(path: Path) -> Cost:
+    """`measure` of the configuration in a directory, in a fresh process that leaves its finding there.
+
+    Raises:
+        BlobPyroError: the process failed, or was killed.
+    """
+    command = [sys.executable, "-m", "blob_pyro.experiments.paper.measuring", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+        raise BlobPyroError(f"expected its process to end well; got exit code {done.returncode}, and it says: {said}")
+    return Cost(**read_json(path / MEASURED))
+
+
+def _with_steps(config: RunConfig, num_steps: int) -> RunConfig:
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=num_steps))
+
+
+def _seconds(action: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def main(path: str) -> None:
+    """Measure the configuration in a directory."""
+    with quiet_libraries():
+        cost = measure(read_config(path))
+    write_json(Path(path) / MEASURED, dataclasses.asdict(cost))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

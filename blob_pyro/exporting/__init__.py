@@ -1,8 +1,0 @@
-"""A run for others: one PEFT adapter, several drawn ones, or a merged model; each with a card and a manifest."""
-
-from blob_pyro.exporting.export import export
-from blob_pyro.exporting.kinds import Kind
-from blob_pyro.exporting.manifest import MANIFEST, check_manifest
-from blob_pyro.exporting.push import push_to_hub
-
-__all__ = ["MANIFEST", "Kind", "check_manifest", "export", "push_to_hub"]

@@ -1,7 +1,0 @@
-"""Text from posterior draws that are held for a whole sequence, and how sure each of its tokens is."""
-
-from blob_pyro.generation.held import hold_draws
-from blob_pyro.generation.record import Generations
-from blob_pyro.generation.writing import generate
-
-__all__ = ["Generations", "generate", "hold_draws"]

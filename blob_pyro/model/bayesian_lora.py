@@ -1,0 +1,411 @@
+"""`BayesianLoRA`: a pretrained network with LoRA adapters, as a Pyro model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, cast
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from blob_pyro.data.examples import Batch
+from blob_pyro.errors import ConfigError
+from blob_pyro.model.adapted_base import load_adapted
+from blob_pyro.model.handlers import declare, draw
+from blob_pyro.model.layers.checkpointing import checkpointing_modules, follow_draws
+from blob_pyro.model.layers.compiling import compile_blocks
+from blob_pyro.model.layers.drawn_linear import Draw, DrawnLinear, WeightDraw, hold
+from blob_pyro.model.layers.inject import active_adapter, drawn_linear, inject, layer_path
+from blob_pyro.model.layers.members import adapter_parameters
+from blob_pyro.model.layers.shared_prefix import SharedPrefix, find_shared_prefix
+from blob_pyro.model.layers.substituted import substitute, together
+from blob_pyro.model.likelihoods import ClassLikelihood, Likelihood, MultipleChoice
+from blob_pyro.model.loading import BaseSource, with_fresh_adapter
+from blob_pyro.model.prior import PRIOR_SCALE, Hyperprior
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from peft.tuners.lora import LoraLayer
+
+Contexts = hold | together
+"""What holds a forward's draws; entered again by a checkpointed backward."""
+
+
+class BayesianLoRA(PyroModule):
+    r"""A PEFT LoRA model whose A matrices (or B, or both) are random variables.
+
+    Per adapted layer with base weight W0 (m, n), B (m, r) and A (r, n) the model is
+
+        A ~ Normal(0, prior_scale^2) elementwise,   h = W0 x + (lora_alpha / r) B A x,
+        label ~ Categorical(logits).
+
+    All A are drawn at the top, before the network runs, so the network itself is plain torch: it can be
+    checkpointed, quantised or generate with a KV cache. B and trainable heads are point parameters. With
+    bayesian="B" it is B that has this prior and A that is a point; with "both" both have it.
+
+    Source: BLoB, arXiv 2406.11675, section 3.1.
+
+    Args:
+        network: a PEFT model with one active LoRA adapter (fresh or trained).
+        likelihood: what the logits mean.
+        prior_scale: standard deviation of the prior on each random entry (paper: sigma_p); or its own law, a
+            LogNormal, HalfNormal, HalfCauchy or Gamma of one number: a site "prior_scale" then draws it first.
+        num_data: number of training items N; the observed batch then counts N / B times in Pyro's ELBO
+            (total nats over the training set). None counts each item of the batch once.
+        bayesian: which factors of the adapter are random: "A", "B" or "both".
+        bayesian_layers: indices of the transformer blocks whose adapters are random (-1: the last), as PEFT's
+            layers_to_transform; those of other blocks are points. Adapters outside the blocks (lm_head, a
+            classifier) are random all the same. None takes all.
+        tokenizer: kept as `model.tokenizer`.
+
+    Attributes:
+        sites: site name ("<dotted path of the LoRA layer>.lora_A" or ".lora_B") -> PEFT's LoRA layer.
+        adapter: name of the adapter.
+        prior_scale: sigma_p; where it has a law, the centre of that (the median; of a Gamma the mean).
+        hyperprior: the law of sigma_p; None where it is a number.
+
+    Raises:
+        ConfigError: a setting is out of range, or leaves nothing random.
+        UnsupportedLayerError: an adapted layer's matrices cannot be drawn; the message names it.
+    """
+
+    def __init__(
+        self,
+        network: PeftModel,
+        likelihood: Likelihood,
+        *,
+        prior_scale: float | Distribution = 0.2,
+        num_data: int | None = None,
+        bayesian: str = "A",
+        bayesian_layers: Sequence[int] | None = None,
+        tokenizer: Any = None,
+        source: BaseSource | None = None,
+    ) -> None:
+        super().__init__()
+        self.hyperprior: Hyperprior | None = None
+        if isinstance(prior_scale, Distribution):
+            self.hyperprior = Hyperprior.of(prior_scale)
+            prior_scale = self.hyperprior.centre
+        if not prior_scale > 0:
+            raise ConfigError(f"prior_scale: expected a number above 0; got {prior_scale}")
+        if num_data is not None and num_data < 1:
+            raise ConfigError(f"num_data: expected at least 1 training item, or None; got {num_data}")
+        self.adapter = active_adapter(network)
+        self.sites: dict[str, LoraLayer] = inject(network, self.adapter, bayesian, bayesian_layers)
+        self.bayesian = bayesian
+        self.bayesian_layers = None if bayesian_layers is None else list(bayesian_layers)
+        # looked up hundreds of times a step
+        self._layers: dict[str, DrawnLinear] = {
+            site: drawn_linear(layer, site, self.adapter) for site, layer in self.sites.items()
+        }
+        self.likelihood = likelihood
+        self.prior_scale = float(prior_scale)
+        self.num_data = num_data
+        self.tokenizer = tokenizer
+        self.source = source or BaseSource.of(network)
+        # Pyro fires a param statement for every parameter of a module that a PyroModule hands out as an
+        # attribute: the frozen network must stay out of that, hence the property below.
+        self._modules["network"] = network
+        self._checkpointing = checkpointing_modules(network)
+        self._held: Contexts | None = None
+        self._prefix = self._shared_prefix()
+        # laws are immutable: one for each shape, not one for each site and step
+        self._priors: dict[tuple[torch.Size, torch.device, float], dist.Independent] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        id_or_path: str,
+        likelihood: Likelihood,
+        *,
+        r: int = 8,
+        lora_alpha: float = 16,
+        lora_dropout: float = 0.0,
+        target_modules: list[str] | str | None = None,
+        prior_scale: float | Distribution = 0.2,
+        num_data: int | None = None,
+        bayesian: str = "A",
+        bayesian_layers: Sequence[int] | None = None,
+        quantization: str | None = None,
+        llm_int8_threshold: float = 6.0,
+        dtype: str | torch.dtype = "auto",
+        attn_implementation: str | None = None,
+        device_map: Any = None,
+        shard_base: bool = False,
+    ) -> BayesianLoRA:
+        """Load a base model and its tokenizer, and put a fresh LoRA adapter on it.
+
+        Args:
+            id_or_path: hub id, local folder, or an alias of a packaged model ("smollm2", "minilm").
+            likelihood: decides which head is loaded, too.
+            r, lora_alpha, lora_dropout, target_modules: as in `peft.LoraConfig`; target_modules None takes
+                PEFT's default for the architecture.
+            prior_scale, num_data, bayesian, bayesian_layers: as in the constructor.
+            quantization: "8bit" or "4bit" (bitsandbytes), or None.
+            llm_int8_threshold: outlier threshold of 8-bit layers. Above 0 a row's logits depend on the
+                other rows of its batch; 0.0 makes them independent.
+            dtype: of the base weights; "auto" takes the checkpoint's. Adapters are float32.
+            attn_implementation: as in transformers; None takes eager for bfloat16 on CPUs (faster up to some
+                300 tokens; "sdpa" beyond), and elsewhere transformers' choice.
+            device_map: where the base goes: a device ("cuda", "cuda:0", "cpu"), "auto", or devices by name of a
+                module, as in transformers. None takes the CPU; of a quantised base the GPU, if there is one.
+            shard_base: share the base out over the processes that a launcher has connected, all of which call this;
+                the first one alone reads it.
+
+        Raises:
+            ModelLoadError: the model was not found or could not be read.
+            ConfigError: no default target_modules for this architecture, or a bad setting, such as a device that this
+                machine does not have, or a base that cannot be shared out.
+        """
+        source = BaseSource(
+            id=id_or_path,
+            quantization=quantization,
+            llm_int8_threshold=llm_int8_threshold,
+            dtype=str(dtype).removeprefix("torch."),
+            attn_implementation=attn_implementation,
+        )
+        adapter = {"r": r, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout, "target_modules": target_modules}
+        network, tokenizer = load_adapted(
+            source,
+            likelihood,
+            lambda base: with_fresh_adapter(base, source, likelihood, adapter),
+            device_map=device_map,
+            shard=shard_base,
+        )
+        return cls(
+            network,
+            likelihood,
+            prior_scale=prior_scale,
+            num_data=num_data,
+            bayesian=bayesian,
+            bayesian_layers=bayesian_layers,
+            tokenizer=tokenizer,
+            source=source,
+        )
+
+    @property
+    def network(self) -> PeftModel:
+        """The PEFT model. Outside `forward` it holds no draw: its adapter is the posterior mean."""
+        return self._modules["network"]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the batches belong: the device of the first adapter."""
+        return self.location(next(iter(self.sites))).device
+
+    def location(self, site: str) -> nn.Parameter:
+        """The adapter's own weight at `site`, (r, n), or (m, r) for a lora_B: the centre of `bp.guides`' posteriors."""
+        return cast(nn.Parameter, self._drawn(site).weight)
+
+    def prior(self, site: str, prior_scale: Tensor | None = None) -> dist.Independent:
+        """Normal(0, prior_scale^2) at `site`, event_shape (r, n), or (m, r) for a lora_B, float32.
+
+        Args:
+            site: name of the site.
+            prior_scale: draws of sigma_p, the law's batch shape; None takes `self.prior_scale`.
+        """
+        weight = self.location(site)
+        # unvalidated: a NaN is to become a non-finite loss, not an error inside a Pyro model
+        if prior_scale is not None:
+            scale = prior_scale.to(weight.device)[..., None, None].expand(*prior_scale.shape, *weight.shape)
+            return dist.Normal(torch.zeros((), device=weight.device), scale, validate_args=False).to_event(2)
+        key = (weight.shape, weight.device, self.prior_scale)
+        if key not in self._priors:
+            zero = torch.zeros((), device=weight.device)
+            law = dist.Normal(zero, zero + self.prior_scale, validate_args=False)
+            self._priors[key] = law.expand(weight.shape).to_event(2)
+        return self._priors[key]
+
+    def class_likelihood(self, who: str) -> ClassLikelihood:
+        """The likelihood, for what works with classes alone.
+
+        Args:
+            who: what that is, for the message.
+
+        Raises:
+            ConfigError: the likelihood has no classes.
+        """
+        if not isinstance(self.likelihood, ClassLikelihood):
+            raise ConfigError(
+                f"{who}: expected a likelihood over classes, like MultipleChoice; got {type(self.likelihood).__name__}"
+            )
+        return self.likelihood
+
+    def point_parameters(self) -> dict[str, nn.Parameter]:
+        """Everything trainable in the network that is not random: B (or A), heads. Name -> Parameter.
+
+        Other adapters than `adapter` are no part of the model.
+        """
+        others = {id(self.location(site)) for site in self.sites}
+        for other in self.network.peft_config.keys() - {self.adapter}:
+            others |= {id(parameter) for parameter in adapter_parameters(self.network, other).values()}
+        return {
+            name: parameter
+            for name, parameter in self.network.named_parameters()
+            if parameter.requires_grad and id(parameter) not in others
+        }
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Draw every random matrix, run the network, observe the labels.
+
+        A site's value may carry draw dimensions to its left (under a plate to the left of the data, as
+        in `Predictive(parallel=True)` or `vectorize_particles=True`): one forward then serves S draws.
+
+        Args:
+            batch: B items, padded on either side.
+
+        Returns:
+            Logits (B, K), or (S, B, K) with a draw dimension; float32. Of `CausalLM` (B, L, V), or (S, B, L, V).
+
+        Raises:
+            LabelError: a label is none of the K classes, or of the vocabulary.
+            ParamStoreError: Pyro's param store holds another model's parameters under the same names.
+            UnsupportedCheckpointingError: the network checkpoints in reentrant mode.
+        """
+        if batch.labels is not None:
+            self.likelihood.check_labels(batch.labels)
+        declare(self.point_parameters)
+        scale = None if self.hyperprior is None else pyro.sample(PRIOR_SCALE, self.hyperprior.law(self.device))
+        values = {site: _one_draw_dim(pyro.sample(site, self.prior(site, scale))) for site in self.sites}
+        draws = draw(values, num_items=len(batch))
+        logits = self.logits(batch, draws)
+        law, value = self.likelihood.observation(logits, batch)
+        with self._data_plate(batch, logits.device):
+            pyro.sample("label", law, obs=value)
+        return logits
+
+    @contextmanager
+    def _data_plate(self, batch: Batch, device: torch.device) -> Iterator[None]:
+        """The plate of the items, in which a batch stands for all observations there are."""
+        count = self.likelihood.count(batch)
+        total = max(self.likelihood.total(self.num_data) or 0, count)
+        items = torch.arange(len(batch), device=device)
+        if count == len(batch):
+            with pyro.plate("data", total, subsample=items):
+                yield
+        else:
+            with pyro.plate("data", len(batch), subsample=items), poutine.scale(scale=total / count):
+                yield
+
+    def logits(self, batch: Batch, draws: Mapping[str, Tensor | Draw] | None = None) -> Tensor:
+        """Logits under given draws, without any sample statement.
+
+        Args:
+            batch: B items, padded on either side.
+            draws: site -> value of shape (r, n), or (S, r, n) for S draws in one forward ((m, r), (S, m, r)
+                for a lora_B); a site that is not in it, and every site for None, is at the adapter's own weight.
+                It may hold values of point parameters (heads) by their name in `point_parameters`, for a single
+                draw a forward.
+
+        Returns:
+            (B, K), or (S, B, K) where the draws have a draw dimension; float32.
+
+        Raises:
+            ConfigError: a name is no site and no point parameter, or a point parameter has another shape, or there
+                are several draws beside it.
+        """
+        draws = draws or {}
+        held = {site: _as_draw(value) for site, value in draws.items() if site in self._layers}
+        num_draws = _common_num_draws(held)
+        points = {name: value for name, value in draws.items() if name not in self._layers}
+        contexts: Contexts = hold({self._drawn(site): value for site, value in held.items()})
+        if points:
+            contexts = together(contexts, substitute(self.network, self._checked(points, num_draws)))
+        rows, repeated = self._rows(batch.right_padded(), num_draws or 1)
+        with repeated:
+            logits = self._run(rows, contexts)
+        return logits if num_draws is None else logits.unflatten(0, (num_draws, len(batch)))
+
+    def _checked(self, points: dict[str, Tensor | Draw], num_draws: int | None) -> dict[str, Tensor]:
+        """Values of point parameters, without the draw dimension of size 1 that they may have."""
+        known, found = self.point_parameters(), {}
+        if num_draws not in (None, 1):
+            raise ConfigError(
+                f"draws: expected one draw a forward beside values of point parameters; got {num_draws} draws and "
+                f"{next(iter(points))}; give them one after another"
+            )
+        for name, value in points.items():
+            if name not in known:
+                raise ConfigError(f"draws: expected names of sites and point parameters of the model; got {name!r}")
+            shape = tuple(known[name].shape)
+            if not isinstance(value, Tensor) or tuple(value.shape) not in (shape, (1, *shape)):
+                got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise ConfigError(
+                    f"draws: expected one value of shape {shape} for the point parameter {name}; got {got}"
+                )
+            found[name] = value.reshape(shape)
+        return found
+
+    def compile_blocks(self, *, dynamic: bool | None = True, **settings: Any) -> None:
+        """Compile the network's transformer blocks with torch.compile, in place, at their next forward.
+
+        The held draws are inputs of the compiled code: no new draw compiles anything. Nor does a new number of
+        tokens or items, up to a few special cases (one item, no padding); dynamic=None instead compiles for the
+        first shape it meets, and again at the second. Training, prediction with draws and prediction at the mean
+        each compile on their own. Embeddings and head are not compiled, nor are forwards that fill a KV cache.
+
+        The default backend rounds in another order, and draws dropout's masks otherwise. It needs a C++ compiler
+        on CPUs.
+
+        Args:
+            dynamic, settings: as in `torch.compile` (backend, mode, options).
+
+        Raises:
+            ConfigError: the network's blocks do not stand in one list.
+            UnsupportedCheckpointingError: gradient checkpointing is on. Turned on later, it is refused at the
+                next forward with gradients.
+        """
+        compile_blocks(self.network.get_base_model(), dynamic=dynamic, **settings)
+
+    def _rows(self, batch: Batch, num_draws: int) -> tuple[Batch, AbstractContextManager[None]]:
+        """The network's input rows for S draws, and the context in which it makes S of each where it can."""
+        if self._prefix is None or num_draws == 1 or torch.is_grad_enabled():
+            return batch.repeat(num_draws), nullcontext()
+        return batch, self._prefix.repeated(len(batch), num_draws)
+
+    def _shared_prefix(self) -> SharedPrefix | None:
+        """What comes before the first block with a random adapter; the answer head alone can do with repeated rows."""
+        if not isinstance(self.likelihood, MultipleChoice):
+            return None
+        return find_shared_prefix(self.network, map(layer_path, self.sites))
+
+    def _run(self, rows: Batch, held: Contexts) -> Tensor:
+        """One forward of the network with draws held; a checkpointed backward holds them again."""
+        if torch.is_grad_enabled():
+            follow_draws(self._checkpointing, self._recompute_contexts)
+        self._held = held
+        try:
+            with held:
+                return self.likelihood.logits(self.network, rows)
+        finally:
+            self._held = None
+
+    def _recompute_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """The contexts of one checkpointed block's forward and recomputation."""
+        return nullcontext(), self._held or nullcontext()
+
+    def _drawn(self, site: str) -> DrawnLinear:
+        return self._layers[site]
+
+
+def _as_draw(value: Tensor | Draw) -> Draw:
+    return value if isinstance(value, Draw) else WeightDraw(value)
+
+
+def _one_draw_dim(value: Tensor) -> Tensor:
+    """Collapse what Pyro's plates put to the left of (r, n) into one draw dimension."""
+    return value.reshape(-1, *value.shape[-2:]) if value.dim() > 2 else value
+
+
+def _common_num_draws(draws: Mapping[str, Draw]) -> int | None:
+    """Size of the draw dimension that all sites share; None without one."""
+    sizes = {value.num_draws for value in draws.values()}
+    if len(sizes) > 1:
+        raise ValueError(f"expected the same number of draws at every site; got {sorted(sizes, key=str)}")
+    return sizes.pop() if sizes else None

@@ -1,0 +1,152 @@
+"""Effects between a sample statement and the layer that applies it.
+
+`draw` is the step at which a sampled A matrix becomes something a layer can apply. By default it is the
+value itself; under `flipout()` it is a sign-flipped perturbation about the guide's location.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyro
+from pyro.ops.provenance import detach_provenance
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import _PYRO_STACK, effectful
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal, constraints
+
+from blob_pyro.errors import ParamStoreError, UnsupportedPosteriorError
+from blob_pyro.model.layers.drawn_linear import Draw, WeightDraw
+from blob_pyro.model.layers.flipped import flip
+
+
+@effectful(type="draw")
+def draw(values: Mapping[str, Tensor], num_items: int) -> dict[str, Draw]:
+    """Turn the values of all sites into what their layers apply to a batch of `num_items` items.
+
+    Args:
+        values: site -> (r, n), or (S, r, n) for S groups of rows.
+        num_items: items in the batch; the layers' inputs have S times as many rows.
+    """
+    return {site: WeightDraw(value) for site, value in values.items()}
+
+
+class FlipoutMessenger(Messenger):
+    """Answers `draw` with a perturbation whose signs are flipped for each example.
+
+    The centre of the perturbation is the mean of the guide's law at the site of the same name. It is
+    recorded while the guide runs and not while the model is replayed against it, so one context may
+    surround a whole training loop.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._laws: dict[str, Distribution] = {}
+
+    def __enter__(self) -> FlipoutMessenger:
+        self._laws.clear()
+        entered: FlipoutMessenger = super().__enter__()
+        return entered
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if not msg["done"] and not msg["is_observed"] and isinstance(msg["fn"], Distribution):
+            self._laws[msg["name"]] = msg["fn"]
+
+    def _pyro_draw(self, msg: dict[str, Any]) -> None:
+        values: Mapping[str, Tensor] = msg["args"][0]
+        locs = {site: self._loc(site, value) for site, value in values.items()}
+        msg["value"] = flip(values, locs, msg["kwargs"]["num_items"])
+        msg["done"] = True
+
+    def _loc(self, site: str, value: Tensor) -> Tensor:
+        """Mean of the guide's law at a site, (r, n)."""
+        law = self._laws.get(site)
+        if law is None:
+            raise UnsupportedPosteriorError(
+                f"site {site}: expected a guide to sample it inside flipout(); got a value from elsewhere; "
+                "run this model call outside flipout()"
+            )
+        _refuse_unsupported(site, law)
+        # under a plate the law has one copy for each draw, all of one mean
+        return law.mean.reshape(-1, *value.shape[-2:])[0]
+
+
+def flipout() -> FlipoutMessenger:
+    r"""Context manager: each example of a batch sees its own weight draw, at next to no price.
+
+    With q(A) = Normal(M, Omega^2) and one draw E ~ Normal(0, 1) of shape (r, n), example i gets random
+    signs s_i, t_i and the pre-activation
+
+        z_i = M x_i + t_i * ((E * Omega) (x_i * s_i)),
+
+    so that its A_i has the posterior's law for every i, and the noise of two examples is uncorrelated:
+    the gradient's variance falls with the batch. All tokens of an example share one draw, so what is
+    computed is x_i A_i^T with the A_i made: B r n numbers a site, and no second product over the tokens.
+
+    Source: Wen et al. 2018 (arXiv 1803.04386); BLoB, arXiv 2406.11675, section 3.4.
+
+    Raises:
+        UnsupportedPosteriorError: (when a model runs inside) the guide's law is not a Normal with
+            independent entries: flipping signs would change the law.
+    """
+    return FlipoutMessenger()
+
+
+class LocalParamsMessenger(Messenger):
+    """Lets `pyro.param(name, parameter)` return that Parameter, leaving Pyro's global param store alone.
+
+    Statements without an `nn.Parameter` of their own (an autoguide's) go to the store as ever.
+    """
+
+    def _pyro_param(self, msg: dict[str, Any]) -> None:
+        if len(msg["args"]) > 1 and isinstance(msg["args"][1], nn.Parameter):
+            msg["value"] = msg["args"][1]
+            msg["done"] = True
+
+
+@effectful(type="param")
+def _param_statement(name: str, parameter: Tensor, **_: Any) -> Tensor:
+    return parameter
+
+
+def declare(parameters: Callable[[], Mapping[str, nn.Parameter]]) -> None:
+    """`pyro.param` for Parameters that live in a module: Pyro trains those very tensors.
+
+    Inside `LocalParamsMessenger` nobody asks for them: it does nothing there, and `parameters` is not called.
+
+    Args:
+        parameters: gives the Parameters by Pyro name.
+
+    Raises:
+        ParamStoreError: the param store holds another tensor of one of the names.
+    """
+    if any(isinstance(handler, LocalParamsMessenger) for handler in _PYRO_STACK):
+        return
+    for name, parameter in parameters().items():
+        _declare_one(name, parameter)
+
+
+def _declare_one(name: str, parameter: nn.Parameter) -> None:
+    if pyro.settings.get("module_local_params"):
+        # The local store forgets a Parameter's `unconstrained` when the module's call ends, and SVI.step then
+        # fails on it. A param statement past the store, as Pyro makes for a module's own parameters, keeps it.
+        parameter.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
+        _param_statement(name, parameter, constraint=constraints.real, event_dim=None, name=name)
+    elif detach_provenance(pyro.param(name, parameter)) is not parameter:  # `pyro.render_model` wraps what it traces
+        raise ParamStoreError(
+            f"parameter {name}: expected a fresh name in Pyro's param store; it holds another model's tensor; "
+            "call pyro.clear_param_store() before you train a new model"
+        )
+
+
+def _refuse_unsupported(site: str, law: Distribution) -> None:
+    base = law
+    while isinstance(base, Independent):
+        base = base.base_dist
+    if not isinstance(base, Normal):
+        raise UnsupportedPosteriorError(
+            f"site {site}: flipout expects a Normal posterior with independent entries; "
+            f"got {type(base).__name__}; run outside flipout()"
+        )

@@ -1,0 +1,330 @@
+"""Loads a base model and its tokenizer, and puts a LoRA adapter on it, with transformers' and PEFT's own calls."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+
+from blob_pyro.config.checks import unknown_name
+from blob_pyro.config.device_maps import (
+    check_device_map,
+    refuse_missing_device,
+    refuse_offloaded,
+    refuse_unknown_modules,
+)
+from blob_pyro.errors import ConfigError, ModelLoadError
+from blob_pyro.model.layers.targets import default_target_modules, may_search_long
+from blob_pyro.model.likelihoods import Likelihood
+from blob_pyro.system.hub_errors import one_line, refusal
+from blob_pyro.system.packaged import ALIASES, packaged_model
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import BitsAndBytesConfig
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+HUB_TIMEOUT = 10.0  # seconds
+
+# What transformers raises for files that are missing, broken, or of another kind than asked for.
+_UNREADABLE = Exception  # of no narrower kind where the tokenizers library raises it
+
+
+@dataclass(frozen=True)
+class BaseSource:
+    """Where a base model came from: enough to load the same one again.
+
+    Attributes:
+        id: hub id, local folder or alias.
+        quantization: "8bit", "4bit" or None.
+        llm_int8_threshold: outlier threshold of 8-bit layers.
+        dtype: one of "auto", "float32", "bfloat16", "float16".
+        attn_implementation: as in transformers; None takes eager for bfloat16 on CPUs (the faster one up to
+            300 tokens, see docs/performance.md), and elsewhere transformers' choice.
+
+    Raises:
+        ConfigError: quantization or dtype is none of these, another field is of another type, or attn_implementation
+            names code on the hub.
+    """
+
+    id: str
+    quantization: str | None = None
+    llm_int8_threshold: float = 6.0
+    dtype: str = "auto"
+    attn_implementation: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.id, str):
+            raise ConfigError(f"id: expected a hub id, a local folder or an alias; got {self.id!r}")
+        if isinstance(self.llm_int8_threshold, bool) or not isinstance(self.llm_int8_threshold, int | float):
+            raise ConfigError(f"llm_int8_threshold: expected a number; got {self.llm_int8_threshold!r}")
+        self._check_attention()
+        if self.quantization not in (None, "8bit", "4bit"):
+            raise ConfigError(f"quantization: expected '8bit', '4bit' or None; got {self.quantization!r}")
+        if self.dtype not in DTYPES:
+            raise unknown_name("dtype", DTYPES, self.dtype)
+
+    def _check_attention(self) -> None:
+        """Refuse what transformers would download and run: "ORGANISATION/KERNEL" of the hub."""
+        name = self.attn_implementation
+        if name is not None and not (isinstance(name, str) and re.fullmatch(r"[\w|]+", name)):
+            raise ConfigError(
+                f"attn_implementation: expected a name of transformers' own, like sdpa or eager, or None; got {name!r}"
+            )
+
+    @classmethod
+    def of(cls, network: PeftModel) -> BaseSource:
+        """What a PEFT model says of its own base."""
+        base = network.get_base_model()
+        dtype = str(base.dtype).removeprefix("torch.")
+        settings = getattr(base.config, "quantization_config", None)
+        bits = {"8bit": getattr(settings, "load_in_8bit", False), "4bit": getattr(settings, "load_in_4bit", False)}
+        return cls(
+            id=base.config.name_or_path,
+            quantization=next((name for name, used in bits.items() if used), None),
+            llm_int8_threshold=getattr(settings, "llm_int8_threshold", 6.0),
+            dtype=dtype if dtype in DTYPES else "auto",
+        )
+
+    def quantization_config(self) -> BitsAndBytesConfig | None:
+        """The bitsandbytes settings of `quantization`."""
+        from transformers import BitsAndBytesConfig
+
+        if self.quantization == "8bit":
+            return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=self.llm_int8_threshold)
+        if self.quantization == "4bit":
+            return BitsAndBytesConfig(
+                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+            )
+        return None
+
+
+def load_tokenizer(id_or_path: str) -> Any:
+    """The tokenizer of a hub id, folder or alias; padding falls back to the end-of-sequence token.
+
+    Raises:
+        ModelLoadError: it was not found.
+    """
+    place = locate(id_or_path)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            place.path, local_files_only=place.local_only, trust_remote_code=False
+        )
+    except _UNREADABLE as error:
+        raise _unreadable(id_or_path, place, error) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(
+    source: BaseSource, likelihood: Likelihood, device_map: Any = None, computes_on: torch.device | None = None
+) -> Any:
+    """The pretrained network with the head that `likelihood` needs.
+
+    Args:
+        source: where it is from.
+        likelihood: decides the head.
+        device_map: where it goes, as in transformers; None takes the CPU, of a quantised base the GPU if there is one.
+        computes_on: where it will compute, which decides the attention; None where it is loaded to.
+
+    Raises:
+        ModelLoadError: it was not found or could not be read.
+        ConfigError: the likelihood needs a causal language model, and this is an encoder; or the device map cannot be,
+            names a device that is not here, or leaves weights out of memory.
+    """
+    check_device_map(device_map)
+    refuse_missing_device(device_map)
+    place = locate(source.id)
+    auto_class = getattr(transformers, likelihood.auto_class)
+    settings: dict[str, Any] = {
+        "dtype": source.dtype,
+        "local_files_only": place.local_only,
+        "output_loading_info": True,
+        "trust_remote_code": False,  # left open, transformers asks at the terminal whether to run a model's code
+        **likelihood.model_settings(),
+    }
+    optional = {
+        "quantization_config": source.quantization_config(),
+        "attn_implementation": source.attn_implementation,
+        "device_map": device_map,
+    }
+    settings |= {name: value for name, value in optional.items() if value is not None}
+    if place.why:  # transformers looks for an adapter beside the base, and would ask the hub for it again and again
+        settings["adapter_kwargs"] = {"local_files_only": True}
+    try:
+        network, report = auto_class.from_pretrained(place.path, **settings)
+    except _UNREADABLE as error:
+        raise _unreadable(source.id, place, error) from error
+    refuse_offloaded(network)
+    refuse_unknown_modules(network, device_map)
+    if source.attn_implementation is None:
+        choose_attention(network, computes_on)
+    if likelihood.task_type == "CAUSAL_LM":
+        _refuse_encoder(network, source.id, type(likelihood).__name__)
+        if missing := sorted(report["missing_keys"]):
+            warnings.warn(f"model {source.id}: its files lack {', '.join(missing[:3])}; random there", stacklevel=2)
+    return network
+
+
+def choose_attention(network: Any, device: torch.device | None = None) -> None:
+    """Eager attention where it is faster: on CPUs in bfloat16 torch's fused attention is not.
+
+    Args:
+        network: the base.
+        device: where it will compute; None where it is.
+    """
+    if (device or network.device).type == "cpu" and network.dtype == torch.bfloat16:
+        network.set_attn_implementation("eager")
+
+
+def with_fresh_adapter(base: Any, source: BaseSource, likelihood: Likelihood, adapter: Mapping[str, Any]) -> PeftModel:
+    """A base model with a fresh LoRA adapter.
+
+    Args:
+        base: the network.
+        source: where it is from.
+        likelihood: decides PEFT's task type.
+        adapter: arguments of `peft.LoraConfig`.
+
+    Raises:
+        ConfigError: PEFT cannot place the adapter (no default target_modules for the architecture, or
+            none of the given names exists).
+    """
+    from peft import LoraConfig, get_peft_model
+
+    pattern = adapter.get("target_modules")
+    if isinstance(pattern, str) and may_search_long(pattern):  # `load` refuses it, too
+        raise ConfigError(
+            f"target_modules: expected a regular expression that is searched quickly; got {pattern[:100]!r}; name the "
+            "layers in a list"
+        )
+    if pattern is None:
+        adapter = {**adapter, "target_modules": default_target_modules(base.config.model_type)}
+    try:
+        with warnings.catch_warnings():
+            # PEFT sees GPT-2's Conv1D by itself, and says so to a user who has no say in it
+            warnings.filterwarnings("ignore", "fan_in_fan_out is set to")
+            return get_peft_model(base, LoraConfig(task_type=likelihood.task_type, **adapter))
+    except ValueError as error:
+        raise ConfigError(
+            f"target_modules: expected names of linear layers of {source.id}; PEFT says: {one_line(error, limit=300)} "
+            f"Its linear layers are: {', '.join(linear_layer_names(base))}"
+        ) from error
+
+
+def fill_padding(network: Any, tokenizer: Any) -> None:
+    """Tell a network without a padding token the tokenizer's: classification heads look for a row's end by it."""
+    if getattr(network.config, "pad_token_id", None) is None:  # some configurations lack the field
+        network.config.pad_token_id = tokenizer.pad_token_id
+
+
+def linear_layer_names(network: torch.nn.Module) -> list[str]:
+    """Last parts of the names of a network's linear layers, each once: what target_modules may hold."""
+    kinds = (torch.nn.Linear, transformers.pytorch_utils.Conv1D)
+    return sorted({name.rsplit(".", 1)[-1] for name, module in network.named_modules() if isinstance(module, kinds)})
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where `from_pretrained` finds a model.
+
+    Attributes:
+        path: a folder, or a hub id.
+        local_only: the hub need not or cannot be asked; its files are in the local cache or nowhere.
+        why: what is wrong with the hub, "" where nothing is.
+        refusal: why the hub refuses access and what to do, "" where it does not.
+    """
+
+    path: str
+    local_only: bool = False
+    why: str = ""
+    refusal: str = ""
+
+
+def locate(id_or_path: str) -> Place:
+    """Find an alias, a local folder or a hub id; the hub is asked once and at most `HUB_TIMEOUT` seconds.
+
+    Left to themselves the libraries ask an unreachable hub six times, for nearly a minute.
+
+    Raises:
+        ModelLoadError: it is none of these, or the hub does not know it, or keeps it behind a gate.
+    """
+    if id_or_path in ALIASES:
+        return Place(str(packaged_model(id_or_path)), local_only=True)
+    if _exists(id_or_path):
+        return Place(id_or_path, local_only=True)
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+
+    if id_or_path.startswith((".", "/", "~")):
+        raise _no_such_model(id_or_path, "there is no such folder")
+    try:
+        HfApi().model_info(id_or_path, timeout=HUB_TIMEOUT)
+    except HFValidationError as error:
+        raise _no_such_model(id_or_path, "there is no such folder, and it cannot be a hub id") from error
+    except GatedRepoError as error:
+        raise _refused(id_or_path, refusal(error)) from error
+    except RepositoryNotFoundError as error:
+        raise _no_such_model(
+            id_or_path, "the hub does not know it, or it is private (log in with `hf auth login`)"
+        ) from error
+    except Exception as error:  # no network, offline mode, a bad token: whatever the HTTP library raises
+        return Place(id_or_path, local_only=True, why=one_line(error, limit=120), refusal=refusal(error))
+    return Place(id_or_path)
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # a name too long, or with a NUL byte
+        return False
+
+
+def _no_such_model(id_or_path: str, why: str) -> ModelLoadError:
+    near = difflib.get_close_matches(id_or_path, ALIASES, n=1)
+    advice = f"did you mean {near[0]}?" if near else "check the name"
+    return ModelLoadError(
+        f"model {id_or_path[:200]}: expected a hub id, a local folder or an alias ({', '.join(ALIASES)}); {why}; "
+        f"{advice}"
+    )
+
+
+def _refused(id_or_path: str, why: str) -> ModelLoadError:
+    return ModelLoadError(
+        f"model {id_or_path}: expected a model that may be downloaded; {why}; or name a local folder that holds it"
+    )
+
+
+def _unreadable(id_or_path: str, place: Place, error: Exception) -> ModelLoadError:
+    if told := place.refusal or refusal(error):
+        return _refused(id_or_path, told)
+    if "trust_remote_code" in str(error):
+        return ModelLoadError(
+            f"model {id_or_path}: expected a model of an architecture that transformers has; this one has code of its "
+            "own, which is never run; take another model"
+        )
+    if place.why:
+        return _no_such_model(
+            id_or_path, f"no such folder, not in the hub's local cache, and the hub cannot be asked ({place.why})"
+        )
+    return ModelLoadError(
+        f"model {id_or_path}: expected a model that transformers can load; it says: {one_line(error, limit=300)}"
+    )
+
+
+def _refuse_encoder(network: Any, id_or_path: str, likelihood: str) -> None:
+    """Raise where the network sees the text to the right: it cannot tell the next token."""
+    config = network.config
+    if type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
+        raise ConfigError(
+            f"model {id_or_path}: expected a causal language model for the likelihood {likelihood}; got an encoder "
+            f"({config.model_type}): set model.likelihood to sequence_classification"
+        )

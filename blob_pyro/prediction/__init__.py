@@ -1,0 +1,1 @@
+"""Answers from posterior draws: probabilities of classes and of tokens, and texts."""

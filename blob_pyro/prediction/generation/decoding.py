@@ -1,0 +1,92 @@
+"""The loop over tokens: S draws of P prompts step together, in one batch with one KV cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blob_pyro.data.examples import Batch
+from blob_pyro.prediction.generation.cached import CachedRows
+
+Pick = Callable[[Tensor, int], Tensor]
+"""(S, P, V) logits and the number of the step -> (S, P) tokens."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """When a text ends.
+
+    Attributes:
+        tokens: ids of which the first that comes ends a text.
+        padding: the id behind it.
+        max_new_tokens: most tokens of a text.
+    """
+
+    tokens: tuple[int, ...]
+    padding: int
+    max_new_tokens: int
+
+    def ends(self, tokens: Tensor) -> Tensor:
+        """Which of the tokens end a text; bool, of their shape."""
+        return torch.isin(tokens, torch.tensor(self.tokens, dtype=torch.long, device=tokens.device))
+
+    def mask(self, tokens: Tensor) -> Tensor:
+        """(..., T) True up to the token that ends a text, itself included."""
+        ends = self.ends(tokens).long()
+        return ends.cumsum(-1) - ends == 0
+
+
+@dataclass(frozen=True)
+class Start:
+    """P prompts that were read under S draws.
+
+    Attributes:
+        rows: row s * P + i is prompt i under draw s.
+        logits: (S, P, V) of the first token behind the prompts.
+    """
+
+    rows: CachedRows
+    logits: Tensor
+
+    @classmethod
+    def reading(cls, network: Any, prompts: Batch, num_draws: int) -> Start:
+        """Read left-padded prompts under the draws that are held, S of them.
+
+        Raises:
+            ConfigError: the network takes no KV cache.
+        """
+        repeated = prompts.repeat(num_draws)
+        rows = CachedRows(network, len(repeated))
+        logits = rows.read(repeated.input_ids, repeated.attention_mask)
+        return cls(rows, logits.unflatten(0, (num_draws, len(prompts))))
+
+
+def decode(
+    start: Start, pick: Pick, ending: Ending, tell: Callable[[], object] = lambda: None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Go on from the prompts, token by token, until every text has ended; `start` stays as it is.
+
+    Args:
+        start: the prompts.
+        pick: how a token is picked.
+        ending: when a text ends.
+        tell: called behind each step.
+
+    Yields:
+        The (S, P, V) logits of a step and the (S, P) tokens that were picked; padding where a text has ended before.
+    """
+    logits, shape = start.logits, start.logits.shape[:2]
+    rows = start.rows.select(torch.arange(shape.numel(), device=logits.device))
+    ended = torch.zeros(shape, dtype=torch.bool, device=logits.device)
+    for step in range(ending.max_new_tokens):
+        tokens = pick(logits, step).masked_fill(ended, ending.padding)
+        yield logits, tokens
+        tell()
+        ended = ended | ending.ends(tokens)
+        if bool(ended.all()) or step + 1 == ending.max_new_tokens:
+            return
+        logits = rows.read(tokens.reshape(-1, 1)).unflatten(0, shape)

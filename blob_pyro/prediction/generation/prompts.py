@@ -1,0 +1,104 @@
+"""Prompts as left-padded token ids, checked against the network's context."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blob_pyro.data.examples import Batch
+from blob_pyro.errors import ConfigError, DataError
+from blob_pyro.model.bayesian_lora import BayesianLoRA
+
+Prompts = str | Sequence[str] | Batch
+
+
+def read_prompts(model: BayesianLoRA, prompts: Prompts, max_new_tokens: int) -> Batch:
+    """Token ids on the model's device, padded on the left to the longest prompt and no wider.
+
+    Args:
+        model: its tokenizer reads texts, with the special tokens that it adds by default.
+        prompts: one text or several; or a Batch of token ids, padded on either side.
+        max_new_tokens: how many tokens are to fit behind the longest.
+
+    Raises:
+        DataError: there is no prompt, one has no token, or one is longer than the context.
+        ConfigError: a text for a model without a tokenizer; or so many new tokens do not fit the context.
+    """
+    batch = prompts if isinstance(prompts, Batch) else _encode(model.tokenizer, prompts)
+    if not len(batch):
+        raise DataError("expected at least one prompt; got none")
+    lengths = batch.lengths.tolist()
+    if 0 in lengths:
+        raise DataError(f"prompt {lengths.index(0)}: expected at least one token; got none")
+    _check_context(model.network.config, lengths, max_new_tokens)
+    return _left_padded(batch).to(model.device)
+
+
+def padding_of(network: Any, tokenizer: Any) -> int:
+    """What stands where a row has no token: the tokenizer's or the network's own; it is never seen."""
+    config = network.config.get_text_config(decoder=True)
+    found = (getattr(tokenizer, "pad_token_id", None), config.pad_token_id, *ending_of(network))
+    return next((token for token in found if isinstance(token, int)), 0)
+
+
+def ending_of(network: Any) -> tuple[int, ...]:
+    """The tokens that end a text, as the network's generation_config has them."""
+    ending = network.generation_config.eos_token_id
+    if ending is None:
+        return ()
+    return (ending,) if isinstance(ending, int) else tuple(ending)
+
+
+def _encode(tokenizer: Any, prompts: str | Sequence[str]) -> Batch:
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if tokenizer is None:
+        raise ConfigError("prompts: expected a Batch of token ids for a model without a tokenizer; got text")
+    if not texts:
+        raise DataError("expected at least one prompt; got none")
+    found = tokenizer(texts, padding=False, truncation=False, return_special_tokens_mask=True, verbose=False)
+    for position, special in enumerate(found["special_tokens_mask"]):
+        if all(special):
+            raise DataError(f"prompt {position}: expected text; got {texts[position]!r}, which has no token")
+    rows = found["input_ids"]
+    width = max(map(len, rows))
+    ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return Batch(ids, mask)
+
+
+def _check_context(config: Any, lengths: Sequence[int], max_new_tokens: int) -> None:
+    context = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if context is None:
+        return
+    longest = max(lengths)
+    if longest >= context:
+        raise DataError(
+            f"prompt {lengths.index(longest)}: expected fewer tokens than the context's {context}; got {longest}: "
+            "shorten it"
+        )
+    if longest + max_new_tokens > context:
+        raise ConfigError(
+            f"max_new_tokens: expected at most {context - longest} behind a prompt of {longest} tokens in a context of "
+            f"{context}; got {max_new_tokens}"
+        )
+
+
+def _left_padded(batch: Batch) -> Batch:
+    """Each row's real tokens moved to the right, in order, without columns that no row needs."""
+    mask = batch.attention_mask.to(torch.long)
+    order = mask.argsort(dim=1, stable=True)[:, -int(mask.sum(1).max()) :]
+    ids = batch.input_ids.gather(1, order)
+    return dataclasses.replace(batch, input_ids=ids, attention_mask=mask.gather(1, order), labels=None)
+
+
+def token_rows(batch: Batch) -> tuple[tuple[int, ...], ...]:
+    """Each row's real tokens."""
+
+    def row(ids: Tensor, mask: Tensor) -> tuple[int, ...]:
+        return tuple(ids[mask.bool()].tolist())
+
+    return tuple(map(row, batch.input_ids, batch.attention_mask))

@@ -1,0 +1,135 @@
+"""`generate`: S posterior draws, each held for a whole text, in one batch with one KV cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blob_pyro.config.checks import unknown_name
+from blob_pyro.data.examples import Batch
+from blob_pyro.errors import ConfigError
+from blob_pyro.model.bayesian_lora import BayesianLoRA
+from blob_pyro.model.modes import training_mode
+from blob_pyro.prediction.generation.choice import Choice
+from blob_pyro.prediction.generation.decoding import Ending, Start, decode
+from blob_pyro.prediction.generation.held import hold_draws
+from blob_pyro.prediction.generation.measures import TokenMeasures, token_measures
+from blob_pyro.prediction.generation.prompts import Prompts, ending_of, padding_of, read_prompts, token_rows
+from blob_pyro.prediction.generation.record import Generations
+from blob_pyro.prediction.generation.scoring import score
+from blob_pyro.prediction.generation.text import text_behind
+from blob_pyro.prediction.predictive import PosteriorPredictive, stack
+from blob_pyro.system.progress import Tell, counted
+
+MODES = ("per_draw", "average")
+
+
+def generate(
+    model: BayesianLoRA,
+    guide: Callable[..., Any],
+    prompts: Prompts,
+    *,
+    num_draws: int = 8,
+    mode: str = "per_draw",
+    max_new_tokens: int = 32,
+    do_sample: bool = False,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    progress: bool = False,
+) -> Generations:
+    r"""Write text under posterior draws, each of them held for a whole text.
+
+    Mode "per_draw": S texts a prompt, text s under draw s alone; what plain `network.generate` writes with that draw
+    held. Each text is then read under the other draws too, which is where its entropies come from. Mode "average"
+    (Bayesian model averaging): one text a prompt; at each step the S draws' next-token probabilities are averaged, the
+    token is picked by that law, and every draw reads it.
+
+    All P prompts under all S draws share each forward, S * P rows, and the KV cache that comes with them. The draws are
+    made first, then (with do_sample) a uniform number for each step and row, all from torch's global generator:
+    `pyro.set_rng_seed` makes a call repeatable. A text ends behind a token of the network's
+    `generation_config.eos_token_id`; nothing else of generation_config is used, no default for sampling and no penalty.
+    The network is in evaluation mode inside and gets its former modes back.
+
+    Args:
+        model: the model; of a causal language model.
+        guide: one of `bp.guides`, or any Pyro guide of this model (an autoguide, say).
+        prompts: one text or several; or a Batch of token ids, padded on either side.
+        num_draws: posterior draws S; 0 writes under the posterior mean.
+        mode: "per_draw" or "average".
+        max_new_tokens: most tokens of a text.
+        do_sample, temperature, top_k, top_p: as in transformers, but that nothing is cut off by default (there top_k is
+            50). Without do_sample the most probable token is taken. They pick tokens: entropies and log-probabilities
+            are those of the laws as they are.
+        progress: show progress, in tokens of a text.
+
+    Raises:
+        ConfigError: a setting is out of range; the network does not write text; the new tokens do not fit its context;
+            num_draws = 0 with a guide that has no mean; or draws that hold heads of their own (an ensemble's), of which
+            a network has one at a time.
+        DataError: no prompt, an empty one, or one longer than the context.
+
+    Source: the averaging of step-wise probabilities: BLoB, arXiv 2406.11675, equation 12, for each token.
+    """
+    choice = Choice(do_sample, temperature, top_k, top_p)
+    if mode not in MODES:
+        raise unknown_name("mode", MODES, mode)
+    if max_new_tokens < 1:
+        raise ConfigError(f"max_new_tokens: expected at least 1; got {max_new_tokens}")
+    if model.likelihood.task_type != "CAUSAL_LM":
+        raise ConfigError(
+            f"generate: expected a causal language model (likelihood MultipleChoice); got a model with the likelihood "
+            f"{type(model.likelihood).__name__}, whose network writes no text"
+        )
+    batch = read_prompts(model, prompts, max_new_tokens)
+    network = model.network.get_base_model()
+    ending = Ending(ending_of(network), padding_of(network, model.tokenizer), max_new_tokens)
+    with torch.no_grad(), training_mode(model, False):
+        draws = stack(PosteriorPredictive(model, guide, num_draws).sample_draws(batch)) or {}
+        with hold_draws(model, draws), counted(max_new_tokens, "generate", unit="tokens", show=progress) as tell:
+            start = Start.reading(network, batch, max(1, num_draws))
+            tokens, measures = (_per_draw if mode == "per_draw" else _average)(start, choice, ending, tell)
+    return _record(model, batch, ending, tokens.cpu(), measures.map(Tensor.cpu))
+
+
+def _per_draw(start: Start, choice: Choice, ending: Ending, tell: Tell) -> tuple[Tensor, TokenMeasures]:
+    """(P, S, T) tokens, text s written under draw s, and what all draws say of them."""
+    num_draws, num_prompts, _ = start.logits.shape
+    uniforms = choice.uniforms(ending.max_new_tokens, num_draws * num_prompts)
+
+    def pick(logits: Tensor, step: int) -> Tensor:
+        return choice(logits.flatten(0, 1).float(), uniforms[step]).unflatten(0, (num_draws, num_prompts))
+
+    tokens = torch.stack([tokens for _, tokens in decode(start, pick, ending, tell)], -1).transpose(0, 1)
+    return tokens, score(start, tokens, ending.mask(tokens))
+
+
+def _average(start: Start, choice: Choice, ending: Ending, tell: Tell) -> tuple[Tensor, TokenMeasures]:
+    """(P, 1, T) tokens, picked by the draws' averaged law, and what the draws said at each step."""
+    num_draws, num_prompts, _ = start.logits.shape
+    uniforms = choice.uniforms(ending.max_new_tokens, num_prompts)
+
+    def pick(logits: Tensor, step: int) -> Tensor:
+        law = logits.float().softmax(-1).mean(0)
+        return choice(law.log(), uniforms[step]).expand(num_draws, -1)
+
+    steps = [(token_measures(logits, picked[0]), picked[0]) for logits, picked in decode(start, pick, ending, tell)]
+    tokens = torch.stack([picked for _, picked in steps], -1)
+    mask = ending.mask(tokens)
+    measures = TokenMeasures.stacked([measured for measured, _ in steps], -1).map(lambda values: values * mask)
+    return tokens[:, None], measures.map(lambda values: values.unsqueeze(-2))
+
+
+def _record(model: BayesianLoRA, batch: Batch, ending: Ending, tokens: Tensor, measures: TokenMeasures) -> Generations:
+    prompts, mask = token_rows(batch), ending.mask(tokens)
+    texts = None if model.tokenizer is None else tuple(map(partial(_texts, model.tokenizer), prompts, tokens, mask))
+    return Generations(prompts, tokens, mask, measures.log_probs, measures.entropy, measures.mutual_information, texts)
+
+
+def _texts(tokenizer: Any, prompt: tuple[int, ...], tokens: Tensor, mask: Tensor) -> tuple[str, ...]:
+    """The C texts behind one prompt."""
+    return tuple(text_behind(tokenizer, prompt, row[real].tolist()) for row, real in zip(tokens, mask, strict=True))

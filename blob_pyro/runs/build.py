@@ -1,0 +1,308 @@
+"""From a configuration to its parts: likelihood, model, guide, encoded items."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+
+from blob_pyro.config.sections import DataConfig, GuideConfig, ModelConfig, RunConfig, in_authors_order, learns_tokens
+from blob_pyro.data.batches.collate import EncodedDataset, encode
+from blob_pyro.data.batches.completions import encode_completions, num_predicted
+from blob_pyro.data.batches.label_tokens import answer_token_ids, label_token_ids, other_spelling
+from blob_pyro.data.examples import Example
+from blob_pyro.data.tasks.compat import whole_batches
+from blob_pyro.data.tasks.completed import with_answers
+from blob_pyro.data.tasks.load import find_task, load_task
+from blob_pyro.data.tasks.own_files import with_labels
+from blob_pyro.data.tasks.task_data import TaskData
+from blob_pyro.errors import ConfigError, DataError
+from blob_pyro.guides import GUIDES, AdapterGuide
+from blob_pyro.model.adapted_base import load_adapted
+from blob_pyro.model.bayesian_lora import BayesianLoRA
+from blob_pyro.model.likelihoods import CausalLM, Likelihood, MultipleChoice, SequenceClassification, WholeAnswer
+from blob_pyro.model.loading import BaseSource, load_tokenizer
+from blob_pyro.storage import put_on, read_adapter, start_spread
+from blob_pyro.system.processes import Ranks
+from blob_pyro.system.terminal import Say
+
+
+def check_guide(config: GuideConfig) -> None:
+    """Refuse settings that the guide does not have, before anything is loaded.
+
+    Raises:
+        ConfigError: names the setting and what the guide has.
+    """
+    known = [name for name in inspect.signature(GUIDES[config.name]).parameters if name != "model"]
+    for name in config.settings:
+        if name not in known:
+            has = ", ".join(known) or "none"
+            raise ConfigError(f"guide.{name}: expected a setting of the guide {config.name!r}, which has {has}")
+
+
+def with_class_weights(config: RunConfig, examples: Sequence[Example], labels: Sequence[str]) -> RunConfig:
+    """The configuration with numbers in place of class weights that are "balanced".
+
+    Args:
+        config: the run.
+        examples: what it trains on.
+        labels: answer words in class order.
+
+    Raises:
+        ConfigError: a class has no item.
+    """
+    if config.model.class_weights != "balanced":
+        return config
+    counts = Counter(example.label for example in examples)
+    missing = [label.strip() for k, label in enumerate(labels) if not counts[k]]
+    if missing:
+        raise ConfigError(
+            f"model.class_weights: expected training items of every class for 'balanced'; got none of "
+            f"{', '.join(missing)}: give numbers, or leave it out"
+        )
+    weights = [len(examples) / (len(labels) * counts[k]) for k in range(len(labels))]
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, class_weights=weights))
+
+
+def build_likelihood(config: ModelConfig, labels: Sequence[str]) -> Likelihood:
+    """The likelihood that `config` names, for these labels; its class weights are numbers or None.
+
+    One of tokens counts sequences: `count_tokens` knows how many tokens there are.
+
+    Raises:
+        DataError: as `answer_token_ids`.
+        ConfigError: another number of class weights than of labels.
+    """
+    options: dict[str, Any] = {"label_smoothing": config.label_smoothing, "class_weights": config.class_weights}
+    if config.likelihood == "sequence_classification":
+        return SequenceClassification(len(labels), **options)
+    if config.likelihood == "causal_lm":
+        return CausalLM(label_smoothing=config.label_smoothing)
+    tokenizer = load_tokenizer(config.id)
+    likelihood = answers_likelihood(tokenizer, labels, **options)
+    if isinstance(likelihood, WholeAnswer):
+        warnings.warn(_whole_answer_note(tokenizer, labels, likelihood), stacklevel=2)
+    return likelihood
+
+
+def count_tokens(model: BayesianLoRA, train: EncodedDataset, config: ModelConfig) -> None:
+    """Let a likelihood of tokens count those of the training set, where `config` says so."""
+    if config.count == "tokens":
+        model.likelihood = CausalLM(num_predicted(train), label_smoothing=config.label_smoothing)
+
+
+def answers_likelihood(tokenizer: Any, labels: Sequence[str], **options: Any) -> MultipleChoice | WholeAnswer:
+    """The answers' tokens at the prompt's last position; the whole answers where one has several tokens.
+
+    Args:
+        tokenizer: of the model.
+        labels: answer words in class order.
+        options: label_smoothing and class_weights.
+
+    Raises:
+        DataError: as `answer_token_ids`.
+        ConfigError: an option out of range.
+    """
+    answers = answer_token_ids(tokenizer, labels)
+    if all(len(answer) == 1 for answer in answers):
+        return MultipleChoice(label_token_ids(tokenizer, labels), **options)
+    return WholeAnswer(answers, **options)
+
+
+def _whole_answer_note(tokenizer: Any, labels: Sequence[str], likelihood: WholeAnswer) -> str:
+    """Which labels have several tokens, what that costs, and a spelling that has one."""
+    long = [label for label, answer in zip(labels, likelihood.tree.answers, strict=True) if len(answer) > 1]
+    better = [other for label in long if (other := other_spelling(tokenizer, label))]
+    advice = f" ({', '.join(map(repr, better))} would be one)" if better else ""
+    have = "has" if len(long) == 1 else "have"
+    return (
+        f"labels: {', '.join(map(repr, long))} {have} several tokens{advice}: answers are compared by the "
+        f"log-probability of the whole answer, in {likelihood.rows_per_item} rows an item"
+    )
+
+
+def build_model(config: RunConfig, labels: Sequence[str], num_data: int) -> BayesianLoRA:
+    """The pretrained network with a fresh adapter, or the one that `config` names, as a Pyro model."""
+    settings = config.model
+    likelihood = build_likelihood(settings, labels)
+    shared: dict[str, Any] = {
+        "prior_scale": _prior_scale(settings),
+        "num_data": num_data,
+        "bayesian": settings.bayesian or GUIDES[config.guide.name].bayesian,
+        "bayesian_layers": settings.bayesian_layers,
+    }
+    base: dict[str, Any] = {
+        "quantization": settings.quantization,
+        "llm_int8_threshold": settings.llm_int8_threshold,
+        "dtype": settings.dtype,
+        "attn_implementation": settings.attn_implementation,
+    }
+    device_map = settings.device_map if settings.device_map is not None else own_device(settings)
+    if settings.adapter is not None:
+        model = _with_adapter(settings, likelihood, BaseSource(id=settings.id, **base), shared, device_map)
+    else:
+        model = BayesianLoRA.from_pretrained(
+            settings.id,
+            likelihood,
+            r=settings.r,
+            lora_alpha=settings.lora_alpha,
+            lora_dropout=settings.lora_dropout,
+            target_modules=settings.target_modules,
+            device_map=device_map,
+            shard_base=settings.shard_base,
+            **base,
+            **shared,
+        )
+    if settings.gradient_checkpointing:
+        model.network.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def own_device(config: ModelConfig) -> Any:
+    """The device map of a run that names none: this process's own GPU, where there are GPUs.
+
+    None, which is the host, where there are none, and for a base that is to be sharded over processes.
+    """
+    device = Ranks.here().device
+    return None if config.shard_base or device.type == "cpu" else {"": str(device)}
+
+
+def build_guide(model: BayesianLoRA, config: GuideConfig, adapter: str | None = None) -> AdapterGuide:
+    """The guide that `config` names.
+
+    Args:
+        model: the model.
+        config: names the guide.
+        adapter: folder of the adapter that the model starts from; of one with a spread the guide starts at it.
+    """
+    guide = GUIDES[config.name](model, **config.settings)
+    if adapter is not None:
+        start_spread(guide, read_adapter(adapter))
+    return guide
+
+
+def max_length(model: BayesianLoRA, config: DataConfig) -> int:
+    """The longest item in tokens: the configured one, within the model's context."""
+    context = getattr(model.network.config, "max_position_embeddings", None)
+    return config.max_length if context is None else min(config.max_length, context - model.likelihood.extra_tokens)
+
+
+def load_data(config: RunConfig, seed: int | None = None) -> TaskData:
+    """The items of a run; under data.compat in whole batches, where the answers are tokens.
+
+    The paper's public code drops what fills no batch for causal language models alone. Where a task of classes is
+    learnt token by token, its answer words are the completions.
+
+    Args:
+        config: the run.
+        seed: draws the items; None takes the run's own.
+    """
+    data = load_task(config.data, config.seed if seed is None else seed)
+    if learns_tokens(config) and config.data.task is not None:
+        return with_answers(data)
+    return whole_batches(data, config.train.batch_size) if in_authors_order(config) else data
+
+
+def labels_of(config: DataConfig) -> tuple[str, ...]:
+    """The answer words of a configuration; without reading any item, unless it leaves out those of own items."""
+    return find_task(config.task).labels if config.task is not None else tuple(with_labels(config)[0].labels or ())
+
+
+def encode_items(
+    examples: Sequence[Example], model: BayesianLoRA, config: DataConfig, source: str | None
+) -> EncodedDataset:
+    """`encode`, or `encode_completions` where the model learns tokens, within the configured length.
+
+    Raises:
+        DataError: as these two; it names the file, and so do the warnings.
+    """
+    name = source or config.task or config.dataset
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        try:
+            encoded = _encode(examples, model, config)
+        except DataError as error:
+            limit = max_length(model, config)
+            context = f" (the model takes no more than {limit})" if limit < config.max_length else ""
+            raise DataError(f"{name}: {error}{context}") from error
+    for note in notes:
+        warnings.warn(f"{name}: {note.message}", note.category, stacklevel=2)
+    return encoded
+
+
+def _encode(examples: Sequence[Example], model: BayesianLoRA, config: DataConfig) -> EncodedDataset:
+    longest = max_length(model, config)
+    if not isinstance(model.likelihood, CausalLM):
+        return encode(examples, model.tokenizer, longest)
+    completions = [example.completion or "" for example in examples]
+    return encode_completions(examples, completions, model.tokenizer, longest, over=config.over or "answer")
+
+
+def _prior_scale(config: ModelConfig) -> Any:
+    if config.prior_scale_spread is None:
+        return config.prior_scale
+    return dist.LogNormal(math.log(config.prior_scale), config.prior_scale_spread)
+
+
+def _with_adapter(
+    config: ModelConfig, likelihood: Likelihood, source: BaseSource, settings: dict[str, Any], device_map: Any
+) -> BayesianLoRA:
+    """The base with the trained adapter of a folder."""
+    assert config.adapter is not None
+    adapter = read_adapter(config.adapter)  # before the base, which takes longer
+    network, tokenizer = load_adapted(
+        source, likelihood, lambda base: put_on(adapter, base), device_map=device_map, shard=config.shard_base
+    )
+    return BayesianLoRA(network, likelihood, tokenizer=tokenizer, source=source, **settings)
+
+
+def _say_nothing(line: str) -> None:
+    """For the processes that do not speak."""
+
+
+def with_read_labels(config: RunConfig, say: Say) -> RunConfig:
+    """The configuration with labels that it leaves out, as the training file has them; `say` is told of them.
+
+    A run keeps the labels it was made with, whatever becomes of the file.
+
+    Raises:
+        BlobPyroError: the file cannot be read, or its labels cannot serve.
+    """
+    data, notes = with_labels(config.data)
+    for note in notes:
+        say(note)
+    return dataclasses.replace(config, data=data)
+
+
+def _make(config: RunConfig, data: TaskData) -> tuple[BayesianLoRA, AdapterGuide, Items]:
+    """Model, guide and encoded items, as the seed has them."""
+    pyro.set_rng_seed(config.seed)
+    model = build_model(with_class_weights(config, data.train, data.labels), data.labels, num_data=len(data.train))
+    items = encode_task(data, model, config)
+    count_tokens(model, items.train, config.model)
+    return model, build_guide(model, config.guide, config.model.adapter), items
+
+
+def encode_task(data: TaskData, model: BayesianLoRA, config: RunConfig) -> Items:
+    source = config.data.train_file
+    train, validation = (encode_items(part, model, config.data, source) for part in (data.train, data.validation))
+    test = encode_items(data.test, model, config.data, config.data.test_file)
+    return Items(train, test, validation, data.labels)
+
+
+@dataclass(frozen=True)
+class Items:
+    """The encoded items of a run; `labels` are the answer words, none where tokens are learnt."""
+
+    train: EncodedDataset
+    test: EncodedDataset
+    validation: EncodedDataset
+    labels: tuple[str, ...]

@@ -1,0 +1,101 @@
+"""What one section of a configuration asks of another: refused before anything is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from blob_pyro.config.sections import RunConfig, learns_tokens
+from blob_pyro.errors import ConfigError
+from blob_pyro.guides import GUIDES, LaplaceGuide, PostHocGuide
+from blob_pyro.runs.build import check_guide
+from blob_pyro.runs.tracking import check_trackers
+from blob_pyro.runs.tuning import check_tuning
+
+
+def check_run(config: RunConfig) -> None:
+    """Refuse sections that do not go together.
+
+    Raises:
+        ConfigError: names the setting.
+        MissingPackageError: the package of a tracker is not installed.
+    """
+    check_likelihood(config)
+    check_guide(config.guide)
+    check_tuning(config)
+    check_trackers(config.train.trackers)
+    if config.predict.temperature and not config.data.num_validation:
+        raise ConfigError("predict.temperature: expected held-out items to fit it with; set data.num_validation")
+    if config.train.eval_steps is not None and not config.data.num_validation:
+        raise ConfigError("train.eval_steps: expected held-out items to evaluate on; set data.num_validation")
+    if config.train.eval_steps is not None and config.tune.search:
+        raise ConfigError("train.eval_steps: expected none beside tune.search, which chooses by the held-out items too")
+    if config.predict.sampling == "logits" and GUIDES[config.guide.name] is not LaplaceGuide:
+        raise ConfigError(f"predict.sampling: expected 'weights' with the guide {config.guide.name!r}; got 'logits'")
+
+
+def check_likelihood(config: RunConfig) -> None:
+    """Refuse settings of tokens where the likelihood is one of classes, and settings of classes where it is causal_lm.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    if config.model.likelihood == "causal_lm":
+        _check_tokens(config)
+        return
+    settings = {
+        "data.completion": config.data.completion,
+        "data.over": config.data.over,
+        "model.count": config.model.count,
+    }
+    for name, value in settings.items():
+        if value is not None:
+            raise ConfigError(
+                f"{name}: expected none with the likelihood {config.model.likelihood}; got {value!r}: "
+                "set model.likelihood to causal_lm"
+            )
+
+
+def token_guides() -> list[str]:
+    """Names of the guides that causal_lm can have: those that are fitted to a trained adapter measure classes."""
+    return [name for name, guide in GUIDES.items() if not issubclass(guide, PostHocGuide)]
+
+
+def _check_tokens(config: RunConfig) -> None:
+    of_classes: dict[str, Any] = {
+        "data.labels": config.data.labels,
+        "data.choices_field": config.data.choices_field,
+        "data.compat": config.data.compat,
+        "model.class_weights": config.model.class_weights,
+        "predict.temperature": config.predict.temperature or None,
+        "predict.sampling": config.predict.sampling if config.predict.sampling == "logits" else None,
+    }
+    for name, value in of_classes.items():
+        if value is not None:
+            raise ConfigError(f"{name}: expected none with the likelihood causal_lm, which has no classes; got {value}")
+    if config.data.task is None and not config.data.own_texts:
+        raise ConfigError(
+            'data.completion: expected what follows the prompt, like " {answer}", with the likelihood causal_lm (or '
+            "data.over text, where the prompt is the whole text); got none"
+        )
+    if config.guide.name not in token_guides():
+        raise ConfigError(
+            f"guide.name: expected one of {', '.join(token_guides())} with the likelihood causal_lm; "
+            f"got {config.guide.name!r}, which measures classes"
+        )
+
+
+def refuse_tokens(run_dir: str | Path, config: RunConfig, what: str) -> None:
+    """Raise where a run learns tokens and classes are needed.
+
+    Args:
+        run_dir: the run.
+        config: its configuration.
+        what: what needs them, for the message.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if learns_tokens(config):
+        raise ConfigError(f"{what}: expected a run that tells classes apart; got {run_dir}, which learns texts "
+                          "token by token (causal_lm)")  # fmt: skip

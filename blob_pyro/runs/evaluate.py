@@ -1,0 +1,91 @@
+"""`evaluate_run`: predictions of a run's test items, their scores and what is drawn of them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blob_pyro.config.sections import RunConfig
+from blob_pyro.errors import DataError
+from blob_pyro.runs.answerer import found_temperature, load_run, num_draws, with_samples
+from blob_pyro.runs.build import Items, _say_nothing, encode_task, load_data
+from blob_pyro.runs.item_kinds import kind_of
+from blob_pyro.storage.directory import COST, METRICS, read_config, read_json, refuse_links, write_json
+from blob_pyro.storage.saving import Run
+from blob_pyro.system.processes import Ranks, connected
+from blob_pyro.system.terminal import Say
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run found.
+
+    Attributes:
+        path: the run directory.
+        metrics: "N=0" (posterior mean) and "N=<draws>" -> `Metrics` on the test items, or `TokenMetrics` where the
+            likelihood is causal_lm; empty without any.
+        predictions: the same keys -> `Predictions`, or `TokenPredictions`, in the order of the test items.
+    """
+
+    path: Path
+    metrics: dict[str, Any]
+    predictions: dict[str, Any]
+
+
+def evaluate_test_items(run: Run, items: Items, config: RunConfig, progress: bool, say: Say) -> RunResult:
+    """Predict with the posterior mean and with draws; write metrics, predictions and diagram."""
+    if not len(items.test):
+        return RunResult(run.path, {}, {})
+    kind = kind_of(config)
+    counts = sorted({0, num_draws(run.guide, config)})
+    start = time.perf_counter()
+    predictions = {f"N={count}": kind.predict(run, items.test, config, count, progress) for count in counts}
+    cost = {"predict_seconds": time.perf_counter() - start}
+    if config.predict.temperature:
+        scaled = {
+            count: found_temperature(kind.predict(run, items.validation, config, count, progress), count, say)
+            for count in counts
+        }
+        predictions = {f"N={count}": scaled[count](predictions[f"N={count}"]) for count in counts}
+        cost |= {f"temperature_N={count}": found.value for count, found in scaled.items()}
+    metrics = {name: kind.evaluate(found) for name, found in predictions.items()}
+    if not Ranks.here().is_first:
+        return RunResult(run.path, metrics, predictions)
+    kind.write(run.path, predictions[f"N={counts[-1]}"], items.test.examples, items.labels)
+    write_json(run.path / COST, read_json(run.path / COST) | cost)
+    write_json(run.path / METRICS, {name: found.to_dict() for name, found in metrics.items()})
+    return RunResult(run.path, metrics, predictions)
+
+
+def evaluate_run(
+    run_dir: str | Path, *, num_samples: int | None = None, progress: bool = True, say: Say = print
+) -> RunResult:
+    """Predict a saved run's test items again, and rewrite its metrics and predictions.
+
+    The draws are those of `fit_run` (same seed): with the run's own number of them so are the metrics. Several
+    processes share the items out, as in `fit_run`.
+
+    Args:
+        run_dir: a directory that `fit_run` wrote.
+        num_samples: posterior draws; None takes the run's own number.
+        progress: show progress bars.
+        say: receives lines for the user.
+
+    Raises:
+        RunDirectoryError: the directory is not a whole run.
+        DataError: the run has no test items.
+    """
+    config = with_samples(read_config(run_dir), num_samples)
+    refuse_links(run_dir)
+    with connected() as ranks:
+        if not ranks.is_first:
+            progress, say = False, _say_nothing
+        data = load_data(config)
+        if not data.test:
+            raise DataError(
+                f"{run_dir}: expected a run with test items; it has none; use `blob-pyro predict` on a file"
+            )
+        run = load_run(run_dir, data.labels, shard_base=config.model.shard_base and ranks.num > 1)
+        return evaluate_test_items(run, encode_task(data, run.model, config), config, progress, say)

@@ -1,0 +1,34 @@
+"""`--as mean`: one ordinary PEFT adapter, with the posterior's spread beside it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from blob_pyro.guides import EnsembleGuide
+from blob_pyro.runs.exports.adapter import write_adapter
+from blob_pyro.runs.exports.subject import Subject
+from blob_pyro.storage.directory import read_json
+from blob_pyro.storage.saving import DESCRIPTION, TENSORS
+
+
+def write_mean(subject: Subject, folder: Path) -> dict[str, Any]:
+    """The adapter as plain PEFT loads it, and posterior.safetensors and .json, with which `bp.load` has the posterior.
+
+    Of an ensemble it is the first member alone, without the others. (The mean over members is a network that nobody
+    has trained.)
+
+    Returns:
+        Entries of the manifest.
+    """
+    others = write_adapter(folder, subject.run.model, subject.base, subject.single)
+    entries = {"adapter_is": subject.single_is, "other_tensors": others}
+    if isinstance(subject.guide, EnsembleGuide):
+        return entries
+    shutil.copyfile(subject.run.path / TENSORS, folder / TENSORS)
+    described = read_json(subject.run.path / DESCRIPTION)
+    described |= {"adapter": "default", "adapters": ["default"], "base": described["base"] | {"id": subject.base}}
+    (folder / DESCRIPTION).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    return entries

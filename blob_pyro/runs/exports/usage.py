@@ -1,0 +1,152 @@
+"""The code of a model card: how to load what was exported, with plain PEFT or transformers and with blob_pyro."""
+
+from __future__ import annotations
+
+import json
+
+from blob_pyro.data.prompts import PromptTemplate
+from blob_pyro.data.tasks.load import find_task
+from blob_pyro.guides import EnsembleGuide
+from blob_pyro.model.likelihoods import ClassLikelihood, MultipleChoice, SequenceClassification
+from blob_pyro.runs.exports.kinds import Kind
+from blob_pyro.runs.exports.subject import Subject, public_name
+from blob_pyro.system.packaged import ALIASES
+
+Lines = list[str]
+
+
+def plain_code(subject: Subject, kind: Kind) -> str:
+    """Python that answers a prompt without blob_pyro (but for a base that comes inside a package)."""
+    names = [f"draw_{position}" for position in range(kind.num_draws)]
+    lines = _imports(subject, kind) + _names(subject, kind) + _network(subject, kind, names)
+    copies = " * len(names)" if names else ""
+    rows = f'rows = tokenizer(prompts{copies}, return_tensors="pt", padding=True, padding_side="right")'
+    adapters = ", adapter_names=[name for name in names for _ in prompts]" if names else ""
+    lines += [rows, "with torch.no_grad():", f"    logits = network(**rows{adapters}).logits.float()"]
+    return "\n".join(lines + _probabilities(subject, names))
+
+
+def own_code(subject: Subject) -> str | None:
+    """Python that answers a prompt with the posterior of a mean's folder; None where the folder holds none."""
+    if isinstance(subject.guide, EnsembleGuide):
+        return None
+    by_name = subject.base in ALIASES or public_name(subject.run.model.source.id) == subject.run.model.source.id
+    lines = ["import blob_pyro as bp", ""]
+    if by_name:
+        lines += ['run = bp.load(".")  # the folder of this card', "tokenizer = run.model.tokenizer"]
+    else:  # a local folder, whose path is not told
+        lines = [f"from transformers import {_auto(subject)}, AutoTokenizer", "", *lines]
+        lines += [f"base = {_text(subject.base)}  # the folder of your copy"]
+        lines += [f'run = bp.load(".", base={_base_call(subject)})', "tokenizer = AutoTokenizer.from_pretrained(base)"]
+        lines += ["tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token"]
+    lines += [f'rows = tokenizer({_prompts(subject)}, return_tensors="pt", padding=True)']
+    lines += ['batch = bp.Batch(input_ids=rows["input_ids"], attention_mask=rows["attention_mask"])']
+    if isinstance(subject.run.model.likelihood, ClassLikelihood):
+        draws = 10 if subject.guide.is_random else 0
+        lines += [f"print(bp.PosteriorPredictive(run.model, run.guide, num_samples={draws})(batch).probs)"]
+    else:
+        lines += ["print(run.model.logits(batch).softmax(-1).shape)  # of every next token, at the posterior mean"]
+    return "\n".join(lines)
+
+
+def _imports(subject: Subject, kind: Kind) -> Lines:
+    quantised = ", BitsAndBytesConfig" if subject.run.model.source.quantization else ""
+    lines = ["import torch"]
+    if kind.name != "merged":
+        lines += ["from peft import PeftModel"]
+    lines += [f"from transformers import {_auto(subject)}, AutoTokenizer{quantised}", ""]
+    if kind.name != "merged" and subject.base in ALIASES:
+        lines.insert(-1, "from blob_pyro.system.packaged import packaged_model")
+    return lines
+
+
+def _names(subject: Subject, kind: Kind) -> Lines:
+    lines = ['folder = "."  # of this card']
+    if kind.name == "merged":
+        return lines
+    if subject.base in ALIASES:
+        return [*lines, f"base = str(packaged_model({_text(subject.base)}))"]
+    return [*lines, f"base = {_text(subject.base)}"]
+
+
+def _network(subject: Subject, kind: Kind, names: Lines) -> Lines:
+    place = "folder" if kind.name == "merged" else "base"
+    lines = [f"tokenizer = AutoTokenizer.from_pretrained({place})"]
+    lines += ["tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token"]
+    if kind.name == "merged":
+        lines += [f'network = {_auto(subject)}.from_pretrained(folder, dtype="auto").eval()']
+    else:
+        lines += [f"network = {_base_call(subject)}"]
+    if kind.name == "mean":
+        lines += ["network = PeftModel.from_pretrained(network, folder).eval()"]
+    if names:
+        lines += [
+            f'names = [f"draw_{{k}}" for k in range({len(names)})]',
+            'network = PeftModel.from_pretrained(network, f"{folder}/draw_0", adapter_name="draw_0")',
+            "for name in names[1:]:",
+            '    network.load_adapter(f"{folder}/{name}", adapter_name=name)',
+            "network.eval()",
+        ]
+    if isinstance(subject.run.model.likelihood, SequenceClassification):
+        lines += ["network.config.pad_token_id = tokenizer.pad_token_id"]
+    return [*lines, f"prompts = {_prompts(subject)}"]
+
+
+def _probabilities(subject: Subject, names: Lines) -> Lines:
+    likelihood = subject.run.model.likelihood
+    lines: Lines = []
+    if not isinstance(likelihood, SequenceClassification):
+        lines += ['last = rows["attention_mask"].sum(1) - 1']
+        lines += ["logits = logits[torch.arange(len(last)), last]  # of the token behind each prompt"]
+    if isinstance(likelihood, MultipleChoice):
+        answers = likelihood.settings()["token_ids"]
+        lines += [f"logits = logits[:, {list(answers)}]  # the answers' tokens"]
+    lines += ["probs = logits.softmax(-1)"]
+    if names:
+        lines += ["probs = probs.unflatten(0, (len(names), len(prompts))).mean(0)  # the average of the draws"]
+    classes = f"  # columns: {', '.join(label.strip() for label in subject.labels)}" if subject.labels else ""
+    return [*lines, f"print(probs){classes if isinstance(likelihood, ClassLikelihood) else ''}"]
+
+
+def _auto(subject: Subject) -> str:
+    return subject.run.model.likelihood.auto_class
+
+
+def _base_call(subject: Subject) -> str:
+    """The expression that loads the base as the run did."""
+    source = subject.run.model.source
+    options = [f"dtype={_text(source.dtype)}"]
+    if source.quantization == "8bit":
+        options += [
+            f"quantization_config=BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold={source.llm_int8_threshold})"
+        ]
+    if source.quantization == "4bit":
+        options += [
+            'quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", '
+            "bnb_4bit_compute_dtype=torch.bfloat16)"
+        ]
+    settings = subject.run.model.likelihood.model_settings()
+    options += [f"{name}={value!r}" for name, value in settings.items()]
+    return f"{_auto(subject)}.from_pretrained(base, {', '.join(options)})"
+
+
+def _prompts(subject: Subject) -> str:
+    """A list of one prompt with its fields left open, as Python."""
+    template = prompt_of(subject)
+    if template is None:
+        return '["..."]'
+    fields = dict.fromkeys(PromptTemplate(template).fields, "...")
+    return f"[{_text(PromptTemplate(template).render(fields, where='the card')[0])}]"
+
+
+def _text(text: str) -> str:
+    """A Python string in double quotes."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def prompt_of(subject: Subject) -> str | None:
+    """The run's prompt template, where the run says."""
+    if subject.config is None:
+        return None
+    data = subject.config.data
+    return find_task(data.task).template.template if data.task is not None else data.prompt

@@ -1,0 +1,115 @@
+"""`History`: what each step of a training saw, a line each, and what is saved when training ends, however it ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+from blob_pyro.data.batches.collate import EncodedDataset
+from blob_pyro.errors import BlobPyroError, NonFiniteLossError, RunDirectoryError, Stopped
+from blob_pyro.guides import AdapterGuide
+from blob_pyro.model.bayesian_lora import BayesianLoRA
+from blob_pyro.storage.directory import HISTORY
+from blob_pyro.storage.saving import save
+from blob_pyro.system.processes import Ranks
+from blob_pyro.training.svi import StepResult
+
+
+class History:
+    """Context manager around a training: writes history.jsonl, and saves adapter and posterior at the end.
+
+    Of several processes the first one alone writes.
+
+    Args:
+        path: the run directory.
+        train: the items, by whose names an error tells which were in the batch.
+        model, guide: what is trained.
+        kept: lines of the file that stay, those of the steps before the checkpoint that training goes on from.
+        resumable: whether there are checkpoints, so that a message can tell how to go on.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        train: EncodedDataset,
+        model: BayesianLoRA,
+        guide: AdapterGuide,
+        *,
+        kept: int = 0,
+        resumable: bool = False,
+    ) -> None:
+        self.path, self.train, self.model, self.guide = path, train, model, guide
+        self._kept, self._resumable = kept, resumable
+        self._writes = Ranks.here().is_first
+
+    def __enter__(self) -> History:
+        if self._writes:
+            lines = self._lines()[: self._kept]
+            self._file = (self.path / HISTORY).open("w", encoding="utf-8")
+            self._file.writelines(lines)
+            self._file.flush()
+        return self
+
+    def record(self, result: StepResult) -> None:
+        """Append one step; null stands for what was no finite number, or not measured."""
+        if not self._writes:
+            return
+        values = {name: _finite(value) for name, value in dataclasses.asdict(result).items()}
+        self._file.write(json.dumps({name: value for name, value in values.items() if _is_told(name, value)}) + "\n")
+        self._file.flush()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not self._writes:
+            return
+        self._file.close()
+        try:
+            save(self.path, self.model, self.guide)
+        except Exception:
+            if error is None or not isinstance(error, BlobPyroError):
+                raise
+            return  # a full disk, say: what stopped training tells more
+        if isinstance(error, NonFiniteLossError):
+            raise NonFiniteLossError(self._where_it_failed(error), error.items) from error
+        if isinstance(error, KeyboardInterrupt):
+            told = f"{self.path} holds the adapter and posterior after step {self._last_step()}"
+            if self._resumable and isinstance(error, Stopped):
+                told += ", and a checkpoint: the same command with --resume goes on"
+            raise Stopped.after(error, told) from None
+
+    def _lines(self) -> list[str]:
+        file = self.path / HISTORY
+        if not (self._kept and file.is_file()):
+            return []
+        try:
+            return file.read_text(encoding="utf-8").splitlines(keepends=True)
+        except UnicodeDecodeError as error:
+            raise RunDirectoryError(
+                f"{file}: expected the lines of the steps before; it is not UTF-8: delete it to go on without them"
+            ) from error
+
+    def _last_step(self) -> int:
+        """Of the last line that was written, since Ctrl-C may come right after writing it; 0 without any."""
+        lines = (self.path / HISTORY).read_text(encoding="utf-8").splitlines()
+        return int(json.loads(lines[-1])["step"]) if lines else 0
+
+    def _where_it_failed(self, error: NonFiniteLossError) -> str:
+        """The message of a loss that is not finite, with the items' names and what was saved."""
+        names = ", ".join(self.train.examples[i].id for i in error.items)
+        return f"{error} ({names} of the training data); {self.path} holds {self._what_is_saved()}"
+
+    def _what_is_saved(self) -> str:
+        """The last step that was not skipped found the parameters before it good."""
+        lines = (self.path / HISTORY).read_text(encoding="utf-8").splitlines()
+        good = [line["step"] for line in map(json.loads, lines) if not line.get("skipped")]
+        return f"the parameters before step {good[-1]}, whose loss was finite" if good else "the untrained parameters"
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is None or math.isfinite(value) else None
+
+
+def _is_told(name: str, value: float | None) -> bool:
+    """What most steps do not have is left out of their lines."""
+    return value is not None if name in ("held_out_nll", "scale") else name != "skipped" or bool(value)

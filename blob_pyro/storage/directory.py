@@ -1,0 +1,160 @@
+"""A run's directory: what is in it, and the configuration that it was made with.
+
+A run directory holds `config.yaml`, `about.json`, `history.jsonl`, `metrics.json`, `cost.json`, `predictions.parquet`,
+`reliability.png` and what `blob_pyro.storage.saving` writes (adapter, posterior).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from blob_pyro.config.file import KEYS, check_file, expected_type, fits, flat_settings
+from blob_pyro.config.sections import RunConfig
+from blob_pyro.errors import BlobPyroError, ConfigError, RunDirectoryError
+from blob_pyro.storage.saving import ADAPTER, DESCRIPTION, TENSORS
+from blob_pyro.system.files import _write_whole, read_object
+
+CHECKPOINTS = "checkpoints"
+CONFIG, HISTORY, METRICS, COST = "config.yaml", "history.jsonl", "metrics.json", "cost.json"
+ABOUT, PREDICTIONS, RELIABILITY = "about.json", "predictions.parquet", "reliability.png"
+PARTS = (CONFIG, ABOUT, HISTORY, METRICS, COST, PREDICTIONS, RELIABILITY, ADAPTER, TENSORS, DESCRIPTION, CHECKPOINTS)
+
+
+def refuse_used_directory(path: str | Path) -> None:
+    """Check that a run can be written to `path`, without touching it.
+
+    Raises:
+        RunDirectoryError: it holds (parts of) a run, for nothing is ever overwritten; or it is a file.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise RunDirectoryError(f"{path}: expected a directory to write to; got a file; choose another --output")
+    for name in PARTS:
+        if (path / name).exists():
+            raise RunDirectoryError(
+                f"{path}: expected a new run directory; it holds a run ({name}); choose another --output, "
+                "delete it, or go on with it by --resume"
+            )
+
+
+def holds_run_of(config: RunConfig) -> bool:
+    """Whether `config.output` holds a run of this very configuration, finished or not.
+
+    Raises:
+        RunDirectoryError: it holds one of another configuration.
+    """
+    path = Path(config.output)
+    if not (path / CONFIG).is_file():
+        return False
+    before, now = flat_settings(read_config(path)), flat_settings(config)
+    changed = [f"{name} {before[name]!r}, now {now[name]!r}" for name in now if before[name] != now[name]]
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise RunDirectoryError(
+            f"{path}: expected the configuration that its run was made with; {'; '.join(changed[:3])}{more}: go on "
+            "with the same, or choose another --output"
+        )
+    return True
+
+
+def is_finished(config: RunConfig) -> bool:
+    """Whether the run in `config.output` has come to its end: with metrics; without test items, with a posterior."""
+    path, data = Path(config.output), config.data
+    tested = data.task is not None or data.test_file is not None or data.test_split is not None
+    return (path / (METRICS if tested else COST)).is_file() and not (path / CHECKPOINTS).exists()
+
+
+def refuse_links(path: str | Path) -> None:
+    """Check that what is written into a run directory stays in it.
+
+    Raises:
+        RunDirectoryError: something in it is a link that leads out of it.
+    """
+    path = Path(path)
+    inside = path.resolve()
+    for entry in path.rglob("*") if path.is_dir() else ():
+        if entry.is_symlink() and not entry.resolve().is_relative_to(inside):
+            raise RunDirectoryError(
+                f"{path}: expected a run directory to write to; {entry.relative_to(path)} in it is a link out of it: "
+                "put a copy in its place (cp -RL copies a directory so)"
+            )
+
+
+def new_run_directory(config: RunConfig) -> Path:
+    """Make the run directory, with the configuration in it.
+
+    Raises:
+        RunDirectoryError: it holds a run already, or cannot be written.
+    """
+    path = Path(config.output)
+    refuse_used_directory(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        write_yaml(path / CONFIG, dataclasses.asdict(config))
+    except OSError as error:
+        raise RunDirectoryError(f"{path}: expected a directory to write to; {error.strerror or error}") from error
+    return path
+
+
+def read_config(run_dir: str | Path) -> RunConfig:
+    """The configuration that a run was made with.
+
+    Raises:
+        RunDirectoryError: there is none, or it is not one of this version.
+    """
+    file = Path(run_dir) / CONFIG
+    if not file.is_file():
+        raise RunDirectoryError(f"{run_dir}: expected a run directory with {CONFIG}; it is not there; check the path")
+    try:
+        raw = check_file(file)
+        _check_types(raw)
+        return RunConfig(**{name: _build(KEYS[name], value) for name, value in raw.items()})
+    except (BlobPyroError, TypeError) as error:
+        why = " ".join(str(error).split())
+        raise RunDirectoryError(f"{file}: expected the configuration of a run; it cannot be used: {why}") from error
+
+
+def write_yaml(path: Path, value: Mapping[str, Any]) -> None:
+    """A mapping as a YAML file, in its own order."""
+    _write_whole(path, yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True))
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """A mapping as a JSON file."""
+    _write_whole(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote; nothing where there is no such file.
+
+    Raises:
+        RunDirectoryError: the file holds something else.
+    """
+    try:
+        return read_object(path, finite=False) if path.is_file() else {}
+    except TypeError as error:
+        raise RunDirectoryError(f"{path}: {error}") from error
+    except ValueError as error:
+        raise RunDirectoryError(f"{path}: expected JSON; it cannot be read: {error}") from error
+
+
+def _check_types(raw: Mapping[str, Any]) -> None:
+    """Raise where a value of a configuration is not of the type of its key; files of `fit` are converted instead."""
+    for section, found in raw.items():
+        values = {section: found}
+        if dataclasses.is_dataclass(KEYS[section]):
+            values = {f"{section}.{name}": value for name, value in found.items()}
+        for name, value in values.items():
+            if not fits(value, KEYS[name]):
+                raise ConfigError(f"{name}: expected {expected_type(KEYS[name])}; got {str(value)[:100]}")
+
+
+def _build(kind: Any, value: Any) -> Any:
+    """A section's dataclass from its mapping; any other value as it is."""
+    return kind(**value) if isinstance(value, dict) else value

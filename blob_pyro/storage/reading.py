@@ -1,0 +1,106 @@
+"""Reads what a run directory tells of a run: scores, steps and the spread of its posterior. No model is loaded."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from blob_pyro.errors import RunDirectoryError
+from blob_pyro.evaluation.metrics import Metrics, Scores
+from blob_pyro.evaluation.tokens import TokenMetrics
+from blob_pyro.storage.directory import HISTORY, METRICS, read_json
+from blob_pyro.storage.saving import DESCRIPTION
+from blob_pyro.training.svi import StepResult
+
+NUMBERS = ("nll", "kl", "kl_weight", "loss")
+FURTHER = ("scale", "held_out_nll")
+
+
+def read_metrics(path: Path) -> dict[str, Scores]:
+    """ "N=0" and "N=<draws>" -> the scores of a run's test items.
+
+    Raises:
+        RunDirectoryError: there are none, or they were altered.
+    """
+    found = read_json(path / METRICS)
+    if not found:
+        raise RunDirectoryError(f"{path}: expected a run with {METRICS}; it has none: `blob-pyro evaluate` makes it")
+    try:
+        return {str(name): _scores(values) for name, values in found.items()}
+    except (TypeError, AttributeError, KeyError, ValueError) as error:
+        raise RunDirectoryError(
+            f"{path / METRICS}: expected the scores of a run; it was altered ({error}): `blob-pyro evaluate` makes it "
+            "anew"
+        ) from error
+
+
+def read_steps(path: Path) -> list[StepResult]:
+    """What each step of a run's training saw; NaN where that was no finite number.
+
+    A last line without an end, of a process that was killed while writing it, is no step yet.
+
+    Raises:
+        RunDirectoryError: there is no history, or a line is no step.
+    """
+    file = path / HISTORY
+    if not file.is_file():
+        raise RunDirectoryError(f"{path}: expected a run with {HISTORY}; it is not there; check the path")
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")[:-1]
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunDirectoryError(f"{file}: expected the steps of a run; it cannot be read: {error}") from error
+    return [_step(file, number, line) for number, line in enumerate(lines, 1)]
+
+
+def read_scales(path: Path) -> dict[str, float]:
+    """Site -> mean posterior standard deviation over its entries, as the run was saved.
+
+    Raises:
+        RunDirectoryError: the run does not tell, or was altered.
+    """
+    found = read_json(path / DESCRIPTION).get("mean_scales")
+    if not isinstance(found, Mapping) or not all(map(_is_number, found.values())):
+        raise RunDirectoryError(
+            f"{path / DESCRIPTION}: expected mean_scales, a number for each site; it has none: "
+            "give the run that bp.load makes of it"
+        )
+    return {str(site): float(value) for site, value in found.items()}
+
+
+def _scores(values: Mapping[str, Any]) -> Scores:
+    odd = [name for name, value in values.items() if isinstance(value, bool) or not isinstance(value, int | float)]
+    if odd:
+        raise TypeError(f"expected numbers; {odd[0]} has none")
+    return TokenMetrics(**values) if "perplexity" in values else Metrics.from_dict(values)
+
+
+def _step(file: Path, number: int, line: str) -> StepResult:
+    """The step that a line of history.jsonl tells of."""
+    try:
+        found = json.loads(line)
+        values = {name: _number(found[name]) for name in NUMBERS}
+        values |= {name: _number(found[name]) for name in FURTHER if name in found}
+        if type(found["step"]) is not int:
+            raise TypeError("step is no whole number")
+        return StepResult(**values, step=found["step"], skipped=found.get("skipped") is True)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise RunDirectoryError(
+            f"{file}: expected a step of a training in line {number}; it was altered ({type(error).__name__}: "
+            f"{str(error)[:100]})"
+        ) from error
+
+
+def _number(value: Any) -> float:
+    """A number; NaN for null."""
+    if value is None:
+        return math.nan
+    if not _is_number(value):
+        raise TypeError(f"expected a number; got {str(value)[:40]!r}")
+    return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

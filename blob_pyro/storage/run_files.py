@@ -1,0 +1,136 @@
+"""Reads the files of a run directory that a report is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blob_pyro.config.sections import RunConfig, learns_tokens
+from blob_pyro.errors import RunDirectoryError
+from blob_pyro.evaluation.metrics import Scores
+from blob_pyro.storage.answers import SavedAnswers, read_answers
+from blob_pyro.storage.completions import SavedTexts, read_completions
+from blob_pyro.storage.directory import (
+    ABOUT,
+    CHECKPOINTS,
+    CONFIG,
+    COST,
+    HISTORY,
+    METRICS,
+    PREDICTIONS,
+    read_config,
+    read_json,
+)
+from blob_pyro.storage.reading import read_metrics, read_scales, read_steps
+from blob_pyro.storage.saving import DESCRIPTION
+from blob_pyro.training.svi import StepResult
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What a run directory tells.
+
+    Attributes:
+        path: the directory, as it was given.
+        config: what the run was made with.
+        about: versions, machine, items and notes; empty for a run of an older version.
+        cost: seconds and parameters, by name.
+        metrics: "N=0" and "N=<draws>" -> scores; empty where there are no test items.
+        steps: of its training, in order; of an ensemble those of the members, one after the other.
+        answers: items and answers with the most draws; None where there are none, or the run learns tokens.
+        texts: scored texts; None where there are none, or the run tells classes apart.
+        scales: site -> mean posterior standard deviation; empty where that is not told.
+        unfinished: whether checkpoints of a training that has not ended are there.
+        missing: a line for each part that is not there and would be shown.
+    """
+
+    path: Path
+    config: RunConfig
+    about: Mapping[str, Any]
+    cost: Mapping[str, float]
+    metrics: Mapping[str, Scores]
+    steps: tuple[StepResult, ...]
+    answers: SavedAnswers | None
+    texts: SavedTexts | None
+    scales: Mapping[str, float]
+    unfinished: bool
+    missing: tuple[str, ...]
+
+    @property
+    def last(self) -> str | None:
+        """The key of the scores with the most draws."""
+        return list(self.metrics)[-1] if self.metrics else None
+
+    @property
+    def notes(self) -> list[str]:
+        """What was noted of the run's items when it was made."""
+        found = self.about.get("notes")
+        return [str(note) for note in found] if isinstance(found, list) else []
+
+
+def read_run(path: str | Path) -> RunFiles:
+    """What there is of a run; parts that are not there are named, altered ones refused.
+
+    Raises:
+        RunDirectoryError: it is no run directory, a part of it was altered, or a link leads out of it.
+    """
+    path = Path(path)
+    for name in (CONFIG, ABOUT, COST, METRICS, HISTORY, PREDICTIONS, DESCRIPTION):
+        _refuse_link_out(path, name)
+    config = read_config(path)
+    there = {name: (path / name).is_file() for name in (ABOUT, METRICS, HISTORY, PREDICTIONS)}
+    of_tokens = learns_tokens(config)
+    predicted = there[PREDICTIONS]
+    scales, told = _scales(path)
+    return RunFiles(
+        path=path,
+        config=config,
+        about=read_json(path / ABOUT),
+        cost=_numbers(path, read_json(path / COST)),
+        metrics=read_metrics(path) if there[METRICS] else {},
+        steps=tuple(read_steps(path)) if there[HISTORY] else (),
+        answers=read_answers(path / PREDICTIONS) if predicted and not of_tokens else None,
+        texts=read_completions(path / PREDICTIONS) if predicted and of_tokens else None,
+        scales=scales,
+        unfinished=(path / CHECKPOINTS).is_dir(),
+        missing=tuple(_missing(there, told)),
+    )
+
+
+def _refuse_link_out(path: Path, name: str) -> None:
+    """Raise where a file that would be read lies elsewhere."""
+    if not (path / name).resolve().is_relative_to(path.resolve()):
+        raise RunDirectoryError(
+            f"{path}: expected the files of a run; {name} in it is a link out of it: put a copy in its place "
+            "(cp -RL copies a directory so)"
+        )
+
+
+def _scales(path: Path) -> tuple[dict[str, float], bool]:
+    """The spread by site, and whether the run tells of it."""
+    found = read_json(path / DESCRIPTION)
+    if "mean_scales" not in found:
+        return {}, False
+    return read_scales(path), True
+
+
+def _numbers(path: Path, found: Mapping[str, Any]) -> dict[str, float]:
+    odd = [name for name, value in found.items() if isinstance(value, bool) or not isinstance(value, int | float)]
+    if odd:
+        raise RunDirectoryError(f"{path / COST}: expected numbers; {odd[0]} has none; it was altered")
+    return dict(found)
+
+
+def _missing(there: Mapping[str, bool], scales_told: bool) -> list[str]:
+    lines = {
+        METRICS: "no scores: the run has no test items, or was not evaluated (blob-pyro evaluate RUN)",
+        PREDICTIONS: "no predictions, so that no items can be shown (blob-pyro evaluate RUN writes them)",
+        HISTORY: "no history of its training",
+        ABOUT: "made by an older version: which versions, machine and items it had was not noted",
+    }
+    found = [f"{name}: {line}." for name, line in lines.items() if not there[name]]
+    if not scales_told:
+        found.append(f"{DESCRIPTION}: an older version wrote it: the posterior's spread by layer is not in it.")
+    return found

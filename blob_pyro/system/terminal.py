@@ -1,0 +1,41 @@
+"""A quiet terminal for commands and scripts."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+
+Say = Callable[[str], None]
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep other libraries' progress bars and notes off the terminal; show each UserWarning on one line.
+
+    Undoes itself at the end. Meant for programs, around all they do; the library itself never calls it.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    bar, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    bitsandbytes = logging.getLogger("bitsandbytes")
+    level = bitsandbytes.level
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    bitsandbytes.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_on_one_line
+        try:
+            yield
+        finally:
+            bitsandbytes.setLevel(level)
+            transformers_logging.set_verbosity(verbosity)
+            if bar:
+                transformers_logging.enable_progress_bar()
+
+
+def _show_on_one_line(message: Warning | str, category: type[Warning], *rest: object, **named: object) -> None:
+    if issubclass(category, UserWarning):
+        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)

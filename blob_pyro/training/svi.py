@@ -1,0 +1,240 @@
+"""`BLoBSVI`: one optimisation step of BLoB, under one of three named recipes."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from blob_pyro.config.checks import unknown_name
+from blob_pyro.data.examples import Batch
+from blob_pyro.errors import ConfigError, NonFiniteLossError
+from blob_pyro.guides import AdapterGuide
+from blob_pyro.model.bayesian_lora import BayesianLoRA
+from blob_pyro.system.processes import Ranks
+from blob_pyro.training.elbo import negative_log_likelihood
+from blob_pyro.training.kl_schedule import constant, cycle_length, reweighted
+from blob_pyro.training.loss_scale import LossScale
+from blob_pyro.training.recipes import RECIPES, OptimSettings
+from blob_pyro.training.shares import share_out
+
+KLSchedule = Callable[[int], float]
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step saw, before it changed the parameters.
+
+    Attributes:
+        nll: negative log-likelihood under the step's draw, mean nats per item.
+        kl: KL(posterior || prior), total nats.
+        kl_weight: the factor on the KL in this step (paper: pi_i).
+        loss: what the recipe descends: nll + kl_weight * kl ("blob", "decoupled"), or
+            num_data * nll + kl_weight * kl ("elbo").
+        step: number of this step, from 1.
+        skipped: whether the step changed nothing, since one of these or a gradient was not finite.
+        held_out_nll: of held-out items behind the step, mean nats per item; None where it was not measured.
+        scale: mean posterior standard deviation over all random entries; None where no spread is trained.
+    """
+
+    nll: float
+    kl: float
+    kl_weight: float
+    loss: float
+    step: int
+    skipped: bool = False
+    held_out_nll: float | None = None
+    scale: float | None = None
+
+
+class BLoBSVI:
+    """Stochastic variational inference for an adapter, one step at a time.
+
+    `with bp.flipout(): svi.step(batch)` gives each example its own draw.
+
+    Args:
+        model: the model.
+        guide: one of `bp.guides` (for Pyro's autoguides take `pyro.infer.SVI`).
+        recipe: "blob" (the authors' code), "decoupled" or "elbo"; see `inference.recipes`.
+        num_steps: length of the linear learning-rate schedule; None keeps the rates constant.
+        lr, adam_eps, weight_decay: of AdamW.
+        kl_lr: learning rate of the separate KL step (SGD); unused by "elbo".
+        kl_schedule: step (from 1) -> weight of the KL. None takes the paper's ascending re-weighting, its
+            cycle length from `model.num_data` and the first batch's size; and 1 for "elbo".
+        kl_weight: factor on the schedule.
+        warmup_ratio: share of num_steps over which learning rates rise from zero.
+        gradient_accumulation_steps: forwards, one after another, that each process shares its items of a step out to,
+            each with a draw of its own; the gradients are those of the whole batch, and the KL counts once.
+        max_grad_norm: gradients are scaled down to this norm, all parameters together: those of the NLL, or for "elbo"
+            those of the loss. None does not.
+        mixed_precision: "no", "bf16" or "fp16": torch's autocast around the forward, for a base in float32, and for
+            "fp16" a dynamic loss scale. Draws, KL and parameters keep their types.
+        max_skipped_steps: a step whose loss or gradient is not finite changes nothing and is counted, up to so many;
+            one more is an error. Steps that the loss scale of "fp16" skips to find its value are not among them.
+        ranks: the processes that train together, each on its share of every batch; None is this one alone. All must
+            hold the same parameters (`fit` sees to it) and call `step` with the same batch; each draws noise of its
+            own, and the KL counts once.
+
+    Attributes:
+        steps_done: how many steps there were, those that were skipped too.
+        num_skipped: how many of them count for `max_skipped_steps`.
+
+    Raises:
+        ConfigError: an unknown recipe, a guide of another kind, or num_data missing where it is needed.
+
+    Source: BLoB, arXiv 2406.11675, section 3.3 and algorithm 1; the defaults are its settings.
+    """
+
+    def __init__(
+        self,
+        model: BayesianLoRA,
+        guide: AdapterGuide,
+        *,
+        recipe: str = "blob",
+        num_steps: int | None = None,
+        lr: float = 1e-4,
+        adam_eps: float = 1e-6,
+        weight_decay: float = 0.0,
+        kl_lr: float = 0.01,
+        kl_schedule: KLSchedule | None = None,
+        kl_weight: float = 1.0,
+        warmup_ratio: float = 0.06,
+        gradient_accumulation_steps: int = 1,
+        max_grad_norm: float | None = None,
+        mixed_precision: str = "no",
+        max_skipped_steps: int = 0,
+        ranks: Ranks | None = None,
+    ) -> None:
+        if recipe not in RECIPES:
+            raise unknown_name("recipe", RECIPES, recipe)
+        if mixed_precision not in ("no", *AUTOCAST):
+            raise ConfigError(f"mixed_precision: expected one of no, {', '.join(AUTOCAST)}; got {mixed_precision!r}")
+        if not isinstance(guide, AdapterGuide):
+            raise ConfigError(
+                f"guide: expected one of bp.guides; got {type(guide).__name__}; train it with pyro.infer.SVI"
+            )
+        settings = OptimSettings(lr, adam_eps, weight_decay, kl_lr, num_steps, warmup_ratio)
+        self.model, self.guide = model, guide
+        self.kl_weight = kl_weight
+        self.steps_done = self.num_skipped = 0
+        self.loss_scale = LossScale.of(mixed_precision)
+        self.last_good: list[Tensor] | None = None
+        self.recipe = RECIPES[recipe](model, guide, settings)
+        self._pieces, self._max_grad_norm = gradient_accumulation_steps, max_grad_norm
+        self._max_skipped = max_skipped_steps
+        self._dtype = AUTOCAST.get(mixed_precision)
+        self._ranks = ranks or Ranks()
+        self._schedule = constant if kl_schedule is None and recipe == "elbo" else kl_schedule
+
+    def step(self, batch: Batch) -> StepResult:
+        """Update every parameter once, with one posterior draw a forward.
+
+        Args:
+            batch: all items of the step; of several processes each takes its share.
+
+        Raises:
+            NonFiniteLossError: the loss or a gradient is NaN or infinite once too often; the parameters are put back
+                to the last ones whose loss and gradients were finite.
+            DataError: the batch has no labels.
+        """
+        step = self.steps_done + 1
+        kl_weight = self.kl_weight * self.kl_schedule(batch)(step)
+        nll = self._descend_nll(batch)
+        kl = self.guide.kl()
+        self.recipe.backward_kl(kl, kl_weight)
+        norm = torch.nn.utils.get_total_norm(self._gradients())
+        values = {"NLL": nll, "KL": kl, "loss": self.recipe.objective(nll, kl, kl_weight), "gradient norm": norm}
+        scale = self.guide.mean_scale()
+        seen = _numbers(values if scale is None else values | {"scale": scale})
+        if odd := next((name for name, number in seen.items() if not math.isfinite(number)), None):
+            self._skip(odd, seen[odd], step, batch)
+        else:
+            self._update(norm, kl_weight)
+        self.steps_done = step
+        self.recipe.set_rates(step)
+        return StepResult(
+            seen["NLL"], seen["KL"], kl_weight, seen["loss"], step, skipped=odd is not None, scale=seen.get("scale")
+        )
+
+    def kl_schedule(self, batch: Batch) -> KLSchedule:
+        """The schedule in use; settled at the first call."""
+        if self._schedule is None:
+            if self.model.num_data is None:
+                raise ConfigError(
+                    "kl_schedule: expected num_data on BayesianLoRA to set its cycle; give one of the two"
+                )
+            cycle = cycle_length(self.model.num_data, len(batch))
+            self._schedule = lambda step: reweighted(step, cycle)
+        return self._schedule
+
+    def _descend_nll(self, batch: Batch) -> Tensor:
+        """Gradients of the whole batch's mean NLL, over all forwards and processes; and that NLL."""
+        total = None
+        for piece in share_out(batch, self.model.likelihood, self._ranks, self._pieces):
+            with self._autocast():
+                nll = negative_log_likelihood(self.model, self.guide, piece.batch) * piece.weight
+            self.recipe.backward_nll(nll * self.loss_scale.value)
+            total = nll.detach() if total is None else total + nll.detach()
+        assert total is not None
+        self._ranks.add_([*self._gradients(), total])
+        self.loss_scale.unscale_(self._gradients())
+        return total
+
+    def _autocast(self) -> contextlib.AbstractContextManager[object]:
+        if self._dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.model.device.type, self._dtype)
+
+    def _gradients(self) -> list[Tensor]:
+        return [parameter.grad for parameter in self.recipe.parameters() if parameter.grad is not None]
+
+    def _update(self, norm: Tensor, kl_weight: float) -> None:
+        """One step of every optimiser, on gradients that are finite."""
+        self._remember()
+        if self._max_grad_norm is not None:
+            parameters = list(self.recipe.parameters())
+            torch.nn.utils.clip_grads_with_norm_(parameters, self._max_grad_norm, norm)
+        self.loss_scale.succeeded()
+        self.recipe.update(self.guide.kl, kl_weight)
+
+    def _remember(self) -> None:
+        """Keep a copy of the parameters: they have just shown a finite loss and gradient."""
+        parameters = [parameter.detach() for parameter in self.recipe.parameters()]
+        if self.last_good is None:
+            self.last_good = [parameter.clone() for parameter in parameters]
+        else:
+            torch._foreach_copy_(self.last_good, parameters)
+
+    def _restore(self) -> None:
+        """Go back to the last remembered parameters, if an update has changed them since."""
+        if self.last_good is not None:
+            torch._foreach_copy_([parameter.detach() for parameter in self.recipe.parameters()], self.last_good)
+
+    def _skip(self, name: str, number: float, step: int, batch: Batch) -> None:
+        """Leave out a step that saw a number that is not finite; or the error that names it, once too often."""
+        self.recipe.zero_grad()
+        if self.loss_scale.overflowed():
+            return
+        self._restore()
+        if self.num_skipped == self._max_skipped:
+            items = () if batch.index is None else tuple(batch.index.tolist())
+            before = f" (the {self.num_skipped} such steps before were skipped)" if self.num_skipped else ""
+            raise NonFiniteLossError(
+                f"step {step}: expected a finite {name}; got {number} on the batch of items "
+                f"{', '.join(map(str, items)) or 'unnamed'}{before}; the last parameters with a finite loss are kept; "
+                "try a smaller lr or kl_lr, or look at these items",
+                items,
+            )
+        self.num_skipped += 1
+
+
+def _numbers(values: dict[str, Tensor]) -> dict[str, float]:
+    """The values as numbers, in one transfer."""
+    device = values["NLL"].device
+    numbers = torch.stack([value.detach().to(device, torch.float64) for value in values.values()]).tolist()
+    return dict(zip(values, numbers, strict=True))
