@@ -15,7 +15,7 @@ from peft import PeftModel
 from torch import Tensor
 
 import blob_pyro as bp
-from blob_pyro.model.layers.quantised import keep_unpacked
+from blob_pyro.model.layers.inject import keep_unpacked
 from blob_pyro.model.layers.substituted import substitute
 from blob_pyro.model.loading import load_base
 

@@ -29,11 +29,10 @@ from torch.distributed.tensor import DTensor
 import blob_pyro as bp
 from blob_pyro.errors import ConfigError, ModelLoadError
 from blob_pyro.experiments.bench.memory import memory_meter
-from blob_pyro.model.adapted_base import load_adapted
+from blob_pyro.model.adapted_base import load_adapted, outline, put_outline
 from blob_pyro.model.layers.sharding import is_sharded
 from blob_pyro.model.likelihoods import Likelihood, MultipleChoice, SequenceClassification
 from blob_pyro.model.loading import BaseSource, with_fresh_adapter
-from blob_pyro.model.outlines import outline, put_outline
 from blob_pyro.runs.build import build_model
 from blob_pyro.storage.directory import read_config
 from blob_pyro.system.processes import Ranks

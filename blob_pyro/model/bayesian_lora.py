@@ -20,7 +20,7 @@ from blob_pyro.model.adapted_base import load_adapted
 from blob_pyro.model.handlers import declare, draw
 from blob_pyro.model.layers.checkpointing import checkpointing_modules, follow_draws
 from blob_pyro.model.layers.compiling import compile_blocks
-from blob_pyro.model.layers.drawn_linear import Draw, DrawnLinear, WeightDraw, hold
+from blob_pyro.model.layers.drawn_linear import Draw, DrawnLinear, as_draw, common_num_draws, hold, one_draw_dim
 from blob_pyro.model.layers.inject import active_adapter, drawn_linear, inject, layer_path
 from blob_pyro.model.layers.members import adapter_parameters
 from blob_pyro.model.layers.shared_prefix import SharedPrefix, find_shared_prefix
@@ -272,7 +272,7 @@ class BayesianLoRA(PyroModule):
             self.likelihood.check_labels(batch.labels)
         declare(self.point_parameters)
         scale = None if self.hyperprior is None else pyro.sample(PRIOR_SCALE, self.hyperprior.law(self.device))
-        values = {site: _one_draw_dim(pyro.sample(site, self.prior(site, scale))) for site in self.sites}
+        values = {site: one_draw_dim(pyro.sample(site, self.prior(site, scale))) for site in self.sites}
         draws = draw(values, num_items=len(batch))
         logits = self.logits(batch, draws)
         law, value = self.likelihood.observation(logits, batch)
@@ -311,8 +311,8 @@ class BayesianLoRA(PyroModule):
                 are several draws beside it.
         """
         draws = draws or {}
-        held = {site: _as_draw(value) for site, value in draws.items() if site in self._layers}
-        num_draws = _common_num_draws(held)
+        held = {site: as_draw(value) for site, value in draws.items() if site in self._layers}
+        num_draws = common_num_draws(held)
         points = {name: value for name, value in draws.items() if name not in self._layers}
         contexts: Contexts = hold({self._drawn(site): value for site, value in held.items()})
         if points:
@@ -392,20 +392,3 @@ class BayesianLoRA(PyroModule):
 
     def _drawn(self, site: str) -> DrawnLinear:
         return self._layers[site]
-
-
-def _as_draw(value: Tensor | Draw) -> Draw:
-    return value if isinstance(value, Draw) else WeightDraw(value)
-
-
-def _one_draw_dim(value: Tensor) -> Tensor:
-    """Collapse what Pyro's plates put to the left of (r, n) into one draw dimension."""
-    return value.reshape(-1, *value.shape[-2:]) if value.dim() > 2 else value
-
-
-def _common_num_draws(draws: Mapping[str, Draw]) -> int | None:
-    """Size of the draw dimension that all sites share; None without one."""
-    sizes = {value.num_draws for value in draws.values()}
-    if len(sizes) > 1:
-        raise ValueError(f"expected the same number of draws at every site; got {sorted(sizes, key=str)}")
-    return sizes.pop() if sizes else None

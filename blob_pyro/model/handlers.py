@@ -6,8 +6,9 @@ value itself; under `flipout()` it is a sign-flipped perturbation about the guid
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pyro
@@ -150,3 +151,15 @@ def _refuse_unsupported(site: str, law: Distribution) -> None:
             f"site {site}: flipout expects a Normal posterior with independent entries; "
             f"got {type(base).__name__}; run outside flipout()"
         )
+
+
+@contextlib.contextmanager
+def training_mode(network: nn.Module, training: bool = True) -> Iterator[None]:
+    """Put the network in training (or evaluation) mode; each module gets its own former mode back."""
+    before = {module: module.training for module in network.modules()}
+    network.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in before.items():
+            module.training = mode

@@ -16,10 +16,9 @@ from blob_pyro.guides import GUIDES, AdapterGuide, EnsembleGuide, PostHocGuide
 from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.runs.answerer import num_draws
 from blob_pyro.runs.build import Items
-from blob_pyro.runs.history import History
+from blob_pyro.runs.history import History, TrainingClock
 from blob_pyro.runs.item_kinds import kind_of
 from blob_pyro.runs.tracking import tracked
-from blob_pyro.runs.training_clock import TrainingClock
 from blob_pyro.storage.saving import Run, describe, save
 from blob_pyro.system.processes import Ranks
 from blob_pyro.system.terminal import Say

@@ -10,9 +10,9 @@ from blob_pyro.errors import NonFiniteLossError, Stopped
 from blob_pyro.model.layers.blocks import block_list
 from blob_pyro.runs.answerer import num_draws
 from blob_pyro.runs.build import Items, _make
+from blob_pyro.runs.history import TrainingClock
 from blob_pyro.runs.item_kinds import kind_of
 from blob_pyro.runs.train import checkpoints_of, training_loader
-from blob_pyro.runs.training_clock import TrainingClock
 from blob_pyro.runs.tuning import (
     TRIALS,
     TUNING,

@@ -13,7 +13,7 @@ from blob_pyro.data.examples import Example
 from blob_pyro.errors import RunDirectoryError
 from blob_pyro.evaluation import mutual_information, predictive_entropy
 from blob_pyro.evaluation.predictions import Predictions
-from blob_pyro.system.dataset_bars import no_dataset_bars
+from blob_pyro.system.terminal import no_dataset_bars
 
 
 def answers_of(predictions: Predictions, labels: Sequence[str]) -> list[dict[str, Any]]:

@@ -39,8 +39,7 @@ from blob_pyro.model.prior import Hyperprior
 from blob_pyro.storage.adapter_checks import check_adapter
 from blob_pyro.storage.adapter_files import CONFIG, read_adapter_config, write_adapter_config
 from blob_pyro.storage.adapter_files import TENSORS as ADAPTER_TENSORS
-from blob_pyro.system.digests import digest
-from blob_pyro.system.files import read_object
+from blob_pyro.system.files import digest, read_object
 
 if TYPE_CHECKING:
     from peft import PeftModel

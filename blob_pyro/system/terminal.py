@@ -39,3 +39,17 @@ def quiet_libraries() -> Iterator[None]:
 def _show_on_one_line(message: Warning | str, category: type[Warning], *rest: object, **named: object) -> None:
     if issubclass(category, UserWarning):
         print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def no_dataset_bars() -> Iterator[None]:
+    """No progress bars of `datasets` inside, which fill a log with carriage returns; afterwards as before."""
+    from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    were_disabled = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not were_disabled:
+            enable_progress_bars()

@@ -26,8 +26,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
 from blob_pyro.errors import CheckpointError
-from blob_pyro.system.digests import digest
-from blob_pyro.system.files import read_object
+from blob_pyro.system.files import digest, read_object
 from blob_pyro.system.machine import library_versions
 from blob_pyro.system.processes import Ranks
 from blob_pyro.training.state_checks import check_state

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
@@ -14,14 +15,13 @@ from blob_pyro.data.examples import Batch
 from blob_pyro.errors import CheckpointError, ConfigError, Stopped
 from blob_pyro.guides import AdapterGuide
 from blob_pyro.model.bayesian_lora import BayesianLoRA
-from blob_pyro.model.handlers import flipout
-from blob_pyro.model.modes import training_mode
+from blob_pyro.model.handlers import flipout, training_mode
 from blob_pyro.system.processes import Ranks
+from blob_pyro.system.progress import counted
 from blob_pyro.training.best import Best
 from blob_pyro.training.checkpoints import Checkpoints
 from blob_pyro.training.making import make_svi
 from blob_pyro.training.passes import Passes, Place
-from blob_pyro.training.progress import progress_of
 from blob_pyro.training.random_state import kept_random_state
 from blob_pyro.training.stopping import stop_requests
 from blob_pyro.training.svi import BLoBSVI, StepResult
@@ -94,7 +94,7 @@ def fit(
         on_resume(svi.steps_done)
     history: list[StepResult] = []
     with (
-        training_mode(model),
+        training_mode(model.network),
         _noise(guide, config),
         stop_requests() as stop,
         progress_of(config.num_steps, svi.steps_done, description, show=progress and ranks.is_first) as tell,
@@ -163,7 +163,7 @@ class _Training:
         every = self._config.eval_steps
         if every is None or self._validate is None or (result.step % every and result.step < self._config.num_steps):
             return result
-        with kept_random_state(), training_mode(self._svi.model, False):
+        with kept_random_state(), training_mode(self._svi.model.network, False):
             nll = self._ranks.gather(float(self._validate()))[0]
         self._best.see(nll, result.step)
         return dataclasses.replace(result, held_out_nll=nll)
@@ -186,3 +186,38 @@ class _Training:
 def _noise(guide: AdapterGuide, config: TrainConfig) -> contextlib.AbstractContextManager[object]:
     """Flipout, where it is asked for and the guide's noise can be flipped."""
     return flipout() if config.flipout and guide.supports_flipout else contextlib.nullcontext()
+
+
+Tell = Callable[[StepResult], None]
+
+
+@contextlib.contextmanager
+def progress_of(num_steps: int, done: int, title: str, *, show: bool = True) -> Iterator[Tell]:
+    """Tells of each step with NLL, KL, KL weight, step time and time left, on standard error.
+
+    Args:
+        num_steps: of all training.
+        done: how many were done before.
+        title: what is being trained.
+        show: False tells nothing.
+    """
+    with counted(num_steps, title, done=done, show=show) as count:
+        clock = _Clock()
+        yield lambda result: count(1, _status(result, clock.since_last()))
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    def since_last(self) -> float:
+        """Seconds since the last call."""
+        before, self._last = self._last, time.perf_counter()
+        return self._last - before
+
+
+def _status(result: StepResult, seconds: float) -> str:
+    times = f"{1000 * seconds:.0f} ms/step"
+    if result.skipped:
+        return f"not finite, skipped, {times}"
+    return f"NLL {result.nll:.2f}, KL {result.kl:.1e}, KL weight {result.kl_weight:.0e}, {times}"

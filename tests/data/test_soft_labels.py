@@ -15,7 +15,7 @@ from blob_pyro.cli import main
 from blob_pyro.data import PromptTemplate, Row, encode, examples_from_rows, read_rows
 from blob_pyro.data.batches import collate
 from blob_pyro.data.tasks.formats import BadRowError
-from blob_pyro.data.tasks.soft_labels import shares_of
+from blob_pyro.data.tasks.labelled import shares_of
 from blob_pyro.errors import DataError
 from blob_pyro.storage.answers import read_predictions
 from blob_pyro.storage.directory import read_json

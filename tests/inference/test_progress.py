@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from blob_pyro.system.progress import NUM_LINES
-from blob_pyro.training.progress import progress_of
 from blob_pyro.training.svi import StepResult
+from blob_pyro.training.trainer import progress_of
 
 
 class Terminal(io.StringIO):

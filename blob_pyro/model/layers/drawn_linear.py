@@ -138,3 +138,21 @@ class hold:
     ) -> None:
         for layer, draw in self._before.pop().items():
             layer.draw = draw
+
+
+def as_draw(value: Tensor | Draw) -> Draw:
+    """A value as what the layers apply; a `Draw` is one already."""
+    return value if isinstance(value, Draw) else WeightDraw(value)
+
+
+def one_draw_dim(value: Tensor) -> Tensor:
+    """Collapse what Pyro's plates put to the left of (r, n) into one draw dimension."""
+    return value.reshape(-1, *value.shape[-2:]) if value.dim() > 2 else value
+
+
+def common_num_draws(draws: Mapping[str, Draw]) -> int | None:
+    """Size of the draw dimension that all sites share; None without one."""
+    sizes = {value.num_draws for value in draws.values()}
+    if len(sizes) > 1:
+        raise ValueError(f"expected the same number of draws at every site; got {sorted(sizes, key=str)}")
+    return sizes.pop() if sizes else None

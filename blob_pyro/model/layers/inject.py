@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,6 @@ from blob_pyro.config.checks import unknown_name
 from blob_pyro.errors import ConfigError, UnsupportedLayerError
 from blob_pyro.model.layers.blocks import in_blocks
 from blob_pyro.model.layers.drawn_linear import DrawnLinear
-from blob_pyro.model.layers.quantised import keep_unpacked
 
 if TYPE_CHECKING:  # importing PEFT takes seconds, most of them bitsandbytes': only those who build a model wait
     from peft import PeftModel
@@ -189,3 +188,19 @@ def _refuse_undrawable(layers: dict[str, LoraLayer], factor: str, adapter: str) 
             raise UnsupportedLayerError(
                 f"layer {path}: expected its own {factor}; it shares the one of {first}; leave one of them out"
             )
+
+
+def keep_unpacked(network: nn.Module) -> None:
+    """Make every 4-bit layer keep its storage format on the CPU.
+
+    On CPUs with AVX512-BF16, bitsandbytes (seen in 0.50.2) repacks a 4-bit weight at its first forward in
+    evaluation mode, for a faster kernel. From then on that layer passes no gradient to its input, in training
+    mode too, and dequantising it (merging, the full-weight law) gives noise; both without an error. The way
+    back, which saving takes as well, rounds the scales of the blocks.
+    """
+    for module in network.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            layer: Any = module
+            layer.support_avx512bf16_for_cpu = False
+            if getattr(getattr(layer.weight, "quant_state", None), "packing_format_for_cpu", False):
+                layer.state_dict()  # saving unpacks in place

@@ -13,7 +13,7 @@ from blob_pyro.runs.exports.manifest import write_manifest
 from blob_pyro.runs.exports.mean import write_mean
 from blob_pyro.runs.exports.merged import write_merged
 from blob_pyro.runs.exports.subject import Subject
-from blob_pyro.system.folder import new_folder, refuse_used_folder
+from blob_pyro.system.files import new_folder, refuse_used_folder
 
 Say = Callable[[str], None]
 EXPORTS = "export"

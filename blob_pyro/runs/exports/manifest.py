@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from blob_pyro.errors import RunDirectoryError
-from blob_pyro.system.digests import digest
-from blob_pyro.system.files import read_object
+from blob_pyro.system.files import digest, read_object
 
 MANIFEST, FORMAT, VERSION = "manifest.json", "blob_pyro.export", 1
 
