@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 LONGEST = (
     "test_reference_posterior.py", "test_workers.py", "test_resume_many.py", "test_compiling.py", "test_progress.py",
-    "test_docs.py", "test_compare.py", "test_ranks_runs.py",
+    "test_docs.py", "test_compare.py", "test_several_processes.py",
 )  # fmt: skip
 
 

@@ -93,7 +93,7 @@ class ColumnGuide(AdapterGuide):
 # ## Does it hold together?
 #
 # Four facts that any guide must satisfy, on a real network. The library's tests hold every guide to more of them
-# (`tests/guide_laws.py`), this one included.
+# (`tests/support/guide_laws.py`), this one included.
 
 # %%
 tweets = bp.load_task(bp.DataConfig(task="tweets", num_train=480, num_test=150), seed=0)

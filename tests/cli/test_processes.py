@@ -20,7 +20,7 @@ import blob_pyro as bp
 from blob_pyro.cli import main
 from blob_pyro.storage.saving import load
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("guide", ["blob", "mle"])
