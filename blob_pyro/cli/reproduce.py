@@ -15,6 +15,7 @@ from blob_pyro.cli.mistakes import in_our_words
 from blob_pyro.errors import ConfigError, Stopped
 from blob_pyro.experiments.paper import ITEMS, Order, find_item
 from blob_pyro.experiments.paper.settings import CHANGEABLE
+from blob_pyro.system.terminal import Console
 
 
 def _reproduce_parser() -> ArgumentParser:
@@ -71,7 +72,7 @@ def _reproduce(parser: ArgumentParser, words: Sequence[str]) -> None:
         data_dir=parsed.data_dir,
         changes=_changes(changes),
         workers=parsed.workers,
-        progress=not parsed.quiet,
+        console=Console(progress=not parsed.quiet),
     )
     try:
         found = item.make(order)

@@ -317,12 +317,12 @@ class RunConfig:
                 fits = not isinstance(value, int) or abs(value) < 2**63
                 _check(fits, f"{section}.{name}", "a whole number of 64 bits", str(value)[:40])
 
+    @property
+    def in_authors_order(self) -> bool:
+        """Whether training goes through the items as they stand, as the paper's public code does."""
+        return self.data.compat is not None and self.model.likelihood == "multiple_choice"
 
-def in_authors_order(config: RunConfig) -> bool:
-    """Whether training goes through the items as they stand, as the paper's public code does."""
-    return config.data.compat is not None and config.model.likelihood == "multiple_choice"
-
-
-def learns_tokens(config: RunConfig) -> bool:
-    """Whether a run learns texts token by token, and not classes."""
-    return config.model.likelihood == "causal_lm"
+    @property
+    def learns_tokens(self) -> bool:
+        """Whether the run learns texts token by token, and not classes."""
+        return self.model.likelihood == "causal_lm"

@@ -14,7 +14,7 @@ from blob_pyro.runs.build import encode_items, labels_of
 from blob_pyro.runs.checks import refuse_tokens
 from blob_pyro.runs.predict import with_fields
 from blob_pyro.storage.directory import read_config
-from blob_pyro.system.terminal import Say
+from blob_pyro.system.terminal import Console, Say
 
 
 def acquire_run(
@@ -55,10 +55,11 @@ def acquire_run(
     check_k(k, len(rows))
     examples = examples_for(config.data, rows, with_labels=False, source=str(file))
     run = load_run(run_dir, labels_of(config.data))
-    answerer = Answerer(run, config, progress=progress, say=say)
+    console = Console(progress, say)
+    answerer = Answerer(run, config, console)
     found = acquire(answerer(encode_items(examples, run.model, config.data, str(file))), k, score)
     scores = found.scores.tolist()
-    say(f"{k} of {len(rows)} items chosen by {score}, from {scores[0]:.4g} down to {scores[-1]:.4g}")
+    console.log(f"{k} of {len(rows)} items chosen by {score}, from {scores[0]:.4g} down to {scores[-1]:.4g}")
     chosen = [rows[i] for i in found.index.tolist()]
     added = [{"line": row.line, "score": value} for row, value in zip(chosen, scores, strict=True)]
-    return with_fields(chosen, added, say)
+    return with_fields(chosen, added, console)

@@ -25,7 +25,7 @@ from blob_pyro.prediction.predictive import PosteriorPredictive
 from blob_pyro.runs.build import answers_likelihood, encode_items, load_data, own_device
 from blob_pyro.storage.directory import CONFIG, read_config
 from blob_pyro.storage.saving import DESCRIPTION, Run, load
-from blob_pyro.system.terminal import Say
+from blob_pyro.system.terminal import Console
 
 Fields = dict[str, Any]
 
@@ -36,12 +36,11 @@ class Answerer:
     Args:
         run: the run's model and guide.
         config: the run's configuration.
-        progress: show progress bars.
-        say: is told of a temperature at the end of its range.
+        console: is told of a temperature at the end of its range.
     """
 
-    def __init__(self, run: Run, config: RunConfig, *, progress: bool, say: Say) -> None:
-        self.run, self.config, self.progress, self.say = run, config, progress, say
+    def __init__(self, run: Run, config: RunConfig, console: Console) -> None:
+        self.run, self.config, self.console = run, config, console
 
     def __call__(self, items: EncodedDataset) -> Predictions:
         """Predictions in the order of the items; the draws are the same at every call."""
@@ -60,14 +59,14 @@ class Answerer:
 
     @cached_property
     def _temperature(self) -> Temperature:
-        return found_temperature(self._validation, self._num_draws, self.say)
+        return found_temperature(self._validation, self._num_draws, self.console)
 
     @property
     def _num_draws(self) -> int:
         return num_draws(self.run.guide, self.config)
 
     def _at_temperature_1(self, items: EncodedDataset) -> Predictions:
-        return predict_items(self.run, items, self.config, self._num_draws, self.progress)
+        return predict_items(self.run, items, self.config, self._num_draws, self.console)
 
 
 def load_run(run_dir: str | Path, labels: Sequence[str], *, shard_base: bool = False) -> Run:
@@ -135,24 +134,26 @@ def draws_logits(run: Run, config: RunConfig, num_samples: int) -> bool:
     return bool(num_samples) and isinstance(run.guide, LaplaceGuide) and config.predict.sampling != "weights"
 
 
-def predict_items(run: Run, items: EncodedDataset, config: RunConfig, num_samples: int, progress: bool) -> Predictions:
+def predict_items(
+    run: Run, items: EncodedDataset, config: RunConfig, num_samples: int, console: Console
+) -> Predictions:
     """Answers under the draws that the run's seed gives, whatever was drawn before."""
     loader = predict_loader(items, config.predict.batch_size, padding_id(run.model.tokenizer))
     pyro.set_rng_seed(config.seed)
     description = f"predict N={num_samples}"
     if draws_logits(run, config, num_samples):
         return LinearisedPredictive(run.model, run.guide, num_samples)(
-            loader, progress=progress, description=description
+            loader, progress=console.progress, description=description
         )
     predictive = PosteriorPredictive(run.model, run.guide, num_samples, max_tokens=config.predict.max_tokens)
-    return predictive(loader, progress=progress, description=description)
+    return predictive(loader, progress=console.progress, description=description)
 
 
-def found_temperature(validation: Predictions, num_samples: int, say: Say) -> Temperature:
-    """The temperature of the held-out items; `say` is told of one at the end of its range."""
+def found_temperature(validation: Predictions, num_samples: int, console: Console) -> Temperature:
+    """The temperature of the held-out items; the user is told of one at the end of its range."""
     found = fit_temperature(validation)
     if found.at_bound:
-        say(f"temperature of N={num_samples}: {found}")
+        console.log(f"temperature of N={num_samples}: {found}")
     return found
 
 

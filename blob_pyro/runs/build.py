@@ -7,14 +7,14 @@ import inspect
 import math
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
 
-from blob_pyro.config.sections import DataConfig, GuideConfig, ModelConfig, RunConfig, in_authors_order, learns_tokens
+from blob_pyro.config.sections import DataConfig, GuideConfig, ModelConfig, RunConfig
 from blob_pyro.data.batches.collate import EncodedDataset, encode
 from blob_pyro.data.batches.completions import encode_completions, num_predicted
 from blob_pyro.data.batches.label_tokens import answer_token_ids, label_token_ids, other_spelling
@@ -32,7 +32,32 @@ from blob_pyro.model.likelihoods import CausalLM, Likelihood, MultipleChoice, Se
 from blob_pyro.model.loading import BaseSource, load_tokenizer
 from blob_pyro.storage import put_on, read_adapter, start_spread
 from blob_pyro.system.processes import Ranks
-from blob_pyro.system.terminal import Say
+from blob_pyro.system.terminal import Console
+
+
+@dataclass(frozen=True)
+class Items:
+    """The encoded items of a run; `labels` are the answer words, none where tokens are learnt."""
+
+    train: EncodedDataset
+    test: EncodedDataset
+    validation: EncodedDataset
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A run before it is trained.
+
+    Attributes:
+        model: the network with its adapter, and the tokenizer.
+        guide: the posterior at its start.
+        items: the encoded items.
+    """
+
+    model: BayesianLoRA
+    guide: AdapterGuide
+    items: Items
 
 
 def check_guide(config: GuideConfig) -> None:
@@ -81,16 +106,26 @@ def build_likelihood(config: ModelConfig, labels: Sequence[str]) -> Likelihood:
         DataError: as `answer_token_ids`.
         ConfigError: another number of class weights than of labels.
     """
-    options: dict[str, Any] = {"label_smoothing": config.label_smoothing, "class_weights": config.class_weights}
-    if config.likelihood == "sequence_classification":
-        return SequenceClassification(len(labels), **options)
-    if config.likelihood == "causal_lm":
-        return CausalLM(label_smoothing=config.label_smoothing)
+    return _LIKELIHOODS[config.likelihood](config, labels)
+
+
+def _of_answers(config: ModelConfig, labels: Sequence[str]) -> Likelihood:
     tokenizer = load_tokenizer(config.id)
-    likelihood = answers_likelihood(tokenizer, labels, **options)
+    likelihood = answers_likelihood(tokenizer, labels, **_class_options(config))
     if isinstance(likelihood, WholeAnswer):
-        warnings.warn(_whole_answer_note(tokenizer, labels, likelihood), stacklevel=2)
+        warnings.warn(_whole_answer_note(tokenizer, labels, likelihood), stacklevel=3)
     return likelihood
+
+
+def _class_options(config: ModelConfig) -> dict[str, Any]:
+    return {"label_smoothing": config.label_smoothing, "class_weights": config.class_weights}
+
+
+_LIKELIHOODS: dict[str, Callable[[ModelConfig, Sequence[str]], Likelihood]] = {
+    "multiple_choice": _of_answers,
+    "sequence_classification": lambda config, labels: SequenceClassification(len(labels), **_class_options(config)),
+    "causal_lm": lambda config, labels: CausalLM(label_smoothing=config.label_smoothing),
+}
 
 
 def count_tokens(model: BayesianLoRA, train: EncodedDataset, config: ModelConfig) -> None:
@@ -206,9 +241,9 @@ def load_data(config: RunConfig, seed: int | None = None) -> TaskData:
         seed: draws the items; None takes the run's own.
     """
     data = load_task(config.data, config.seed if seed is None else seed)
-    if learns_tokens(config) and config.data.task is not None:
+    if config.learns_tokens and config.data.task is not None:
         return with_answers(data)
-    return whole_batches(data, config.train.batch_size) if in_authors_order(config) else data
+    return whole_batches(data, config.train.batch_size) if config.in_authors_order else data
 
 
 def labels_of(config: DataConfig) -> tuple[str, ...]:
@@ -264,12 +299,8 @@ def _with_adapter(
     return BayesianLoRA(network, likelihood, tokenizer=tokenizer, source=source, **settings)
 
 
-def _say_nothing(line: str) -> None:
-    """For the processes that do not speak."""
-
-
-def with_read_labels(config: RunConfig, say: Say) -> RunConfig:
-    """The configuration with labels that it leaves out, as the training file has them; `say` is told of them.
+def with_read_labels(config: RunConfig, console: Console) -> RunConfig:
+    """The configuration with labels that it leaves out, as the training file has them; the user is told of them.
 
     A run keeps the labels it was made with, whatever becomes of the file.
 
@@ -278,31 +309,26 @@ def with_read_labels(config: RunConfig, say: Say) -> RunConfig:
     """
     data, notes = with_labels(config.data)
     for note in notes:
-        say(note)
+        console.log(note)
     return dataclasses.replace(config, data=data)
 
 
-def _make(config: RunConfig, data: TaskData) -> tuple[BayesianLoRA, AdapterGuide, Items]:
-    """Model, guide and encoded items, as the seed has them."""
+def build_parts(config: RunConfig, data: TaskData) -> Parts:
+    """What a run is trained and tested with, as its seed has it."""
     pyro.set_rng_seed(config.seed)
     model = build_model(with_class_weights(config, data.train, data.labels), data.labels, num_data=len(data.train))
     items = encode_task(data, model, config)
     count_tokens(model, items.train, config.model)
-    return model, build_guide(model, config.guide, config.model.adapter), items
+    return Parts(model, build_guide(model, config.guide, config.model.adapter), items)
 
 
 def encode_task(data: TaskData, model: BayesianLoRA, config: RunConfig) -> Items:
+    """The items of a run as its model reads them.
+
+    Raises:
+        DataError: as `encode_items`.
+    """
     source = config.data.train_file
     train, validation = (encode_items(part, model, config.data, source) for part in (data.train, data.validation))
     test = encode_items(data.test, model, config.data, config.data.test_file)
     return Items(train, test, validation, data.labels)
-
-
-@dataclass(frozen=True)
-class Items:
-    """The encoded items of a run; `labels` are the answer words, none where tokens are learnt."""
-
-    train: EncodedDataset
-    test: EncodedDataset
-    validation: EncodedDataset
-    labels: tuple[str, ...]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from blob_pyro.config.sections import RunConfig, learns_tokens
+from blob_pyro.config.sections import RunConfig
 from blob_pyro.errors import ConfigError
 from blob_pyro.guides import GUIDES, LaplaceGuide, PostHocGuide
 from blob_pyro.runs.build import check_guide
@@ -40,7 +40,7 @@ def check_likelihood(config: RunConfig) -> None:
     Raises:
         ConfigError: names the setting.
     """
-    if config.model.likelihood == "causal_lm":
+    if config.learns_tokens:
         _check_tokens(config)
         return
     settings = {
@@ -96,6 +96,6 @@ def refuse_tokens(run_dir: str | Path, config: RunConfig, what: str) -> None:
     Raises:
         ConfigError: it does.
     """
-    if learns_tokens(config):
+    if config.learns_tokens:
         raise ConfigError(f"{what}: expected a run that tells classes apart; got {run_dir}, which learns texts "
                           "token by token (causal_lm)")  # fmt: skip

@@ -118,31 +118,31 @@ def decide(
 
     Args:
         predictions: n items.
-        answerer: what predicted them; its `say` is told what was chosen and what came of it.
+        answerer: what predicted them; its console is told what was chosen and what came of it.
         decisions: what to decide.
         examples: what `prepare` returned.
         labels: answer words in class order.
     """
     if not decisions.need_held_out:
         return [{} for _ in range(len(predictions))]
-    held_out, say = _held_out(answerer, decisions, examples), answerer.say
+    held_out, log = _held_out(answerer, decisions, examples), answerer.console.log
     columns: dict[str, Sequence[Any]] = {}
     if decisions.target_risk is not None:
-        columns["answered"] = _answered(predictions, held_out, decisions, say)
+        columns["answered"] = _answered(predictions, held_out, decisions, log)
     if decisions.coverage is not None:
-        columns["set"] = _sets(predictions, held_out, decisions, labels, say)
+        columns["set"] = _sets(predictions, held_out, decisions, labels, log)
     if decisions.ood is not None:
-        columns["ood_p_value"] = _p_values(predictions, held_out, decisions.ood, say)
+        columns["ood_p_value"] = _p_values(predictions, held_out, decisions.ood, log)
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def _held_out(answerer: Answerer, decisions: Decisions, examples: Sequence[Example] | None) -> Predictions:
-    """Predictions of the items to decide by; `say` is told where they have served another choice already."""
+    """Predictions of the items to decide by; the user is told where they have served another choice already."""
     config = answerer.config
     if examples is not None:
         return answerer(encode_items(examples, answerer.run.model, config.data, decisions.held_out))
     if used := choices_by_validation(config):
-        answerer.say(
+        answerer.console.log(
             f"note: the held-out items chose {' and '.join(used)} too, so that what is promised holds only roughly; "
             "--held_out FILE takes others"
         )
@@ -159,7 +159,7 @@ def choices_by_validation(config: RunConfig) -> list[str]:
     return [what for what, used in uses.items() if used]
 
 
-def _answered(predictions: Predictions, held_out: Predictions, decisions: Decisions, say: Say) -> list[bool]:
+def _answered(predictions: Predictions, held_out: Predictions, decisions: Decisions, log: Say) -> list[bool]:
     """Whether each item is answered."""
     assert decisions.target_risk is not None
     if decisions.rule == "guaranteed":
@@ -167,13 +167,13 @@ def _answered(predictions: Predictions, held_out: Predictions, decisions: Decisi
     else:
         selection = empirical_selection(held_out, decisions.target_risk, score=decisions.score)
     answered = selection(predictions)
-    say(f"target risk: {selection}")
-    say(f"target risk: {int(answered.sum())} of {len(answered)} items answered")
+    log(f"target risk: {selection}")
+    log(f"target risk: {int(answered.sum())} of {len(answered)} items answered")
     return answered.tolist()
 
 
 def _sets(
-    predictions: Predictions, held_out: Predictions, decisions: Decisions, labels: Sequence[str], say: Say
+    predictions: Predictions, held_out: Predictions, decisions: Decisions, labels: Sequence[str], log: Say
 ) -> list[list[str]]:
     """The labels in each item's set, the most probable first."""
     assert decisions.coverage is not None
@@ -181,17 +181,17 @@ def _sets(
     inside = conformal(predictions)
     sizes = inside.sum(-1)
     empty = f", {int((sizes == 0).sum())} empty" if (sizes == 0).any() else ""
-    say(f"coverage: {conformal}")
-    say(f"coverage: {float(sizes.double().mean()):.3g} labels in a set on average{empty}")
+    log(f"coverage: {conformal}")
+    log(f"coverage: {float(sizes.double().mean()):.3g} labels in a set on average{empty}")
     ranked = predictions.probs.sort(dim=-1, descending=True, stable=True).indices.tolist()
     items = zip(ranked, inside.tolist(), strict=True)
     return [[labels[k].strip() for k in order if chosen[k]] for order, chosen in items]
 
 
-def _p_values(predictions: Predictions, held_out: Predictions, score: str, say: Say) -> list[float]:
+def _p_values(predictions: Predictions, held_out: Predictions, score: str, log: Say) -> list[float]:
     """The p-value of each item's being of the held-out items' kind."""
     values = ood_p_values(held_out, predictions, score)
     few, expected = int((values <= ALARM).sum()), ALARM * len(values)
     told = f"{few} of {len(values)} items have a p-value of at most {ALARM} by {score}"
-    say(f"ood: {told}; were all of the held-out items' kind, {expected:.3g} or fewer would on average")
+    log(f"ood: {told}; were all of the held-out items' kind, {expected:.3g} or fewer would on average")
     return values.tolist()

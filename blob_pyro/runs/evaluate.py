@@ -10,12 +10,12 @@ from typing import Any
 from blob_pyro.config.sections import RunConfig
 from blob_pyro.errors import DataError
 from blob_pyro.runs.answerer import found_temperature, load_run, num_draws, with_samples
-from blob_pyro.runs.build import Items, _say_nothing, encode_task, load_data
+from blob_pyro.runs.build import Items, encode_task, load_data
 from blob_pyro.runs.item_kinds import kind_of
 from blob_pyro.storage.directory import COST, METRICS, read_config, read_json, refuse_links, write_json
 from blob_pyro.storage.saving import Run
 from blob_pyro.system.processes import Ranks, connected
-from blob_pyro.system.terminal import Say
+from blob_pyro.system.terminal import SILENT, Console, Say
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,18 @@ class RunResult:
     predictions: dict[str, Any]
 
 
-def evaluate_test_items(run: Run, items: Items, config: RunConfig, progress: bool, say: Say) -> RunResult:
+def evaluate_test_items(run: Run, items: Items, config: RunConfig, console: Console) -> RunResult:
     """Predict with the posterior mean and with draws; write metrics, predictions and diagram."""
     if not len(items.test):
         return RunResult(run.path, {}, {})
     kind = kind_of(config)
     counts = sorted({0, num_draws(run.guide, config)})
     start = time.perf_counter()
-    predictions = {f"N={count}": kind.predict(run, items.test, config, count, progress) for count in counts}
+    predictions = {f"N={count}": kind.predict(run, items.test, config, count, console) for count in counts}
     cost = {"predict_seconds": time.perf_counter() - start}
     if config.predict.temperature:
         scaled = {
-            count: found_temperature(kind.predict(run, items.validation, config, count, progress), count, say)
+            count: found_temperature(kind.predict(run, items.validation, config, count, console), count, console)
             for count in counts
         }
         predictions = {f"N={count}": scaled[count](predictions[f"N={count}"]) for count in counts}
@@ -80,12 +80,11 @@ def evaluate_run(
     config = with_samples(read_config(run_dir), num_samples)
     refuse_links(run_dir)
     with connected() as ranks:
-        if not ranks.is_first:
-            progress, say = False, _say_nothing
+        console = Console(progress, say) if ranks.is_first else SILENT
         data = load_data(config)
         if not data.test:
             raise DataError(
                 f"{run_dir}: expected a run with test items; it has none; use `blob-pyro predict` on a file"
             )
         run = load_run(run_dir, data.labels, shard_base=config.model.shard_base and ranks.num > 1)
-        return evaluate_test_items(run, encode_task(data, run.model, config), config, progress, say)
+        return evaluate_test_items(run, encode_task(data, run.model, config), config, console)

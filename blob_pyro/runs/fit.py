@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from blob_pyro.config.sections import RunConfig
 from blob_pyro.errors import Stopped
 from blob_pyro.guides import AdapterGuide
 from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.runs.about import about
-from blob_pyro.runs.build import _make, _say_nothing, load_data, with_read_labels
+from blob_pyro.runs.build import Parts, build_parts, load_data, with_read_labels
 from blob_pyro.runs.checks import check_run
 from blob_pyro.runs.evaluate import RunResult, evaluate_test_items
 from blob_pyro.runs.item_kinds import kind_of
@@ -31,18 +32,11 @@ from blob_pyro.storage.directory import (
 )
 from blob_pyro.storage.saving import Run
 from blob_pyro.system.processes import Ranks, connected
-from blob_pyro.system.terminal import Say
+from blob_pyro.system.terminal import SILENT, Console, Say
 from blob_pyro.training.checkpoints import Checkpoints
 
 
-def fit_run(
-    config: RunConfig,
-    *,
-    resume: bool = False,
-    progress: bool = True,
-    say: Say = print,
-    say_resumed: Say | None = None,
-) -> RunResult:
+def fit_run(config: RunConfig, *, resume: bool = False, progress: bool = True, say: Say = print) -> RunResult:
     """Fine-tune, predict the test items, and write the run directory.
 
     With `config.tune.search` the settings are searched first (`tune`); the run's config.yaml stays the configuration
@@ -59,58 +53,75 @@ def fit_run(
             none. Of a finished run the metrics come back as they are, without predictions.
         progress: show progress bars.
         say: receives lines for the user.
-        say_resumed: receives the line that tells where an unfinished training goes on; None is `say`.
 
     Raises:
         BlobPyroError: one of its kinds, with a one-line message, for whatever the user can mend.
     """
+    return fit_with(config, Console(progress, say), resume=resume)
+
+
+def fit_with(config: RunConfig, console: Console, *, resume: bool = False) -> RunResult:
+    """`fit_run` under a console."""
     with connected() as ranks:
-        if not ranks.is_first:
-            progress, say, say_resumed = False, _say_nothing, _say_nothing
-        return _fit_run(config, resume, progress, say, say_resumed or say, ranks)
+        console = console if ranks.is_first else SILENT
+        check_run(config)
+        config = with_read_labels(config, console)
+        goes_on = resume and holds_run_of(config)
+        if not goes_on and not is_unfinished_search(config):
+            refuse_used_directory(config.output)
+        refuse_links(config.output)
+        if goes_on and is_finished(config):
+            return _as_it_is(config, console)
+        data = load_data(config)
+        for note in data.notes:
+            console.log(note)
+        tuning = tune(config, data, console) if config.tune.search else None
+        chosen = config if tuning is None else tuning.config
+        parts = build_parts(chosen, data)
+        _begin(config, about(parts.model, data, ranks.num), is_new=tuning is None and not goes_on)
+        _train(parts, chosen, console, goes_on, {} if tuning is None else {"tune_seconds": tuning.seconds})
+        return _evaluate(parts, config, console)
 
 
-def _fit_run(config: RunConfig, resume: bool, progress: bool, say: Say, say_resumed: Say, ranks: Ranks) -> RunResult:
-    check_run(config)
-    config = with_read_labels(config, say)
-    goes_on = resume and holds_run_of(config)
-    if not goes_on and not is_unfinished_search(config):
-        refuse_used_directory(config.output)
-    path = Path(config.output)
-    refuse_links(path)
-    if goes_on and is_finished(config):
-        say(f"already done: {path}")
-        kind = kind_of(config)
-        return RunResult(path, {name: kind.read_scores(found) for name, found in read_json(path / METRICS).items()}, {})
-    data = load_data(config)
-    for note in data.notes:
-        say(note)
-    tuning = tune(config, data, progress, say, say_resumed) if config.tune.search else None
-    chosen = config if tuning is None else tuning.config
-    model, guide, items = _make(chosen, data)
+def _as_it_is(config: RunConfig, console: Console) -> RunResult:
+    """What a finished run holds."""
+    path, kind = Path(config.output), kind_of(config)
+    console.log(f"already done: {path}")
+    metrics = {name: kind.read_scores(scores) for name, scores in read_json(path / METRICS).items()}
+    return RunResult(path, metrics, {})
+
+
+def _begin(config: RunConfig, about: dict[str, Any], is_new: bool) -> None:
+    """Make the run directory where it is new, and note what the run is made with, when all processes have come here."""
+    ranks = Ranks.here()
     ranks.wait()  # until all have seen the directory as it was
-    if ranks.is_first and tuning is None and not goes_on:
-        new_run_directory(config)
     if ranks.is_first:
-        write_json(path / ABOUT, about(model, data, ranks.num))
+        if is_new:
+            new_run_directory(config)
+        write_json(Path(config.output) / ABOUT, about)
     ranks.wait()
-    checkpoints = path / CHECKPOINTS
-    seconds = learn(
-        model, guide, items, chosen, path, progress, checkpoints=checkpoints, resume=goes_on, say=say_resumed
-    )
-    cost = {"train_seconds": seconds}
-    if tuning is not None:
-        cost["tune_seconds"] = tuning.seconds
-    if ranks.is_first:
-        write_json(path / COST, read_json(path / COST) | cost | parameter_counts(model, guide))
-        say(f"saved adapter and posterior in {path}")
+
+
+def _train(parts: Parts, config: RunConfig, console: Console, goes_on: bool, cost: dict[str, float]) -> None:
+    """Train, with checkpoints, and note the cost; `cost` is what was spent before."""
+    path = Path(config.output)
+    seconds = learn(parts, config, path, console, checkpoints=path / CHECKPOINTS, resume=goes_on)
+    if Ranks.here().is_first:
+        counts = parameter_counts(parts.model, parts.guide)
+        write_json(path / COST, read_json(path / COST) | {"train_seconds": seconds} | cost | counts)
+        console.log(f"saved adapter and posterior in {path}")
+
+
+def _evaluate(parts: Parts, config: RunConfig, console: Console) -> RunResult:
+    """Predict and score the test items; the run then needs its checkpoints no more."""
+    path = Path(config.output)
     try:
-        result = evaluate_test_items(Run(path, model, guide), items, config, progress, say)
+        result = evaluate_test_items(Run(path, parts.model, parts.guide), parts.items, config, console)
     except KeyboardInterrupt as error:
         told = f"{path} holds the adapter and posterior, but no metrics yet: the same command with --resume goes on"
         raise Stopped.after(error, told) from None
-    if ranks.is_first:
-        Checkpoints(checkpoints).remove()
+    if Ranks.here().is_first:
+        Checkpoints(path / CHECKPOINTS).remove()
     return result
 
 

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 import pyro
 
-from blob_pyro.config.sections import RunConfig, learns_tokens
+from blob_pyro.config.sections import RunConfig
 from blob_pyro.data.batches.collate import EncodedDataset, padding_id
 from blob_pyro.data.batches.loaders import predict_loader
 from blob_pyro.data.examples import Example
@@ -25,6 +25,7 @@ from blob_pyro.storage.completions import write_completions
 from blob_pyro.storage.directory import METRICS, PREDICTIONS, RELIABILITY
 from blob_pyro.storage.saving import Run
 from blob_pyro.system.processes import Ranks
+from blob_pyro.system.terminal import Console
 
 P = TypeVar("P")
 M = TypeVar("M")
@@ -34,7 +35,7 @@ S = TypeVar("S")
 class ItemKind(ABC, Generic[P, M]):
     """Abstract. How items of one kind are predicted (P), scored (M) and written."""
 
-    def predict(self, run: Run, items: EncodedDataset, config: RunConfig, num_samples: int, progress: bool) -> P:
+    def predict(self, run: Run, items: EncodedDataset, config: RunConfig, num_samples: int, console: Console) -> P:
         """Predictions under the draws that the run's seed gives, whatever was drawn before; 0 takes the mean.
 
         Several processes share the items out, and each gets the predictions of all. Where their forwards wait for one
@@ -42,14 +43,16 @@ class ItemKind(ABC, Generic[P, M]):
         """
         ranks = Ranks.here()
         if ranks.num == 1 or is_sharded(run.model.network) or draws_logits(run, config, num_samples):
-            return self._predict_here(run, items, config, num_samples, progress)
+            return self._predict_here(run, items, config, num_samples, console)
         longest_first = sorted(range(len(items)), key=lambda i: -len(items.items[i].input_ids))
         rows = list(ranks.share(longest_first))
-        found = self._predict_here(run, items.select(rows), config, num_samples, progress) if rows else None
+        found = self._predict_here(run, items.select(rows), config, num_samples, console) if rows else None
         return self._joined([(at, part) for at, part in ranks.gather((rows, found)) if part is not None])
 
     @abstractmethod
-    def _predict_here(self, run: Run, items: EncodedDataset, config: RunConfig, num_samples: int, progress: bool) -> P:
+    def _predict_here(
+        self, run: Run, items: EncodedDataset, config: RunConfig, num_samples: int, console: Console
+    ) -> P:
         """`predict` in this process alone."""
 
     @abstractmethod
@@ -77,9 +80,9 @@ class ClassItems(ItemKind[Predictions, Metrics]):
     """Items of classes: the probability of each."""
 
     def _predict_here(
-        self, run: Run, items: EncodedDataset, config: RunConfig, num_samples: int, progress: bool
+        self, run: Run, items: EncodedDataset, config: RunConfig, num_samples: int, console: Console
     ) -> Predictions:
-        return predict_items(run, items, config, num_samples, progress)
+        return predict_items(run, items, config, num_samples, console)
 
     def _joined(self, parts: Sequence[tuple[Sequence[int], Predictions]]) -> Predictions:
         return Predictions.joined(parts)
@@ -104,12 +107,12 @@ class TextItems(ItemKind[TokenPredictions, TokenMetrics]):
     """Texts: the probability of each predicted token."""
 
     def _predict_here(
-        self, run: Run, items: EncodedDataset, config: RunConfig, num_samples: int, progress: bool
+        self, run: Run, items: EncodedDataset, config: RunConfig, num_samples: int, console: Console
     ) -> TokenPredictions:
         loader = predict_loader(items, config.predict.batch_size, padding_id(run.model.tokenizer))
         pyro.set_rng_seed(config.seed)
         predictive = TokenPredictive(run.model, run.guide, num_samples, max_tokens=config.predict.max_tokens)
-        return predictive(loader, progress=progress, description=f"predict N={num_samples}")
+        return predictive(loader, progress=console.progress, description=f"predict N={num_samples}")
 
     def _joined(self, parts: Sequence[tuple[Sequence[int], TokenPredictions]]) -> TokenPredictions:
         return TokenPredictions.joined(parts)
@@ -131,7 +134,7 @@ class TextItems(ItemKind[TokenPredictions, TokenMetrics]):
 
 def kind_of(config: RunConfig) -> ItemKind[Any, Any]:
     """What the items of a run end in."""
-    return TextItems() if learns_tokens(config) else ClassItems()
+    return TextItems() if config.learns_tokens else ClassItems()
 
 
 def _scores(make: Callable[[dict[str, Any]], S], found: Any) -> S:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from blob_pyro.config.sections import DataConfig, RunConfig, learns_tokens
+from blob_pyro.config.sections import DataConfig, RunConfig
 from blob_pyro.data.examples import Example
 from blob_pyro.data.prompts import PromptTemplate
 from blob_pyro.data.rows.files import read_rows
@@ -24,11 +24,11 @@ from blob_pyro.runs.item_kinds import TextItems
 from blob_pyro.storage.answers import answers_of
 from blob_pyro.storage.completions import completion_scores
 from blob_pyro.storage.directory import read_config
-from blob_pyro.system.terminal import Say
+from blob_pyro.system.terminal import Console, Say
 
 
 def score_completions(
-    run_dir: str | Path, config: RunConfig, rows: Sequence[Row], file: str, *, progress: bool, say: Say
+    run_dir: str | Path, config: RunConfig, rows: Sequence[Row], file: str, console: Console
 ) -> list[Fields]:
     """The rows of a file, each with how probable its completion is (see `completion_scores`).
 
@@ -37,8 +37,7 @@ def score_completions(
         config: its configuration.
         rows: what the file holds: the fields of the prompt and of the completion.
         file: its name, for messages.
-        progress: show a progress bar.
-        say: receives lines for the user.
+        console: shows progress, and is told of fields that are replaced.
 
     Raises:
         RunDirectoryError: the directory is not a whole run.
@@ -47,8 +46,8 @@ def score_completions(
     examples = _examples(run_dir, config.data, rows, file)
     run = load_run(run_dir, ())
     items = encode_items(examples, run.model, config.data, file)
-    predictions = TextItems().predict(run, items, config, num_draws(run.guide, config), progress)
-    return with_fields(rows, completion_scores(predictions), say)
+    predictions = TextItems().predict(run, items, config, num_draws(run.guide, config), console)
+    return with_fields(rows, completion_scores(predictions), console)
 
 
 def _examples(run_dir: str | Path, config: DataConfig, rows: Sequence[Row], file: str) -> list[Example]:
@@ -102,27 +101,28 @@ def predict_run(
         DataError: the file cannot be read, or a row lacks a field of the prompt or of the completion.
         ConfigError: a decision cannot be made, as `prepare` has it.
     """
+    console = Console(progress, say)
     config, decisions = with_samples(read_config(run_dir), num_samples), decisions or Decisions()
     if decisions.need_held_out:
         refuse_tokens(run_dir, config, "decisions (target_risk, coverage, ood)")
     rows = read_rows(file)
-    if learns_tokens(config):
-        return score_completions(run_dir, config, rows, str(file), progress=progress, say=say)
+    if config.learns_tokens:
+        return score_completions(run_dir, config, rows, str(file), console)
     labels = labels_of(config.data)
     examples = examples_for(config.data, rows, with_labels=False, source=str(file))
     held_out = prepare(decisions, config, run_dir)
     run = load_run(run_dir, labels)
-    answerer = Answerer(run, config, progress=progress, say=say)
+    answerer = Answerer(run, config, console)
     predictions = answerer(encode_items(examples, run.model, config.data, str(file)))
     decided = decide(predictions, answerer, decisions, held_out, labels)
     answers = zip(answers_of(predictions, labels), decided, strict=True)
-    return with_fields(rows, [answer | more for answer, more in answers], say)
+    return with_fields(rows, [answer | more for answer, more in answers], console)
 
 
-def with_fields(rows: Sequence[Row], added: Sequence[Mapping[str, Any]], say: Say) -> list[Fields]:
-    """Each row's own fields and those added; `say` is told which of its own are replaced."""
+def with_fields(rows: Sequence[Row], added: Sequence[Mapping[str, Any]], console: Console) -> list[Fields]:
+    """Each row's own fields and those added; the user is told which of its own are replaced."""
     replaced = Counter(name for row, more in zip(rows, added, strict=True) for name in row.fields.keys() & more.keys())
     if replaced:
         names = ", ".join(f"{name!r} (in {count} rows)" for name, count in sorted(replaced.items()))
-        say(f"note: fields of the input are replaced: {names}")
+        console.log(f"note: fields of the input are replaced: {names}")
     return [{**row.fields, **more} for row, more in zip(rows, added, strict=True)]

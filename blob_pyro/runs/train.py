@@ -9,19 +9,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from blob_pyro.config.sections import RunConfig, in_authors_order
+from blob_pyro.config.sections import RunConfig
 from blob_pyro.data.batches.collate import EncodedDataset, padding_id
 from blob_pyro.data.batches.loaders import ordered_loader, predict_loader, train_loader
 from blob_pyro.guides import GUIDES, AdapterGuide, EnsembleGuide, PostHocGuide
 from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.runs.answerer import num_draws
-from blob_pyro.runs.build import Items
+from blob_pyro.runs.build import Items, Parts
 from blob_pyro.runs.history import History, TrainingClock
 from blob_pyro.runs.item_kinds import kind_of
 from blob_pyro.runs.tracking import tracked
 from blob_pyro.storage.saving import Run, describe, save
 from blob_pyro.system.processes import Ranks
-from blob_pyro.system.terminal import Say
+from blob_pyro.system.terminal import SILENT, Console
 from blob_pyro.training.checkpoints import Checkpoints
 from blob_pyro.training.ensemble import fit_ensemble
 from blob_pyro.training.trainer import fit
@@ -31,33 +31,28 @@ _OF_CHECKPOINTS = ("save_steps", "save_total_limit", "trackers")  # settings tha
 
 
 def learn(
-    model: BayesianLoRA,
-    guide: AdapterGuide,
-    items: Items,
+    parts: Parts,
     config: RunConfig,
     path: Path,
-    progress: bool,
+    console: Console,
     *,
     checkpoints: Path | None = None,
     resume: bool = False,
-    say: Say = print,
 ) -> float:
     """Train and save into `path`; what was learnt is saved also when training stops early.
 
     Args:
-        model, guide: as built, untrained.
-        items: what to train on, and to evaluate on meanwhile.
+        parts: model and guide as built, untrained; the items to train on, and to evaluate on meanwhile.
         config: the run.
         path: its directory.
-        progress: show progress.
+        console: shows progress, and is told where training goes on.
         checkpoints: a folder for checkpoints; None keeps none.
         resume: go on from those that are there.
-        say: receives a line that tells where training goes on.
 
     Returns:
         Seconds of the training, those before a break included.
     """
-    clock = TrainingClock()
+    model, guide, items, clock = parts.model, parts.guide, parts.items, TrainingClock()
     trained = GUIDES[guide.trained_as](model) if isinstance(guide, PostHocGuide) else guide
     if not (isinstance(guide, PostHocGuide) and config.model.adapter):
         stores = [] if checkpoints is None else _stores(checkpoints, model, trained, config, clock)
@@ -67,8 +62,8 @@ def learn(
         history = History(path, items.train, model, trained, kept=kept, resumable=bool(stores))
         with history, tracked(config, path, kept) as track:
             shared: dict[str, Any] = {
-                "progress": progress, "callbacks": [history.record, track], "resume": resume,
-                "on_resume": _once(lambda: say(f"resumed at step {kept} of {total}")),
+                "progress": console.progress, "callbacks": [history.record, track], "resume": resume,
+                "on_resume": _once(lambda: console.resumed(f"resumed at step {kept} of {total}")),
             }  # fmt: skip
             if isinstance(trained, EnsembleGuide):
                 _fit_members(model, trained, items, config, stores, shared)
@@ -81,7 +76,7 @@ def learn(
                 )  # fmt: skip
     if isinstance(guide, PostHocGuide):
         batches, held_out = (_batches(part, model) for part in (items.train, items.validation))
-        guide.fit(batches, held_out if len(items.validation) else None, progress=progress)
+        guide.fit(batches, held_out if len(items.validation) else None, progress=console.progress)
         if Ranks.here().is_first:
             save(path, model, guide)
     return clock.seconds
@@ -107,7 +102,7 @@ def training_loader(items: Items, model: BayesianLoRA, config: RunConfig, seed: 
     """Batches for training, in the order that the configuration asks for."""
     train = config.train
     pad = padding_id(model.tokenizer)
-    if in_authors_order(config):
+    if config.in_authors_order:
         return ordered_loader(items.train, train.batch_size, pad)
     return train_loader(items.train, train.batch_size, pad, seed, group_by_length=train.group_by_length)
 
@@ -128,7 +123,7 @@ def _fit_members(
 def _held_out_nll(path: Path, items: Items, config: RunConfig, model: BayesianLoRA, guide: AdapterGuide) -> float:
     """Of the validation items under the run's draws, nats per item."""
     kind, count = kind_of(config), num_draws(guide, config)
-    predictions = kind.predict(Run(path, model, guide), items.validation, config, count, progress=False)
+    predictions = kind.predict(Run(path, model, guide), items.validation, config, count, SILENT)
     return statistics.fmean(kind.nlls(predictions))
 
 

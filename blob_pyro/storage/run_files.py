@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blob_pyro.config.sections import RunConfig, learns_tokens
+from blob_pyro.config.sections import RunConfig
 from blob_pyro.errors import RunDirectoryError
 from blob_pyro.evaluation.metrics import Scores
 from blob_pyro.storage.answers import SavedAnswers, read_answers
@@ -81,7 +81,7 @@ def read_run(path: str | Path) -> RunFiles:
         _refuse_link_out(path, name)
     config = read_config(path)
     there = {name: (path / name).is_file() for name in (ABOUT, METRICS, HISTORY, PREDICTIONS)}
-    of_tokens = learns_tokens(config)
+    of_tokens = config.learns_tokens
     predicted = there[PREDICTIONS]
     scales, told = _scales(path)
     return RunFiles(

@@ -1,4 +1,4 @@
-"""A quiet terminal for commands and scripts."""
+"""`Console`: what a user sees of a long work; and a quiet terminal for commands and scripts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,36 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Console:
+    """What a user sees of a run: made where a command or a script begins, and handed down.
+
+    Attributes:
+        progress: show progress, as a bar, or as lines without a terminal.
+        log: receives each line for the user.
+        log_resumed: receives the line that tells where an unfinished training goes on; None takes `log`.
+    """
+
+    progress: bool = True
+    log: Say = print
+    log_resumed: Say | None = None
+
+    def resumed(self, line: str) -> None:
+        """Tell where a training goes on."""
+        (self.log_resumed or self.log)(line)
+
+
+def _nothing(line: str) -> None:
+    """For who does not speak."""
+
+
+TERMINAL = Console()
+SILENT = Console(progress=False, log=_nothing)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 from blob_pyro.config.sections import TrainConfig
@@ -17,25 +18,13 @@ NUM_CYCLES = 3  # at the least: in a cycle that training does not see the end of
 
 
 def make_svi(model: BayesianLoRA, guide: AdapterGuide, config: TrainConfig, ranks: Ranks | None = None) -> BLoBSVI:
-    """The BLoBSVI that `config` describes; of several processes, one of theirs."""
-    return BLoBSVI(
-        model,
-        guide,
-        recipe=config.recipe,
-        num_steps=config.num_steps,
-        lr=config.lr,
-        adam_eps=config.adam_eps,
-        weight_decay=config.weight_decay,
-        kl_lr=kl_learning_rate(config, model.num_data, model.prior_scale),
-        kl_schedule=_kl_schedule(config, model.num_data),
-        kl_weight=config.kl_weight,
-        warmup_ratio=config.warmup_ratio,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        max_grad_norm=config.max_grad_norm,
-        mixed_precision=config.mixed_precision,
-        max_skipped_steps=config.max_skipped_steps,
-        ranks=ranks,
-    )
+    """The BLoBSVI that `config` describes, whose settings have the same names; of several processes, one of theirs."""
+    by_rule = {
+        "kl_lr": kl_learning_rate(config, model.num_data, model.prior_scale),
+        "kl_schedule": _kl_schedule(config, model.num_data),
+    }
+    settings = {name: getattr(config, name) for name in inspect.signature(BLoBSVI).parameters if hasattr(config, name)}
+    return BLoBSVI(model, guide, **settings | by_rule, ranks=ranks)
 
 
 def kl_learning_rate(config: TrainConfig, num_data: int | None, prior_scale: float) -> float:

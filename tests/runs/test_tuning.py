@@ -37,6 +37,7 @@ from blob_pyro.runs.tuning import (
 )
 from blob_pyro.storage.directory import read_config, read_json
 from blob_pyro.storage.saving import load
+from blob_pyro.system.terminal import SILENT
 
 TASK = RunConfig(DataConfig(task="tweets"), train=TrainConfig(kl_lr=0.01), tune=TuneConfig(search=True))
 NOTHING = 1e9  # a margin that no trial beats
@@ -223,7 +224,7 @@ def test_a_trial_is_the_run_with_its_settings(finished, tmp_path):
         alone = run(with_settings(plain, trial["settings"]))
         loaded = load(alone.path)
         items = build.encode_task(data, loaded.model, config).validation
-        metrics = evaluate(predict_items(loaded, items, config, config.predict.num_samples, False))
+        metrics = evaluate(predict_items(loaded, items, config, config.predict.num_samples, SILENT))
         assert (trial["nll"], trial["nll_se"]) == pytest.approx((metrics.nll, metrics.nll_se))
         if trial["settings"] == found["chosen"]:  # the tuned run is that run
             assert adapter_bytes(alone.path) == adapter_bytes(result.path)

@@ -10,13 +10,14 @@ from pathlib import Path
 from blob_pyro.config.sections import RunConfig
 from blob_pyro.errors import BlobPyroError, ConfigError
 from blob_pyro.experiments.compare.methods import METHODS, Method, choose
-from blob_pyro.experiments.compare.runs import Ended, Say, make_runs, refuse_other_runs, run_path
+from blob_pyro.experiments.compare.runs import Ended, make_runs, refuse_other_runs, run_path
 from blob_pyro.experiments.compare.workers import make_runs_at_once
 from blob_pyro.report.comparison import Outcome, comparison_csv, comparison_markdown
 from blob_pyro.runs.build import check_guide, with_read_labels
 from blob_pyro.runs.checks import check_likelihood
 from blob_pyro.runs.item_kinds import kind_of
 from blob_pyro.storage.directory import COST, METRICS, read_config, read_json
+from blob_pyro.system.terminal import TERMINAL, Console, Say
 
 TABLE, SCORES, CHART = "comparison.md", "comparison.csv", "comparison"
 HELD_OUT_MARK = " †"
@@ -63,7 +64,7 @@ def compare(
     Raises:
         BlobPyroError: as `run_methods`.
     """
-    return run_methods(config, methods, seeds, workers=workers, progress=progress, say=say, on_run=_write)
+    return run_methods(config, methods, seeds, workers=workers, console=Console(progress, say), on_run=_write)
 
 
 def run_methods(
@@ -72,8 +73,7 @@ def run_methods(
     seeds: Sequence[int] = (0, 1, 2),
     *,
     workers: int = 1,
-    progress: bool = True,
-    say: Say = print,
+    console: Console = TERMINAL,
     on_run: Callable[[Comparison], None] = lambda found: None,
 ) -> Comparison:
     """Run every method under every seed, where that is not done yet.
@@ -89,8 +89,7 @@ def run_methods(
         seeds: of the runs.
         workers: runs to make at once, each in a process with its share of the threads. Sums of few threads are
             rounded otherwise than those of many, so that the last digits can differ.
-        progress: show progress bars; several processes show none.
-        say: receives lines for the user.
+        console: receives lines for the user, and shows progress; of several processes none is shown.
         on_run: receives what there is after each run, once there is a row.
 
     Raises:
@@ -100,14 +99,14 @@ def run_methods(
     """
     chosen = choose(methods)
     _check(config, chosen, seeds, workers)
-    config = with_read_labels(config, say)
+    config = with_read_labels(config, console)
     refuse_other_runs(config, chosen, seeds)
     rows: Rows = {row: {} for method in chosen for row in _row_names(method, config)}
     failures: list[str] = []
     if workers == 1:
-        runs = make_runs(config, chosen, seeds, progress, say)
+        runs = make_runs(config, chosen, seeds, console)
     else:
-        runs = make_runs_at_once(config, chosen, seeds, workers, say)
+        runs = make_runs_at_once(config, chosen, seeds, workers, console)
     with closing(runs):
         for run in runs:
             found, failure = _read(run, config)

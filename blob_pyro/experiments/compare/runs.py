@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import shutil
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +13,11 @@ from blob_pyro.config.sections import RunConfig
 from blob_pyro.errors import BlobPyroError, RunDirectoryError
 from blob_pyro.experiments.compare.methods import METHODS, Method
 from blob_pyro.runs.evaluate import evaluate_run
-from blob_pyro.runs.fit import fit_run
+from blob_pyro.runs.fit import fit_with
 from blob_pyro.storage.directory import ABOUT, HISTORY, holds_run_of, new_run_directory, refuse_used_directory
 from blob_pyro.storage.directory import is_finished as is_finished_run
 from blob_pyro.storage.saving import ADAPTER, DESCRIPTION, TENSORS
-
-Say = Callable[[str], None]
+from blob_pyro.system.terminal import SILENT, Console
 
 
 @dataclass(frozen=True)
@@ -68,45 +67,45 @@ def refuse_other_runs(config: RunConfig, methods: Sequence[Method], seeds: Seque
 
 
 def make_runs(
-    config: RunConfig, methods: Sequence[Method], seeds: Sequence[int], progress: bool, say: Say
+    config: RunConfig, methods: Sequence[Method], seeds: Sequence[int], console: Console
 ) -> Generator[Ended, None, None]:
     """Make every run, one after the other, where it is not there yet; what a method starts from stands before it.
 
     One that was not at its end goes on from its newest checkpoint.
     """
     for position, (seed, method) in enumerate(itertools.product(seeds, methods), 1):
-        say(f"[{position}/{len(seeds) * len(methods)}] {method.name}, seed {seed}")
-        yield make_run(config, method, seed, progress, say)
+        console.log(f"[{position}/{len(seeds) * len(methods)}] {method.name}, seed {seed}")
+        yield make_run(config, method, seed, console)
 
 
-def make_run(config: RunConfig, method: Method, seed: int, progress: bool, say: Say) -> Ended:
+def make_run(config: RunConfig, method: Method, seed: int, console: Console) -> Ended:
     """Make one run where it is not there yet; a failure is told, and no error."""
     if is_finished(config, method.name, seed):
-        say(f"already done: {run_path(config, method.name, seed)}")
+        console.log(f"already done: {run_path(config, method.name, seed)}")
         return Ended(method.name, seed)
     try:
-        _make(config, method, seed, progress, say)
+        _make(config, method, seed, console)
     except (BlobPyroError, OSError) as error:
         failure = " ".join(str(error).split())
-        say(f"{method.name}, seed {seed}: {failure}")
+        console.log(f"{method.name}, seed {seed}: {failure}")
         return Ended(method.name, seed, failure)
     return Ended(method.name, seed)
 
 
-def _make(config: RunConfig, method: Method, seed: int, progress: bool, say: Say) -> None:
+def _make(config: RunConfig, method: Method, seed: int, console: Console) -> None:
     if method.after is not None and not is_finished(config, method.after, seed):
         raise RunDirectoryError(f"expected the run of {method.after} that it starts from; that one has not ended well")
     wanted = run_config(config, method, seed)
     if method.after is not None and wanted.model.adapter is None:
         _copy_run(run_path(config, method.after, seed), wanted)
-        evaluate_run(wanted.output, progress=progress, say=say)
+        evaluate_run(wanted.output, progress=console.progress, say=console.log)
         return
-
-    def say_resumed(line: str) -> None:
-        say(f"{method.name} seed {seed}: {line}")
-
-    own = say if wanted.tune.search else lambda line: None
-    fit_run(wanted, resume=True, progress=progress, say=own, say_resumed=say_resumed)
+    own = Console(
+        console.progress,
+        log=console.log if wanted.tune.search else SILENT.log,
+        log_resumed=lambda line: console.log(f"{method.name} seed {seed}: {line}"),
+    )
+    fit_with(wanted, own, resume=True)
 
 
 def _copy_run(base: Path, config: RunConfig) -> None:

@@ -23,9 +23,9 @@ import torch
 
 from blob_pyro.config.sections import RunConfig
 from blob_pyro.experiments.compare.methods import METHODS, Method
-from blob_pyro.experiments.compare.runs import Ended, Say, is_finished, make_run
+from blob_pyro.experiments.compare.runs import Ended, is_finished, make_run
 from blob_pyro.storage.directory import CONFIG, read_config, write_yaml
-from blob_pyro.system.terminal import quiet_libraries
+from blob_pyro.system.terminal import Console, quiet_libraries
 
 CHAIN, ENDED, ERRORS = "chain.json", "ended.jsonl", "errors.txt"
 
@@ -53,7 +53,7 @@ def chains_of(methods: Sequence[Method], seeds: Sequence[int]) -> list[Chain]:
 
 
 def make_runs_at_once(
-    config: RunConfig, methods: Sequence[Method], seeds: Sequence[int], workers: int, say: Say
+    config: RunConfig, methods: Sequence[Method], seeds: Sequence[int], workers: int, console: Console
 ) -> Generator[Ended, None, None]:
     """Make every run where it is not there yet, as `method_runs.make_runs`, in several processes.
 
@@ -66,7 +66,7 @@ def make_runs_at_once(
         methods: of the runs; what a method starts from is among them.
         seeds: of the runs.
         workers: how many processes at once.
-        say: receives lines for the user, those of a process when it has ended.
+        console: receives lines for the user, those of a process when it has ended.
     """
     chains = chains_of(methods, seeds)
     total, done = len(methods) * len(seeds), 0
@@ -74,12 +74,12 @@ def make_runs_at_once(
         chains.remove(chain)
         for name in chain.names:
             done += 1
-            say(f"[{done}/{total}] {name}, seed {chain.seed}")
-            yield make_run(config, METHODS[name], chain.seed, progress=False, say=say)  # only says that it is there
+            console.log(f"[{done}/{total}] {name}, seed {chain.seed}")
+            yield make_run(config, METHODS[name], chain.seed, console)  # only says that it is there
     if not chains:
         return
     threads = max(1, torch.get_num_threads() // workers)
-    say(f"{min(workers, len(chains))} processes at once, threads of each: {threads}")
+    console.log(f"{min(workers, len(chains))} processes at once, threads of each: {threads}")
     with tempfile.TemporaryDirectory() as folder, _Processes(workers, threads) as processes:
         for position, chain in enumerate(chains):
             processes.start(_hand_over(config, chain, Path(folder) / str(position)), chain)
@@ -87,7 +87,7 @@ def make_runs_at_once(
             for ended, said in _results(chain, place, code):
                 done += 1
                 for line in (f"[{done}/{total}] {ended.name}, seed {ended.seed}", *said):
-                    say(line)
+                    console.log(line)
                 yield ended
 
 
@@ -179,7 +179,7 @@ def main(folder: str) -> None:
     with quiet_libraries():
         for name in chain.names:
             said: list[str] = []
-            ended = make_run(config, METHODS[name], chain.seed, progress=False, say=said.append)
+            ended = make_run(config, METHODS[name], chain.seed, Console(progress=False, log=said.append))
             with (place / ENDED).open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"ended": dataclasses.asdict(ended), "said": said}) + "\n")
 

@@ -63,12 +63,12 @@ def cost(order: Order) -> Reproduction:
     costs: Costs = {name: {} for name in names}
     failures: list[str] = []
     for number, ((seed, name), one) in enumerate(wanted.items(), 1):
-        order.say(f"[{number}/{len(wanted)}] {name}, seed {seed}")
+        order.console.log(f"[{number}/{len(wanted)}] {name}, seed {seed}")
         try:
             costs[name][seed] = _measured(one)
         except (BlobPyroError, OSError) as error:
             failures.append(f"{name}, seed {seed}: {one_line(error)}")
-            order.say(failures[-1])
+            order.console.log(failures[-1])
     if not costs[BASE]:
         raise BlobPyroError(f"cost: expected plain LoRA to be measured; it failed: {failures[0]}")
     text = _markdown(costs, f"{told(order, config)} Task {task[0]}. {NOTE}", failures)

@@ -11,19 +11,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyro
-
 from blob_pyro.config.sections import RunConfig
 from blob_pyro.errors import BlobPyroError
 from blob_pyro.experiments.bench.memory import memory_meter
 from blob_pyro.guides import GUIDES, PostHocGuide
 from blob_pyro.runs.answerer import num_draws, predict_items
-from blob_pyro.runs.build import build_guide, build_model, encode_task, load_data, with_class_weights
+from blob_pyro.runs.build import build_parts, load_data
 from blob_pyro.runs.fit import parameter_counts
 from blob_pyro.runs.train import learn
 from blob_pyro.storage.directory import read_config, read_json, write_json
 from blob_pyro.storage.saving import Run
-from blob_pyro.system.terminal import quiet_libraries
+from blob_pyro.system.terminal import SILENT, quiet_libraries
 
 MEASURED = "measured.json"
 WARM_UP, STEPS = 3, 20
@@ -59,27 +57,26 @@ def measure(config: RunConfig) -> Cost:
         BlobPyroError: as `fit_run`.
     """
     data = load_data(config)
-    pyro.set_rng_seed(config.seed)
-    model = build_model(with_class_weights(config, data.train, data.labels), data.labels, num_data=len(data.train))
-    guide = build_guide(model, config.guide, config.model.adapter)
-    items = encode_task(data, model, config)
+    parts = build_parts(config, data)
+    model, guide, items = parts.model, parts.guide, parts.items
     trained = GUIDES[guide.trained_as](model) if isinstance(guide, PostHocGuide) else guide
+    at_first = dataclasses.replace(parts, guide=trained)
     num_steps = min(STEPS, config.train.num_steps)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
-        learn(model, trained, items, _with_steps(config, WARM_UP), path, progress=False)
+        learn(at_first, _with_steps(config, WARM_UP), path, SILENT)
         meter = memory_meter(str(model.device))
         meter.restart()
-        steps = _seconds(lambda: learn(model, trained, items, _with_steps(config, num_steps), path, progress=False))
+        steps = _seconds(lambda: learn(at_first, _with_steps(config, num_steps), path, SILENT))
         once = 0.0
         if isinstance(guide, PostHocGuide):  # a named adapter is one that needs no training
             ready = dataclasses.replace(config, model=dataclasses.replace(config.model, adapter=str(path)))
-            once = _seconds(lambda: learn(model, guide, items, ready, path, progress=False))
+            once = _seconds(lambda: learn(parts, ready, path, SILENT))
         peak = meter.peak()
         count = num_draws(guide, config)
         run = Run(path, model, guide)
-        predict_items(run, items.test, config, count, progress=False)
-        predicting = _seconds(lambda: predict_items(run, items.test, config, count, progress=False))
+        predict_items(run, items.test, config, count, SILENT)
+        predicting = _seconds(lambda: predict_items(run, items.test, config, count, SILENT))
     whole = steps * config.train.num_steps / num_steps + once
     return Cost(sum(parameter_counts(model, guide).values()), whole, predicting, peak, count)
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from blob_pyro.errors import ConfigError
+from blob_pyro.system.terminal import TERMINAL, Console
 
 Changes = Mapping[str, Mapping[str, Any]]
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,7 @@ class Order:
         changes: section of the configuration -> {setting: value} where it differs from the scale's own, as in
             {"train": {"num_steps": 20}}; see `settings.CHANGEABLE`.
         workers: runs to make at once, each in a process of its own; the cost table measures one after the other.
-        progress: show progress bars.
-        say: receives lines for the user.
+        console: shows progress, and receives lines for the user.
 
     Raises:
         ConfigError: `workers` is below 1.
@@ -44,8 +43,7 @@ class Order:
     data_dir: str | None = None
     changes: Changes = field(default_factory=dict)
     workers: int = 1
-    progress: bool = True
-    say: Say = print
+    console: Console = TERMINAL
 
     def __post_init__(self) -> None:
         if self.workers < 1:

@@ -27,6 +27,7 @@ from blob_pyro.runs.build import encode_items, load_data
 from blob_pyro.storage.answers import read_predictions
 from blob_pyro.storage.directory import PREDICTIONS, read_config, read_json, write_json
 from blob_pyro.storage.saving import Run
+from blob_pyro.system.terminal import Console
 
 TASKS = ("openbookqa", "arc_challenge", "arc_easy", "mmlu/college_chemistry", "mmlu/college_physics")
 ENTROPY, INFORMATION, AREA = "AUROC entropy", "AUROC MI", "AURC"
@@ -85,10 +86,10 @@ def _items(order: Order, config: RunConfig, task: str) -> TaskItems | Section:
         if config.data.num_test is not None and config.data.num_test < len(found.examples):
             found = load_items(task, None, config.data, labels=labels, num_items=config.data.num_test)
     except (BlobPyroError, OSError) as error:
-        order.say(f"{task}: {one_line(error)}")
+        order.console.log(f"{task}: {one_line(error)}")
         return Section(task, {}, (one_line(error),))
     for note in found.notes:
-        order.say(note)
+        order.console.log(note)
     return found
 
 
@@ -108,7 +109,7 @@ def _score_all(order: Order, config: RunConfig, trained: Section, items: Mapping
             except (BlobPyroError, OSError) as error:
                 found = Scored({}, dict.fromkeys(tasks, one_line(error)))
             for task, failure in found.failures.items():
-                order.say(f"{name}, seed {seed}: {failure}")
+                order.console.log(f"{name}, seed {seed}: {failure}")
                 failures[task].append(f"{name}, seed {seed}: {failure}")
             for task in tasks:
                 for row in draws:
@@ -150,17 +151,17 @@ def _scores(order: Order, path: Path, draws: Draws, items: Mapping[str, list[Exa
     missing = [task for task in items if task not in scores]
     if not missing and inside_task in scores:
         return Scored(scores, {})
-    order.say(f"{path.parent.name}, {path.name}: {', '.join(missing) or inside_task}")
+    order.console.log(f"{path.parent.name}, {path.name}: {', '.join(missing) or inside_task}")
     labels = find_task(inside_task).labels
     run = load_run(path, labels)
-    inside = _inside(run, config, draws, order.progress)
+    inside = _inside(run, config, draws, order.console)
     scores[inside_task] = {row: _scored(found) for row, found in inside.items()}
     # prompts of other tasks may be longer than those that were trained on
     wide = dataclasses.replace(config, data=dataclasses.replace(config.data, max_length=LONGEST))
     failures: dict[str, str] = {}
     for task in missing:
         try:
-            found = _answers(run, items[task], wide, draws, task, order.progress)
+            found = _answers(run, items[task], wide, draws, task, order.console)
         except (BlobPyroError, OSError) as error:
             failures[task] = one_line(error)
             continue
@@ -182,25 +183,25 @@ def _scored(predictions: Predictions, inside: Predictions | None = None) -> dict
     return {"metrics": evaluate(predictions).to_dict(), "further": further}
 
 
-def _inside(run: Run, config: RunConfig, draws: Draws, progress: bool) -> dict[str, Predictions]:
+def _inside(run: Run, config: RunConfig, draws: Draws, console: Console) -> dict[str, Predictions]:
     """Row -> predictions of the run's own test items; only the posterior mean's were not kept."""
     stored = read_predictions(run.path / PREDICTIONS)
     found = {row: stored if count is None else stored.first_draws(count) for row, count in draws.items() if count != 0}
     means = {row: count for row, count in draws.items() if count == 0}
     if means:
         examples = load_data(config).test
-        found |= _answers(run, examples, config, means, str(config.data.task), progress)
+        found |= _answers(run, examples, config, means, str(config.data.task), console)
     return found
 
 
 def _answers(
-    run: Run, examples: list[Example], config: RunConfig, draws: Draws, source: str, progress: bool
+    run: Run, examples: list[Example], config: RunConfig, draws: Draws, source: str, console: Console
 ) -> dict[str, Predictions]:
     """Row -> predictions under the run's seed; a row of few draws has the first of many."""
     items = encode_items(examples, run.model, config.data, source)
     many = num_draws(run.guide, config)
     counts = {many if count is None or count else 0 for count in draws.values()}
-    answers = {count: predict_items(run, items, config, count, progress) for count in sorted(counts)}
+    answers = {count: predict_items(run, items, config, count, console) for count in sorted(counts)}
     return {
         row: answers[many].first_draws(count) if count else answers[many if count is None else 0]
         for row, count in draws.items()

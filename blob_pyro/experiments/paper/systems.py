@@ -93,14 +93,13 @@ def run_systems(order: Order, config: RunConfig) -> Section:
             [method.name for method in methods_of(order)],
             order.seeds,
             workers=order.workers,
-            progress=order.progress,
-            say=order.say,
+            console=order.console,
         )
     except RunDirectoryError:
         raise
     except (BlobPyroError, OSError) as error:
         failure = one_line(error)
-        order.say(f"{task}: {failure}")
+        order.console.log(f"{task}: {failure}")
         return Section(task, {}, (failure,))
     note = " ".join(filter(None, (_without_network(order, config), _floor(found, config))))
     return Section(task, with_few_draws(found, config), found.failures, note)

@@ -62,7 +62,7 @@ def _table(
     note = told(order, configs[tasks[0]])
     sections: list[Section] = []
     for number, (task, config) in enumerate(configs.items(), 1):
-        order.say(f"{task} ({number} of {len(configs)})")
+        order.console.log(f"{task} ({number} of {len(configs)})")
         sections.append(run_systems(order, config))
         if sections[-1].has_outcomes:
             made = write_table(order, name, heading, note, sections)

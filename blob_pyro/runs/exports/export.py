@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from blob_pyro.runs.exports.mean import write_mean
 from blob_pyro.runs.exports.merged import write_merged
 from blob_pyro.runs.exports.subject import Subject
 from blob_pyro.system.files import new_folder, refuse_used_folder
+from blob_pyro.system.terminal import Console, Say
 
-Say = Callable[[str], None]
 EXPORTS = "export"
 
 
@@ -55,24 +54,24 @@ def export(
     if seed is None:
         seed = 0 if subject.config is None else subject.config.seed
     with new_folder(path) as folder:
-        _fill(subject, asked, folder, seed, progress, say)
+        _fill(subject, asked, folder, seed, Console(progress, say))
     return path
 
 
-def _fill(subject: Subject, kind: Kind, folder: Path, seed: int, progress: bool, say: Say) -> None:
+def _fill(subject: Subject, kind: Kind, folder: Path, seed: int, console: Console) -> None:
     rounding = None
     if kind.name == "mean":
         entries = write_mean(subject, folder)
-        say(f"exported {subject.single_is} as a PEFT adapter")
+        console.log(f"exported {subject.single_is} as a PEFT adapter")
     elif kind.name == "draws":
-        entries = write_draws(subject, folder, kind.num_draws, seed, progress)
-        say(f"exported {kind.num_draws} draws of seed {seed} as PEFT adapters; average their probabilities")
+        entries = write_draws(subject, folder, kind.num_draws, seed, console.progress)
+        console.log(f"exported {kind.num_draws} draws of seed {seed} as PEFT adapters; average their probabilities")
     else:
         entries, rounding = write_merged(subject, folder)
-        say(f"merged {subject.single_is} into the base; a merged model has no posterior, and answers as N=0")
-        say(str(rounding))
+        console.log(f"merged {subject.single_is} into the base; a merged model has no posterior, and answers as N=0")
+        console.log(str(rounding))
     if others := entries.get("other_tensors"):
-        say(f"note: beside lora_A and lora_B there are {len(others)} tensors ({others[0]}), which vLLM refuses")
+        console.log(f"note: beside lora_A and lora_B there are {len(others)} tensors ({others[0]}), which vLLM refuses")
     write_card(subject, kind, folder, seed, rounding)
     write_manifest(folder, _told(subject, kind) | entries)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from blob_pyro.config.sections import RunConfig, learns_tokens
+from blob_pyro.config.sections import RunConfig
 from blob_pyro.data.tasks.load import find_task
 from blob_pyro.errors import RunDirectoryError
 from blob_pyro.evaluation.metrics import Scores
@@ -64,7 +64,7 @@ class Subject:
     @cached_property
     def labels(self) -> list[str] | None:
         """The answer words in class order; None where the run does not say, or has no classes."""
-        if self.config is None or learns_tokens(self.config):
+        if self.config is None or self.config.learns_tokens:
             return None
         data = self.config.data
         return list(find_task(data.task).labels) if data.task is not None else data.labels

@@ -18,7 +18,7 @@ from blob_pyro.errors import ConfigError, NonFiniteLossError, RunDirectoryError
 from blob_pyro.experiments.compare import compare
 from blob_pyro.experiments.compare import runs as method_runs
 from blob_pyro.experiments.compare.methods import ABLATIONS, METHODS, SYSTEMS, choose
-from blob_pyro.runs.fit import fit_run
+from blob_pyro.runs.fit import fit_run, fit_with
 from blob_pyro.runs.predict import predict_run
 from blob_pyro.storage.directory import read_config, read_json
 
@@ -93,11 +93,11 @@ def test_what_is_done_is_not_done_again(config, monkeypatch, tmp_path):
     (tmp_path / "all" / "blob" / "seed0" / "metrics.json").unlink()  # as after a crash
     made = []
 
-    def counted(wanted, **named):
+    def counted(wanted, console, **named):
         made.append((wanted.guide.name, wanted.seed))
-        return fit_run(wanted, **named)
+        return fit_with(wanted, console, **named)
 
-    monkeypatch.setattr(method_runs, "fit_run", counted)
+    monkeypatch.setattr(method_runs, "fit_with", counted)
     again = quickly(config, ["mle", "blob"], seeds=(0, 1))
     assert made == [("blob", 0), ("mle", 1), ("blob", 1)]
     for row, by_seed in first.rows.items():
@@ -132,12 +132,12 @@ def test_runs_of_another_configuration_are_not_taken_for_these(config, tmp_path)
 
 
 def test_a_run_that_fails_is_told_and_left_out(config, monkeypatch):
-    def failing(wanted, **named):
+    def failing(wanted, console, **named):
         if wanted.guide.name == "blob":
             raise NonFiniteLossError("step 1: expected a finite NLL; got nan", ())
-        return fit_run(wanted, **named)
+        return fit_with(wanted, console, **named)
 
-    monkeypatch.setattr(method_runs, "fit_run", failing)
+    monkeypatch.setattr(method_runs, "fit_with", failing)
     found = quickly(config, ["mle", "blob", "blob_temperature"])
     assert found.failures == (
         "blob, seed 0: step 1: expected a finite NLL; got nan",

@@ -22,6 +22,7 @@ from blob_pyro.experiments.compare import compare
 from blob_pyro.experiments.compare.methods import METHODS
 from blob_pyro.experiments.compare.runs import Ended, run_path
 from blob_pyro.experiments.compare.workers import make_runs_at_once
+from blob_pyro.system.terminal import SILENT
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 PATIENCE = 120  # seconds
@@ -80,7 +81,7 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(config):
 
 def test_a_process_that_is_killed_is_a_failure(config):
     ends: list[Ended] = []
-    runs = make_runs_at_once(endless(config), [METHODS["blob"]], (0,), 2, say=lambda line: None)
+    runs = make_runs_at_once(endless(config), [METHODS["blob"]], (0,), 2, SILENT)
     consumer = threading.Thread(target=lambda: ends.extend(runs))
     consumer.start()
     wait_for(run_path(config, "blob", 0) / "history.jsonl")

@@ -34,6 +34,7 @@ from blob_pyro.prediction.predictive import PosteriorPredictive
 from blob_pyro.runs.tuning import label_nlls, paired_difference
 from blob_pyro.storage.answers import read_predictions
 from blob_pyro.storage.directory import PREDICTIONS, read_config, read_json
+from blob_pyro.system.terminal import SILENT, Console
 from blob_pyro.training.kl_schedule import kl_schedule
 
 CHANGES = {
@@ -99,8 +100,7 @@ def order(llama, data_dir, tmp_path_factory) -> Order:
         model=str(llama),
         seeds=(0, 1),
         data_dir=str(data_dir),
-        progress=False,
-        say=lambda line: None,
+        console=SILENT,
         changes=CHANGES,
     )
 
@@ -135,7 +135,7 @@ def check_again(figure, order: Order) -> None:
     before = contents(order)
     times = {path: path.stat().st_mtime_ns for path in before if "seed" in str(path)}
     lines: list[str] = []
-    figure(dataclasses.replace(order, say=lines.append))
+    figure(dataclasses.replace(order, console=Console(False, lines.append)))
     runs = [line for line in lines if line.startswith("[")]
     assert len(runs) == len([line for line in lines if line.startswith("already done: ")]) > 0
     assert contents(order) == before

@@ -36,6 +36,7 @@ from blob_pyro.runs.answerer import load_run
 from blob_pyro.runs.build import encode_items
 from blob_pyro.storage.answers import read_predictions, write_predictions
 from blob_pyro.storage.directory import new_run_directory, read_config, write_json
+from blob_pyro.system.terminal import SILENT, Console
 
 REAL = Path(__file__).parents[1] / ".." / "shared" / "data"
 needs_data = pytest.mark.skipif(not REAL.is_dir(), reason="the benchmark data of ../shared/data is not here")
@@ -47,10 +48,6 @@ CHANGES = {
     "train": {"num_steps": 2, "batch_size": 3, "kl_cycle": None},
     "predict": {"num_samples": 6},
 }
-
-
-def silent(line: str) -> None:
-    """No word."""
 
 
 def question(number: int, choices: int = 4) -> dict:
@@ -105,7 +102,7 @@ def finished(llama, tmp_path_factory):
     data = str(write_tasks(folder / "data"))
     order = Order(
         folder / "out", llama, seeds=(1,), tasks=("openbookqa", "boolq"), methods=METHODS_HERE, data_dir=data,
-        changes=CHANGES, progress=False, say=silent,
+        changes=CHANGES, console=SILENT,
     )  # fmt: skip
     return order, table1(order)
 
@@ -266,14 +263,14 @@ def test_an_interrupted_table_goes_on_where_it_stopped(finished, tmp_path):
             raise KeyboardInterrupt
 
     order = dataclasses.replace(
-        order, path=tmp_path / "out", tasks=("openbookqa",), methods=("ensemble", "blob"), say=stop
+        order, path=tmp_path / "out", tasks=("openbookqa",), methods=("ensemble", "blob"), console=Console(False, stop)
     )
     with pytest.raises(KeyboardInterrupt):
         table1(order)
     first = run_path(decoder_config(order, "openbookqa"), "ensemble", 1)
     before = written(first)
     assert before and not run_path(decoder_config(order, "openbookqa"), "blob", 1).exists()
-    table1(dataclasses.replace(order, say=silent))
+    table1(dataclasses.replace(order, console=SILENT))
     assert written(first) == before
     again, whole = (
         {(x["method"], x["row"]): (x["nll"], x["ece"], x["N"]) for x in lines_of(one, "table1")}
@@ -292,7 +289,7 @@ def test_the_encoders_table(bert, tmp_path):
     changes = CHANGES | {"model": {"r": 2, "target_modules": ["query", "value"]}}
     order = Order(
         tmp_path / "out", bert, seeds=(0,), tasks=("cola",), methods=("laplace",),
-        data_dir=str(write_tasks(tmp_path / "data")), changes=changes, progress=False, say=silent,
+        data_dir=str(write_tasks(tmp_path / "data")), changes=changes, console=SILENT,
     )  # fmt: skip
     found = roberta(order)
     assert "Failed" not in found.text and "Missing" not in found.text
@@ -305,7 +302,7 @@ def test_the_ablations_are_blob_and_blob_without_a_part(bert, tmp_path):
     changes = CHANGES | {"model": {"r": 2, "target_modules": ["query", "value"]}}
     order = Order(
         tmp_path / "out", bert, seeds=(0,), tasks=("cola",), data_dir=str(write_tasks(tmp_path / "data")),
-        changes=changes, progress=False, say=silent,
+        changes=changes, console=SILENT,
     )  # fmt: skip
     roberta(dataclasses.replace(order, methods=("blob",)))
     before = written(order.path / "runs")
@@ -415,7 +412,15 @@ def test_the_command_passes_its_words_on(monkeypatch, tmp_path, capsys):
     assert "# Table" in capsys.readouterr().out
     changes = {"train": {"num_steps": 3}, "model": {"quantization": None}}
     assert orders[0] == Order(
-        Path("reproduced/table1"), "minilm", "full", (4, 5), ("boolq", "cola"), ("mle",), "x", changes, progress=False
+        Path("reproduced/table1"),
+        "minilm",
+        "full",
+        (4, 5),
+        ("boolq", "cola"),
+        ("mle",),
+        "x",
+        changes,
+        console=Console(progress=False),
     )
     assert decoder_config(orders[0], "boolq").model.quantization is None
 

@@ -77,9 +77,7 @@ def of_runs(
     Raises:
         ConfigError, RunDirectoryError: as `run_methods`; also where no run ends.
     """
-    failures = run_methods(
-        config, names, order.seeds, workers=order.workers, progress=order.progress, say=order.say
-    ).failures
+    failures = run_methods(config, names, order.seeds, workers=order.workers, console=order.console).failures
     found = {
         METHODS[name].title: {seed: make(path) for seed, path in finished_runs(config, name, order.seeds).items()}
         for name in names

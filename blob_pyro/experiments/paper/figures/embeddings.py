@@ -48,8 +48,9 @@ def figure5(order: Order) -> Reproduction:
     Source: BLoB, arXiv 2406.11675, Figure 5.
     """
     config = configuration(order, TASK)
+    progress = order.console.progress
     found, failures = of_runs(
-        order, config, METHOD_NAMES, lambda path: states_of_run(path, NUM_ITEMS, NUM_DRAWS, progress=order.progress)
+        order, config, METHOD_NAMES, lambda path: states_of_run(path, NUM_ITEMS, NUM_DRAWS, progress=progress)
     )
     rows = {
         title: {seed: _outcome(by_seed[seed]) if seed in by_seed else None for seed in order.seeds}

@@ -48,7 +48,7 @@ def figure3(order: Order) -> Reproduction:
     config = configuration(order, TASK, SMALL_TASK)
     counts = FULL_COUNTS if order.scale == "full" else SMALL_COUNTS
     found, failures = of_runs(
-        order, config, METHOD_NAMES, lambda path: scores_by_count(path, counts, progress=order.progress)
+        order, config, METHOD_NAMES, lambda path: scores_by_count(path, counts, progress=order.console.progress)
     )
     rows = {
         f"{title} N={count}": {

@@ -47,15 +47,14 @@ def figure4(order: Order, *, grid: Grid | None = None) -> Reproduction:
     found: dict[Cell, BySeed] = {}
     failures: list[str] = []
     for cell in ((scale, rate) for rate in rates for scale in scales):
-        order.say(cell_name(cell))
+        order.console.log(cell_name(cell))
         try:
             comparison = run_methods(
                 cell_config(config, cell),
                 ["blob"],
                 order.seeds,
                 workers=order.workers,
-                progress=order.progress,
-                say=order.say,
+                console=order.console,
             )
         except ConfigError as error:  # no run of this cell ends; others may
             failures.append(f"{cell_name(cell)}: {error}")
