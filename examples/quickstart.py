@@ -46,7 +46,7 @@ def fit_one(name: str, seed: int, options: argparse.Namespace) -> dict[str, Metr
     config = RunConfig(
         data=DataConfig(task="tweets", num_train=options.num_train, num_test=options.num_test),
         model=MODEL,
-        guide=GuideConfig(name=name),  # type: ignore[arg-type]  # "mle" or "blob", from main
+        guide=GuideConfig(name),  # "mle" or "blob", from main
         train=train_config(options.num_steps),
         predict=PredictConfig(num_samples=options.num_samples),
         seed=seed,

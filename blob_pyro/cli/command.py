@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import textwrap
 from argparse import RawDescriptionHelpFormatter
@@ -14,9 +15,11 @@ from typing import Any
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from blob_pyro.config.file import check_file
-from blob_pyro.config.sections import RunConfig
+from blob_pyro.config.sections import GuideConfig, RunConfig
 from blob_pyro.errors import ConfigError, DataError
 from blob_pyro.evaluation.metrics import Scores
+from blob_pyro.guides import GUIDES
+from blob_pyro.guides.settings import KEYS, describe_settings
 from blob_pyro.report.tables import annotators_table, metrics_table
 
 
@@ -52,6 +55,22 @@ def command_parser(command: str, usage: str, description: str) -> ArgumentParser
     )
 
 
+def add_run_config(parser: ArgumentParser) -> None:
+    """An option for each key of a configuration; those of the guides are what they say of them."""
+    parser.add_class_arguments(RunConfig, skip={"guide"})
+    parser.add_class_arguments(_guide_options(), "guide")
+
+
+def _guide_options() -> type:
+    """`GuideConfig` with a field for each setting of each guide."""
+    keys = {key.removeprefix("guide."): kind for key, kind in KEYS.items() if key.startswith("guide.")}
+    described = {"name": f"one of `bp.guides`: {', '.join(GUIDES)}.", **describe_settings()}
+    fields = [(key, kind, GuideConfig().name if key == "name" else None) for key, kind in keys.items()]
+    words = [f"    {key}: {text}" for key, text in described.items()]
+    docstring = "\n".join(["Which posterior to learn.", "", "Attributes:", *words])
+    return dataclasses.make_dataclass("GuideConfig", fields, namespace={"__doc__": docstring})
+
+
 def config_of(parser: ArgumentParser, words: Sequence[str]) -> tuple[RunConfig, Any]:
     """The configuration that a file and options give, and all that was parsed."""
     # jsonargparse reads configuration files through an option: the positional file becomes that option
@@ -62,15 +81,15 @@ def config_of(parser: ArgumentParser, words: Sequence[str]) -> tuple[RunConfig, 
     words = [part for word in words for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
     for option, path in pairwise(words):
         if option == "--config":
-            check_file(path)
+            check_file(path, KEYS)
     try:
         parsed = parser.instantiate(parser.parse_args(words))
     except OverflowError as error:
         raise ConfigError(
             f"expected numbers of ordinary size; {error}: look at the options with many digits"
         ) from error
-    fields = {name: parsed[name] for name in ("data", "model", "guide", "train", "predict", "tune", "seed", "output")}
-    return RunConfig(**fields), parsed
+    fields = {field.name: parsed[field.name] for field in dataclasses.fields(RunConfig)}
+    return RunConfig(**fields | {"guide": GuideConfig(**vars(parsed.guide))}), parsed
 
 
 def _in_full(words: Sequence[str]) -> list[str]:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from blob_pyro.cli.command import Command, add_quiet, command_parser, config_of, seeds
-from blob_pyro.config.sections import RunConfig
+from blob_pyro.cli.command import Command, add_quiet, add_run_config, command_parser, config_of, seeds
 from blob_pyro.errors import Stopped
 from blob_pyro.experiments.compare import compare
 from blob_pyro.experiments.compare.methods import ABLATIONS, METHODS, SYSTEMS
@@ -27,7 +26,7 @@ def _compare_parser() -> ArgumentParser:
         """,
     )
     parser.add_argument("--config", action="config", help="a YAML file; the same as CONFIG.yaml")
-    parser.add_class_arguments(RunConfig)
+    add_run_config(parser)
     parser.add_argument("--methods", type=str, default="systems", help="names, separated by commas; systems by default")
     parser.add_argument(
         "--seeds", type=str, default="0,1,2", help="whole numbers, separated by commas; 0,1,2 by default"

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from blob_pyro.cli.command import Command, add_quiet, command_parser, config_of, print_metrics
-from blob_pyro.config.sections import RunConfig
+from blob_pyro.cli.command import Command, add_quiet, add_run_config, command_parser, config_of, print_metrics
 from blob_pyro.runs.fit import fit_run
 from blob_pyro.system.processes import connected
 
@@ -24,7 +23,7 @@ def _fit_parser() -> ArgumentParser:
         """,
     )
     parser.add_argument("--config", action="config", help="a YAML file; the same as CONFIG.yaml")
-    parser.add_class_arguments(RunConfig)
+    add_run_config(parser)
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped or killed")
     add_quiet(parser)
     return parser

@@ -7,7 +7,8 @@ import re
 from jsonargparse import ArgumentError, ArgumentParser
 
 from blob_pyro.config.checks import did_you_mean
-from blob_pyro.config.file import KEYS, expected_type, names_of, unknown_key
+from blob_pyro.config.file import expected_type, names_of, unknown_key
+from blob_pyro.guides.settings import KEYS
 
 
 def in_our_words(error: ArgumentError, parser: ArgumentParser) -> str:

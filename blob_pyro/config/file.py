@@ -6,32 +6,40 @@ import dataclasses
 import difflib
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 import yaml
 
-from blob_pyro.config.sections import RunConfig
+from blob_pyro.config.sections import GuideConfig, RunConfig
 from blob_pyro.errors import ConfigError
 
 
-def _key_types() -> dict[str, Any]:
-    """Every key of a configuration with its type; a section has its dataclass."""
+def keys_of(guide_settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Every key of a configuration with its type; a section has its dataclass.
+
+    Args:
+        guide_settings: the keys of the section "guide", which its guides know.
+    """
     types: dict[str, Any] = {}
     for section, kind in get_type_hints(RunConfig).items():
         types[section] = kind
         if dataclasses.is_dataclass(kind):
-            types |= {f"{section}.{name}": hint for name, hint in get_type_hints(kind).items()}
+            keys = guide_settings if kind is GuideConfig else get_type_hints(kind)
+            types |= {f"{section}.{name}": hint for name, hint in keys.items()}
     return types
 
 
-KEYS = _key_types()
 MAX_VALUES = 10_000
 
 
-def check_file(path: str | Path) -> dict[str, Any]:
+def check_file(path: str | Path, known: Mapping[str, Any]) -> dict[str, Any]:
     """Read a configuration file and check its keys; values are checked where the dataclasses are made.
+
+    Args:
+        path: the file.
+        known: the keys that there are (`keys_of`).
 
     Returns:
         The mapping as it stands in the file; numbers like 1e-4 may still be text, as YAML 1.1 reads them.
@@ -40,27 +48,27 @@ def check_file(path: str | Path) -> dict[str, Any]:
         ConfigError: the file is missing or no YAML mapping, a section is not a mapping, or a key is unknown.
     """
     raw = _read_yaml(Path(path))
-    expected = f"a mapping with the keys {', '.join(name for name in KEYS if '.' not in name)}"
+    expected = f"a mapping with the keys {', '.join(name for name in known if '.' not in name)}"
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected {expected}; got {'nothing' if raw is None else type(raw).__name__}")
     for name, value in raw.items():
-        if name in KEYS and "." in name:
+        if name in known and "." in name:
             raise ConfigError(f"{path}: {name}: expected {name.split('.')[1]} below {name.split('.')[0]}, in a section")
-        if name not in KEYS:
-            raise ConfigError(f"{path}: {unknown_key(str(name), KEYS)}")
-        if dataclasses.is_dataclass(KEYS[name]):
-            _check_section(path, name, value)
+        if name not in known:
+            raise ConfigError(f"{path}: {unknown_key(str(name), known)}")
+        if dataclasses.is_dataclass(known[name]):
+            _check_section(path, name, value, known)
     return raw
 
 
-def _check_section(path: str | Path, name: str, value: Any) -> None:
-    keys = [key.removeprefix(f"{name}.") for key in KEYS if key.startswith(f"{name}.")]
+def _check_section(path: str | Path, name: str, value: Any, known: Mapping[str, Any]) -> None:
+    keys = [key.removeprefix(f"{name}.") for key in known if key.startswith(f"{name}.")]
     if not isinstance(value, dict):
         got = "nothing" if value is None else repr(value)
         raise ConfigError(f"{path}: {name}: expected a mapping with keys like {', '.join(keys[:3])}; got {got}")
     for key in value:
         if key not in keys:
-            raise ConfigError(f"{path}: {unknown_key(f'{name}.{key}', KEYS)}")
+            raise ConfigError(f"{path}: {unknown_key(f'{name}.{key}', known)}")
 
 
 def _read_yaml(path: Path) -> Any:
@@ -130,12 +138,13 @@ def unknown_key(key: str, known: Iterable[str], prefix: str = "") -> str:
         prefix: "--" where the keys are options of a command line.
 
     Example:
-        >>> unknown_key("train.num_step", KEYS)
+        >>> known = keys_of({"name": str, "eps": float})
+        >>> unknown_key("train.num_step", known)
         'train.num_step: no such key; did you mean train.num_steps?'
-        >>> unknown_key("lr", KEYS, prefix="--")
+        >>> unknown_key("lr", known, prefix="--")
         '--lr: no such option; did you mean --train.lr?'
-        >>> unknown_key("guide.width", KEYS)  # doctest: +ELLIPSIS
-        'guide.width: no such key; guide has name, eps, scale, init_scale, p, num_members, rank, structure, ...'
+        >>> unknown_key("guide.width", known)
+        'guide.width: no such key; guide has name, eps'
     """
     known = list(known)
     start = f"{prefix}{key}: no such {'option' if prefix else 'key'}; "
@@ -219,10 +228,16 @@ _TYPE_WORDS: dict[Any, str] = {
 }
 
 
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """What a configuration file of it holds: sections, and their keys; of the guide the settings that were given."""
+    guide = {"name": config.guide.name, **config.guide.settings}
+    return {name: guide if name == "guide" else value for name, value in dataclasses.asdict(config).items()}
+
+
 def flat_settings(config: RunConfig) -> dict[str, Any]:
     """Each setting by its whole name, as on the command line ("train.lr"); a mapping that is a value stays whole."""
-    found: dict[str, Any] = {}
-    for name, value in dataclasses.asdict(config).items():
+    flat: dict[str, Any] = {}
+    for name, value in to_dict(config).items():
         section = dataclasses.is_dataclass(getattr(config, name))
-        found |= {f"{name}.{key}": inner for key, inner in value.items()} if section else {name: value}
-    return found
+        flat |= {f"{name}.{key}": inner for key, inner in value.items()} if section else {name: value}
+    return flat

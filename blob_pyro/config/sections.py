@@ -7,7 +7,7 @@ command line (`--train.num_steps 200`).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from blob_pyro.config.checks import check as _check
@@ -96,59 +96,26 @@ class ModelConfig:
         _check(self.target_modules != [], "model.target_modules", "at least one name, or null", self.target_modules)
 
 
-GuideName = Literal[
-    "blob", "dropout", "ensemble", "laplace", "low_rank", "map", "mean_field", "mle", "scalabl", "tfb"
-]  # fmt: skip
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class GuideConfig:
-    """Which posterior to learn. A setting that is None takes the guide's own default; one that the guide does not
-    have is refused.
+    """Which posterior to learn. What settings there are the guides know (`guides.check_settings`).
+
+    Args:
+        name: one of `bp.guides.GUIDES`.
+        settings: of the guide, by their names; one that is None takes the guide's own default.
 
     Attributes:
-        name: "blob" (Gaussian posterior over A), "mle" (plain LoRA), "map" (point with the prior), "mean_field"
-            (Bayes by Backprop), "low_rank" (Gaussian with low-rank covariance), "scalabl" (r random numbers a layer),
-            "dropout" (MC dropout), "ensemble" (several points), "laplace" (Laplace-LoRA, fitted to a MAP adapter) or
-            "tfb" (training-free, fitted to an MLE adapter).
-        eps: of blob, low_rank and scalabl: standard deviations start as U(eps / sqrt 2, eps) squared (paper: epsilon).
-        scale: of blob: the standard deviation is the free parameter's square, or its softplus.
-        init_scale: of mean_field: the standard deviation at the start.
-        p: of dropout: share of the adapter's inputs that are dropped.
-        num_members: of ensemble: how many points.
-        rank: of low_rank: rank of each layer's covariance; of laplace: eigenvectors kept of each large factor.
-        structure: of laplace: Kronecker factors, or the diagonal.
-        prior_precision: of laplace: found by the evidence, or by the NLL of the data.num_validation held-out items.
-        tolerance: of tfb: how much the NLL may change, relatively.
-        anchor: of tfb: whose NLL, the training items' or that of the data.num_validation held-out items.
+        name: as given.
+        settings: those that were given.
     """
 
-    name: GuideName = "blob"
-    eps: float | None = None
-    scale: Literal["square", "softplus"] | None = None
-    init_scale: float | None = None
-    p: float | None = None
-    num_members: int | None = None
-    rank: int | None = None
-    structure: Literal["kron", "diag"] | None = None
-    prior_precision: Literal["evidence", "held_out"] | None = None
-    tolerance: float | None = None
-    anchor: Literal["train", "held_out"] | None = None
+    name: str
+    settings: dict[str, Any]
 
-    def __post_init__(self) -> None:
-        for name in ("eps", "init_scale", "tolerance"):
-            if getattr(self, name) is not None:
-                _check_positive(f"guide.{name}", getattr(self, name))
-        _check(self.p is None or 0 < self.p < 1, "guide.p", "a share in (0, 1)", self.p)
-        for name, least in (("num_members", 2), ("rank", 1)):
-            value = getattr(self, name)
-            _check(value is None or value >= least, f"guide.{name}", f"a count of at least {least}, or null", value)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The settings that were given, by name."""
-        given = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "name"}
-        return {name: value for name, value in given.items() if value is not None}
+    def __init__(self, name: str = "blob", **settings: Any) -> None:
+        object.__setattr__(self, "name", name)
+        given = {setting: value for setting, value in settings.items() if value is not None}
+        object.__setattr__(self, "settings", given)
 
 
 @dataclass(frozen=True)

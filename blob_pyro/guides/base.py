@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import pyro
@@ -23,6 +23,20 @@ from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.model.handlers import LocalParamsMessenger, declare
 from blob_pyro.model.layers.inject import base_weight, layer_path
 from blob_pyro.model.prior import PRIOR_SCALE
+
+Range = tuple[Callable[[Any], bool], str]
+POSITIVE: Range = (lambda value: 0 < value < math.inf, "a number above 0")
+
+
+def at_least(least: int, what: str) -> Range:
+    """Whole numbers from `least` on.
+
+    Example:
+        >>> holds, words = at_least(2, "members")
+        >>> holds(1), words
+        (False, 'at least 2 members')
+    """
+    return lambda value: bool(value >= least), f"at least {least} {what}"
 
 
 class AdapterGuide(nn.Module, ABC):
@@ -45,12 +59,25 @@ class AdapterGuide(nn.Module, ABC):
             hold sigma_p at `model.prior_scale`, without a penalty.
         log_prior_scale: that point's logarithm, a scalar Parameter; None where nothing is learned.
         bayesian: which factors of the adapter it takes where nobody says: "A", "B" or "both".
+        ranges: setting -> whether a value of it can work, and what would, in words.
     """
 
     is_random: ClassVar[bool]
     supports_flipout: ClassVar[bool] = False
     learns_prior_scale: ClassVar[bool] = False
     bayesian: ClassVar[str] = "A"
+    ranges: ClassVar[Mapping[str, Range]] = {}
+
+    @classmethod
+    def check(cls, **settings: Any) -> None:
+        """Refuse settings out of their range; those that are not given have defaults that can work.
+
+        Raises:
+            ConfigError: names the setting and its range.
+        """
+        for name, (holds, expected) in cls.ranges.items():
+            if name in settings and not holds(settings[name]):
+                raise ConfigError(f"{name}: expected {expected}; got {settings[name]}")
 
     def __init__(self, model: BayesianLoRA) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from blob_pyro.config.checks import unknown_name
 from blob_pyro.distributions.scale_maps import SCALE_MAPS, ScaleMap
 from blob_pyro.errors import ConfigError
+from blob_pyro.guides.base import POSITIVE
 from blob_pyro.guides.gaussian import FactorisedGaussianGuide
 from blob_pyro.model.bayesian_lora import BayesianLoRA
 
@@ -40,9 +41,10 @@ class BLoBGuide(FactorisedGaussianGuide):
         ConfigError: eps is not above 0, or an unknown scale.
     """
 
-    def __init__(self, model: BayesianLoRA, eps: float = 0.05, scale: str = "square") -> None:
-        if not eps > 0:
-            raise ConfigError(f"eps: expected a number above 0; got {eps}")
+    ranges: ClassVar = {"eps": POSITIVE}
+
+    def __init__(self, model: BayesianLoRA, eps: float = 0.05, scale: Literal["square", "softplus"] = "square") -> None:
+        self.check(eps=eps)
         if scale not in SCALE_MAPS:
             raise unknown_name("scale", SCALE_MAPS, scale)
         scale_map = SCALE_MAPS[scale]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from blob_pyro.distributions import DroppedColumns
-from blob_pyro.errors import ConfigError
 from blob_pyro.guides.base import AdapterGuide
 from blob_pyro.guides.only_A import refuse_lora_B
 from blob_pyro.model.bayesian_lora import BayesianLoRA
@@ -43,12 +42,12 @@ class DropoutGuide(AdapterGuide):
     """
 
     is_random = True
+    ranges: ClassVar = {"p": (lambda p: 0 < p < 1, "a probability between 0 and 1")}
 
     def __init__(self, model: BayesianLoRA, p: float = 0.1) -> None:
         super().__init__(model)
         refuse_lora_B("dropout", model.sites)
-        if not 0 < p < 1:
-            raise ConfigError(f"p: expected a probability between 0 and 1; got {p}")
+        self.check(p=p)
         self.p = float(p)
 
     def scale(self, site: str) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from blob_pyro.data.examples import Batch
 from blob_pyro.distributions import UnpenalisedDelta
 from blob_pyro.errors import ConfigError, UnsupportedPosteriorError
-from blob_pyro.guides.base import AdapterGuide
+from blob_pyro.guides.base import AdapterGuide, at_least
 from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.model.handlers import declare
 from blob_pyro.model.layers.members import adapter_parameters, add_adapter
@@ -53,11 +53,11 @@ class EnsembleGuide(AdapterGuide):
 
     is_random = True
     bayesian = "both"
+    ranges: ClassVar = {"num_members": at_least(2, "members")}
 
     def __init__(self, model: BayesianLoRA, num_members: int = 3) -> None:
         super().__init__(model)
-        if num_members < 2:
-            raise ConfigError(f"num_members: expected at least 2; got {num_members}")
+        self.check(num_members=num_members)
         if model.bayesian != "both":
             raise ConfigError(
                 f"guide ensemble: expected a model with bayesian='both'; got {model.bayesian!r}: A and B differ "

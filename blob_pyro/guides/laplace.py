@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
@@ -15,6 +15,7 @@ from blob_pyro.data.batches.loaders import num_items
 from blob_pyro.data.examples import Batch
 from blob_pyro.distributions.label_categorical import LabelCategorical
 from blob_pyro.errors import ConfigError, DataError, UnsupportedPosteriorError
+from blob_pyro.guides.base import at_least
 from blob_pyro.guides.curvature import (
     STRUCTURES,
     Curvature,
@@ -81,14 +82,19 @@ class LaplaceGuide(PostHocGuide):
     prior_precision: Tensor
     log_likelihood: Tensor
 
+    ranges: ClassVar = {"rank": at_least(1, "eigenpair")}
+
     def __init__(
-        self, model: BayesianLoRA, structure: str = "kron", rank: int = 10, prior_precision: str = "evidence"
+        self,
+        model: BayesianLoRA,
+        structure: Literal["kron", "diag"] = "kron",
+        rank: int = 10,
+        prior_precision: Literal["evidence", "held_out"] = "evidence",
     ) -> None:
         super().__init__(model)
         _check_key("structure", structure, STRUCTURES)
         _check_key("prior_precision", prior_precision, PRECISION_RULES)
-        if rank < 1:
-            raise ConfigError(f"rank: expected at least 1 eigenpair; got {rank}")
+        self.check(rank=rank)
         likelihood = model.class_likelihood("guide laplace")
         if likelihood.class_weights is not None:
             raise ConfigError(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from blob_pyro.distributions import LowRankNormal
-from blob_pyro.errors import ConfigError
-from blob_pyro.guides.base import AdapterGuide
+from blob_pyro.guides.base import POSITIVE, AdapterGuide, at_least
 from blob_pyro.model.bayesian_lora import BayesianLoRA
 
 
@@ -46,13 +45,11 @@ class LowRankGuide(AdapterGuide):
 
     is_random = True
     learns_prior_scale = True
+    ranges: ClassVar = {"rank": at_least(1, "direction"), "eps": POSITIVE}
 
     def __init__(self, model: BayesianLoRA, rank: int = 4, eps: float = 0.05) -> None:
         super().__init__(model)
-        if rank < 1:
-            raise ConfigError(f"rank: expected at least 1 direction; got {rank}")
-        if not eps > 0:
-            raise ConfigError(f"eps: expected a number above 0; got {eps}")
+        self.check(rank=rank, eps=eps)
         self.rank, self.eps = int(rank), float(eps)
         self.root_scales = nn.ParameterList(_initial_root_scale(model.location(site), eps) for site in model.sites)
         self.root_factors = nn.ParameterList(_initial_root_factor(root, rank) for root in self.root_scales)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from blob_pyro.distributions.scale_maps import SCALE_MAPS
-from blob_pyro.errors import ConfigError
+from blob_pyro.guides.base import POSITIVE
 from blob_pyro.guides.gaussian import FactorisedGaussianGuide
 from blob_pyro.model.bayesian_lora import BayesianLoRA
 
@@ -30,18 +30,18 @@ class MeanFieldGuide(FactorisedGaussianGuide):
 
     Args:
         model: the model.
-        init_scale: standard deviation at the start. The default, 0.002, is where BLoB's spread starts (0.00125 to
-            0.0025), so that the two differ by what they do, not by where they begin. It is well below PEFT's initial
-            entries of A, U(-1, 1) / sqrt(n): 0.1, Pyro's `AutoNormal`, would bury those under noise while B is
-            still zero.
+        init_scale: standard deviation at the start. The default is where BLoB's spread starts, 0.00125 to 0.0025, so
+            that the two differ by what they do and not by where they begin. It is well below PEFT's initial entries of
+            A, U(-1, 1) / sqrt(n); the 0.1 of Pyro's `AutoNormal` would bury those under noise while B is still zero.
 
     Raises:
         ConfigError: init_scale is not above 0.
     """
 
+    ranges: ClassVar = {"init_scale": POSITIVE}
+
     def __init__(self, model: BayesianLoRA, init_scale: float = 0.002) -> None:
-        if not init_scale > 0:
-            raise ConfigError(f"init_scale: expected a number above 0; got {init_scale}")
+        self.check(init_scale=init_scale)
         weights = [model.location(site) for site in model.sites]
         super().__init__(model, SCALE_MAPS["softplus"], (_initial(weight, init_scale) for weight in weights))
         self.init_scale = float(init_scale)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from blob_pyro.distributions import RadialNormal
-from blob_pyro.errors import ConfigError
-from blob_pyro.guides.base import AdapterGuide
+from blob_pyro.guides.base import POSITIVE, AdapterGuide
 from blob_pyro.guides.only_A import refuse_lora_B
 from blob_pyro.model.bayesian_lora import BayesianLoRA
 
@@ -49,12 +48,12 @@ class ScalaBLGuide(AdapterGuide):
 
     is_random = True
     learns_prior_scale = True
+    ranges: ClassVar = {"eps": POSITIVE}
 
     def __init__(self, model: BayesianLoRA, eps: float = 0.05) -> None:
         super().__init__(model)
         refuse_lora_B("scalabl", model.sites)
-        if not eps > 0:
-            raise ConfigError(f"eps: expected a number above 0; got {eps}")
+        self.check(eps=eps)
         self.eps = float(eps)
         self.root_scales = nn.ParameterList(_initial_root_scale(model.location(site), eps) for site in model.sites)
         self._position = {site: position for position, site in enumerate(model.sites)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from blob_pyro.config.checks import unknown_name
 from blob_pyro.data.examples import Batch
 from blob_pyro.distributions import ColumnNormal
 from blob_pyro.errors import ConfigError, DataError, UnsupportedPosteriorError
+from blob_pyro.guides.base import POSITIVE, at_least
 from blob_pyro.guides.only_A import refuse_lora_B
 from blob_pyro.guides.post_hoc import PostHocGuide
 from blob_pyro.guides.sigma_search import SigmaSearch, search_sigma
@@ -74,14 +75,21 @@ class TFBGuide(PostHocGuide):
     """
 
     trained_as = "mle"
+    ranges: ClassVar = {
+        "tolerance": (lambda value: value > 0, "a relative change above 0"),
+        "num_samples": at_least(1, "draw"),
+        "min_sigma": POSITIVE,
+        "max_sigma": POSITIVE,
+        "num_steps": at_least(1, "step"),
+    }
 
     def __init__(
         self,
         model: BayesianLoRA,
         tolerance: float = 0.003,
-        num_samples: int = 10,
+        anchor: Literal["train", "held_out"] = "train",
         *,
-        anchor: str = "train",
+        num_samples: int = 10,
         min_sigma: float = 1e-5,
         max_sigma: float = 1.0,
         num_steps: int = 14,
@@ -90,7 +98,11 @@ class TFBGuide(PostHocGuide):
         super().__init__(model)
         refuse_lora_B("tfb", model.sites)
         model.class_likelihood("guide tfb")
-        _check_settings(tolerance, num_samples, min_sigma, max_sigma, num_steps)
+        self.check(
+            tolerance=tolerance, num_samples=num_samples, min_sigma=min_sigma, max_sigma=max_sigma, num_steps=num_steps
+        )
+        if not min_sigma < max_sigma:
+            raise ConfigError(f"min_sigma: expected one below max_sigma; got {min_sigma} and {max_sigma}")
         if anchor not in ANCHORS:
             raise unknown_name("anchor", ANCHORS, anchor)
         self.tolerance, self.num_samples, self.anchor = float(tolerance), int(num_samples), anchor
@@ -226,14 +238,3 @@ def _check_labels(batches: Sequence[Batch], model: BayesianLoRA) -> None:
         if batch.labels is None:
             raise DataError("guide tfb: expected batches with labels to search sigma on; got labels=None")
         model.likelihood.check_labels(batch.labels)
-
-
-def _check_settings(tolerance: float, num_samples: int, min_sigma: float, max_sigma: float, num_steps: int) -> None:
-    if not tolerance > 0:
-        raise ConfigError(f"tolerance: expected a relative change above 0; got {tolerance}")
-    if num_samples < 1:
-        raise ConfigError(f"num_samples: expected at least 1 draw; got {num_samples}")
-    if not 0 < min_sigma < max_sigma:
-        raise ConfigError(f"min_sigma: expected 0 < min_sigma < max_sigma; got {min_sigma} and {max_sigma}")
-    if num_steps < 1:
-        raise ConfigError(f"num_steps: expected at least 1; got {num_steps}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 import warnings
 from collections import Counter
@@ -58,19 +57,6 @@ class Parts:
     model: BayesianLoRA
     guide: AdapterGuide
     items: Items
-
-
-def check_guide(config: GuideConfig) -> None:
-    """Refuse settings that the guide does not have, before anything is loaded.
-
-    Raises:
-        ConfigError: names the setting and what the guide has.
-    """
-    known = [name for name in inspect.signature(GUIDES[config.name]).parameters if name != "model"]
-    for name in config.settings:
-        if name not in known:
-            has = ", ".join(known) or "none"
-            raise ConfigError(f"guide.{name}: expected a setting of the guide {config.name!r}, which has {has}")
 
 
 def with_class_weights(config: RunConfig, examples: Sequence[Example], labels: Sequence[str]) -> RunConfig:

@@ -8,7 +8,7 @@ from typing import Any
 from blob_pyro.config.sections import RunConfig
 from blob_pyro.errors import ConfigError
 from blob_pyro.guides import GUIDES, LaplaceGuide, PostHocGuide
-from blob_pyro.runs.build import check_guide
+from blob_pyro.guides.settings import check_settings
 from blob_pyro.runs.tracking import check_trackers
 from blob_pyro.runs.tuning import check_tuning
 
@@ -21,7 +21,7 @@ def check_run(config: RunConfig) -> None:
         MissingPackageError: the package of a tracker is not installed.
     """
     check_likelihood(config)
-    check_guide(config.guide)
+    check_settings(config.guide)
     check_tuning(config)
     check_trackers(config.train.trackers)
     if config.predict.temperature and not config.data.num_validation:

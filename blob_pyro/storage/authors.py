@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ def load_authors_checkpoint(
     id_or_path: str,
     likelihood: Likelihood,
     *,
-    scale: str = "square",
+    scale: Literal["square", "softplus"] = "square",
     prior_scale: float = 0.2,
     num_data: int | None = None,
     quantization: str | None = None,

@@ -14,9 +14,10 @@ from typing import Any
 
 import yaml
 
-from blob_pyro.config.file import KEYS, check_file, expected_type, fits, flat_settings
+from blob_pyro.config.file import check_file, expected_type, fits, flat_settings, to_dict
 from blob_pyro.config.sections import RunConfig
 from blob_pyro.errors import BlobPyroError, ConfigError, RunDirectoryError
+from blob_pyro.guides.settings import KEYS, check_settings
 from blob_pyro.storage.saving import ADAPTER, DESCRIPTION, TENSORS
 from blob_pyro.system.files import _write_whole, read_object
 
@@ -53,7 +54,8 @@ def holds_run_of(config: RunConfig) -> bool:
     if not (path / CONFIG).is_file():
         return False
     before, now = flat_settings(read_config(path)), flat_settings(config)
-    changed = [f"{name} {before[name]!r}, now {now[name]!r}" for name in now if before[name] != now[name]]
+    names = [name for name in before | now if before.get(name) != now.get(name)]
+    changed = [f"{name} {before.get(name)!r}, now {now.get(name)!r}" for name in names]
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise RunDirectoryError(
@@ -96,7 +98,7 @@ def new_run_directory(config: RunConfig) -> Path:
     refuse_used_directory(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        write_yaml(path / CONFIG, dataclasses.asdict(config))
+        write_yaml(path / CONFIG, to_dict(config))
     except OSError as error:
         raise RunDirectoryError(f"{path}: expected a directory to write to; {error.strerror or error}") from error
     return path
@@ -112,9 +114,11 @@ def read_config(run_dir: str | Path) -> RunConfig:
     if not file.is_file():
         raise RunDirectoryError(f"{run_dir}: expected a run directory with {CONFIG}; it is not there; check the path")
     try:
-        raw = check_file(file)
+        raw = check_file(file, KEYS)
         _check_types(raw)
-        return RunConfig(**{name: _build(KEYS[name], value) for name, value in raw.items()})
+        config = RunConfig(**{name: _build(KEYS[name], value) for name, value in raw.items()})
+        check_settings(config.guide)
+        return config
     except (BlobPyroError, TypeError) as error:
         why = " ".join(str(error).split())
         raise RunDirectoryError(f"{file}: expected the configuration of a run; it cannot be used: {why}") from error

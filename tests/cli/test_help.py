@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from blob_pyro.cli import COMMANDS, main
-from blob_pyro.config.file import KEYS
+from blob_pyro.guides.settings import KEYS
 
 
 def test_help_and_tasks_end_with_zero(capsys):

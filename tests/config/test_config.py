@@ -13,9 +13,10 @@ import yaml
 from jsonargparse import ArgumentParser
 
 import blob_pyro as bp
-from blob_pyro.config.file import KEYS, check_file, expected_type, unknown_key
+from blob_pyro.config.file import check_file, expected_type, unknown_key
 from blob_pyro.data.tasks.load import TASKS
 from blob_pyro.errors import ConfigError
+from blob_pyro.guides.settings import KEYS
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 OWN = {"train_file": "a.jsonl", "prompt": "{text}", "labels": [" a", " b"]}
@@ -43,7 +44,6 @@ OWN = {"train_file": "a.jsonl", "prompt": "{text}", "labels": [" a", " b"]}
         (bp.DataConfig, OWN | {"data_dir": "x"}, "data.data_dir: expected none without data.task; got 'x'"),
         (bp.DataConfig, OWN | {"num_test": -1}, "data.num_test: expected a count of at least 1, or null; got -1"),
         (bp.DataConfig, OWN | {"max_length": 1}, "data.max_length: expected at least 2 tokens; got 1"),
-        (bp.GuideConfig, {"eps": 0}, "guide.eps: expected a number above 0; got 0"),
         (bp.TrainConfig, {"num_steps": 0}, "train.num_steps: expected at least 1 step; got 0"),
         (bp.TrainConfig, {"batch_size": 0}, "train.batch_size: expected at least 1 item; got 0"),
         (bp.TrainConfig, {"lr": math.nan}, "train.lr: expected a number above 0; got nan"),
@@ -96,7 +96,7 @@ def test_unknown_keys_get_the_nearest_name():
 
 def test_check_file_returns_the_mapping(tmp_path):
     raw = {"data": {"task": "tweets"}, "seed": 3}
-    assert check_file(tiny.write_yaml(tmp_path / "a.yaml", raw)) == raw
+    assert check_file(tiny.write_yaml(tmp_path / "a.yaml", raw), KEYS) == raw
 
 
 OWN_PROMPTS = ("Review: {text}\nSentiment:", "Question: {question}\nAnswer:")
@@ -104,7 +104,7 @@ OWN_PROMPTS = ("Review: {text}\nSentiment:", "Question: {question}\nAnswer:")
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_the_example_configurations_parse(path):
-    check_file(path)
+    check_file(path, KEYS)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(bp.RunConfig)

@@ -28,6 +28,7 @@ from blob_pyro.cli import COMMANDS, main
 from blob_pyro.config.file import check_file
 from blob_pyro.experiments.cost_model import Setup
 from blob_pyro.experiments.paper.settings import CHANGEABLE
+from blob_pyro.guides.settings import KEYS
 from blob_pyro.storage.answers import write_predictions
 
 ROOT = Path(__file__).parents[2]
@@ -160,7 +161,7 @@ def test_a_command_line_parses(page: Path, words: list[str], tmp_path: Path, mon
         path = Path(rest[0]) if Path(rest[0]).exists() else ROOT / rest[0]
         if not path.exists():
             path = Path("my.yaml")
-        check_file(path)
+        check_file(path, KEYS)
         parser.instantiate(parser.parse_args(["--config", str(path), *rest[1:]]))
         return
     if command == "reproduce":  # settings of its runs are beside its own options
@@ -175,7 +176,7 @@ def test_every_configuration_can_be_read(page: Path, tmp_path: Path) -> None:
     for code in blocks(page, "yaml"):
         if named := re.match(r"# (\S+\.yaml)\n", code):
             (tmp_path / named[1]).write_text(code, encoding="utf-8")
-            check_file(tmp_path / named[1])
+            check_file(tmp_path / named[1], KEYS)
 
 
 # Modules whose public names are not in an __all__: every class and function that is defined there.

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from blob_pyro.config.file import KEYS, check_file
+from blob_pyro.config.file import check_file
 from blob_pyro.config.sections import DataConfig
 from blob_pyro.data import load_task
 from blob_pyro.data.rows.files import SUFFIXES
+from blob_pyro.guides.settings import KEYS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 BLOCKS = {named[1]: named[0] for named in re.finditer(r"```yaml\n# (\S+)\n.*?```", PAGE, re.S)}
@@ -21,7 +22,7 @@ BLOCKS = {named[1]: named[0] for named in re.finditer(r"```yaml\n# (\S+)\n.*?```
 def config_of(name: str, folder: Path) -> DataConfig:
     path = folder / name
     path.write_text(BLOCKS[name].removeprefix("```yaml\n").removesuffix("```"), encoding="utf-8")
-    return DataConfig(**check_file(path)["data"])
+    return DataConfig(**check_file(path, KEYS)["data"])
 
 
 @pytest.mark.parametrize("name", BLOCKS)

@@ -11,6 +11,7 @@ import pytest
 
 from blob_pyro.cli import COMMANDS
 from blob_pyro.config.file import check_file
+from blob_pyro.guides.settings import KEYS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -65,7 +66,7 @@ def test_a_command_line_parses(tmp_path, monkeypatch, words):
         path = Path(rest[0])
         if not path.exists():
             path = ROOT / path
-        check_file(path)
+        check_file(path, KEYS)
         parser.instantiate(parser.parse_args(["--config", str(path), *rest[1:]]))
     else:
         parser.parse_args(rest)

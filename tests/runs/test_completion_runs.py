@@ -20,6 +20,7 @@ import blob_pyro as bp
 from blob_pyro.cli import main
 from blob_pyro.config.file import check_file
 from blob_pyro.experiments.compare import compare
+from blob_pyro.guides.settings import KEYS
 from blob_pyro.runs.build import encode_task, load_data
 from blob_pyro.runs.evaluate import evaluate_run
 from blob_pyro.runs.fit import fit_run
@@ -411,7 +412,7 @@ def test_the_example_runs_on_the_real_model(tmp_path, monkeypatch, capsys):
     code = lines[: next(i for i, line in enumerate(lines) if line.startswith("blob-pyro"))]
     exec(compile("\n".join(code), "examples/completions.yaml", "exec"), {})
     assert len(tiny.read_jsonl(tmp_path / "sums.jsonl")) == len(tiny.read_jsonl(tmp_path / "more_sums.jsonl")) == 50
-    assert check_file(EXAMPLE)["model"]["likelihood"] == "causal_lm"
+    assert check_file(EXAMPLE, KEYS)["model"]["likelihood"] == "causal_lm"
     few = ["--train.num_steps", "3", "--data.num_test", "6", "--predict.num_samples", "2", "--quiet"]
     assert main(["fit", str(EXAMPLE), *few]) == 0
     run = tmp_path / "runs" / "completions"

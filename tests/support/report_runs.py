@@ -11,6 +11,7 @@ import torch
 import yaml
 
 import blob_pyro as bp
+from blob_pyro.config.file import to_dict
 from blob_pyro.storage.answers import write_predictions
 from blob_pyro.training.svi import StepResult
 
@@ -60,7 +61,7 @@ def write_run(
     kinds = {"data": bp.DataConfig, "model": bp.ModelConfig, "guide": bp.GuideConfig, "train": bp.TrainConfig,
              "predict": bp.PredictConfig, "tune": bp.TuneConfig}  # fmt: skip
     config = bp.RunConfig(**{name: kinds[name](**v) if name in kinds else v for name, v in settings.items()})
-    (path / "config.yaml").write_text(yaml.safe_dump(dataclasses.asdict(config)))
+    (path / "config.yaml").write_text(yaml.safe_dump(to_dict(config)))
     about = {"versions": {"torch": "2"}, "machine": {"device": "cpu"}, "items": {"train": 9}, "notes": list(notes)}
     (path / "about.json").write_text(json.dumps(about))
     (path / "cost.json").write_text(json.dumps({"train_seconds": 12.0, "adapter_parameters": 100}))

@@ -12,8 +12,9 @@ from blob_pyro.errors import BlobPyroError, ConfigError
 from blob_pyro.experiments.compare.methods import METHODS, Method, choose
 from blob_pyro.experiments.compare.runs import Ended, make_runs, refuse_other_runs, run_path
 from blob_pyro.experiments.compare.workers import make_runs_at_once
+from blob_pyro.guides.settings import check_settings
 from blob_pyro.report.comparison import Outcome, comparison_csv, comparison_markdown
-from blob_pyro.runs.build import check_guide, with_read_labels
+from blob_pyro.runs.build import with_read_labels
 from blob_pyro.runs.checks import check_likelihood
 from blob_pyro.runs.item_kinds import kind_of
 from blob_pyro.storage.directory import COST, METRICS, read_config, read_json
@@ -133,7 +134,7 @@ def _check(config: RunConfig, methods: Sequence[Method], seeds: Sequence[int], w
         raise ConfigError("model.adapter: expected none, since every method trains its own; got a folder")
     _check_likelihood(config, methods)
     for method in methods:
-        check_guide(method.configure(config).guide)
+        check_settings(method.configure(config).guide)
         if _sees_held_out(method, config) and not config.data.num_validation:
             raise ConfigError(f"method {method.name}: expected held-out items; set data.num_validation")
 

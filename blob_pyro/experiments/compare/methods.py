@@ -214,8 +214,9 @@ ABLATIONS = (
 
 def _changed(section: Any, changes: Mapping[str, Any]) -> Any:
     """A section with changes; another guide keeps none of the settings of the one before."""
-    if isinstance(section, GuideConfig) and changes.get("name", section.name) != section.name:
-        return GuideConfig(**changes)
+    if isinstance(section, GuideConfig):
+        own = {} if changes.get("name", section.name) != section.name else {"name": section.name, **section.settings}
+        return GuideConfig(**{**own, **changes})
     return dataclasses.replace(section, **changes)
 
 

@@ -21,6 +21,7 @@ from threading import Lock, Thread
 
 import torch
 
+from blob_pyro.config.file import to_dict
 from blob_pyro.config.sections import RunConfig
 from blob_pyro.experiments.compare.methods import METHODS, Method
 from blob_pyro.experiments.compare.runs import Ended, is_finished, make_run
@@ -143,7 +144,7 @@ class _Processes:
 def _hand_over(config: RunConfig, chain: Chain, place: Path) -> Path:
     """A folder that tells a process what to make."""
     place.mkdir()
-    write_yaml(place / CONFIG, dataclasses.asdict(config))
+    write_yaml(place / CONFIG, to_dict(config))
     (place / CHAIN).write_text(json.dumps(dataclasses.asdict(chain)), encoding="utf-8")
     return place
 

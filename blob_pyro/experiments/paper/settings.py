@@ -7,10 +7,11 @@ from typing import Any
 
 import transformers
 
-from blob_pyro.config.file import KEYS, unknown_key
+from blob_pyro.config.file import unknown_key
 from blob_pyro.config.sections import DataConfig, ModelConfig, PredictConfig, RunConfig, TrainConfig
 from blob_pyro.errors import ConfigError
 from blob_pyro.experiments.paper.order import Order
+from blob_pyro.guides.settings import KEYS
 from blob_pyro.model.loading import locate
 from blob_pyro.training.kl_rate import PAPER_RATE
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from blob_pyro.config.file import flat_settings
+from blob_pyro.config.file import flat_settings, to_dict
 from blob_pyro.config.sections import RunConfig
 from blob_pyro.report.page.naming import TITLES
 from blob_pyro.storage.run_files import RunFiles
@@ -142,4 +141,4 @@ def configuration(config: RunConfig) -> str:
     """The whole configuration as YAML."""
     import yaml
 
-    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)

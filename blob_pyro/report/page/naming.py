@@ -93,7 +93,7 @@ def _difference(run: RunFiles, alike: Sequence[RunFiles]) -> str:
     """The settings of a run that are not the same in all, or its directory where there are none or too many."""
     own = _shared_settings(run)
     others = [_shared_settings(other) for other in alike]
-    names = [name for name in own if any(other[name] != own[name] for other in others)]
+    names = [name for name in own if any(other.get(name) != own[name] for other in others)]
     if not names or len(names) > MOST_SETTINGS:
         return str(run.path)
     return ", ".join(f"{name.rpartition('.')[2]} {own[name]}" for name in names)

@@ -16,6 +16,7 @@ import yaml
 from processes import worker_ids
 from tiny_runs import make_config
 
+from blob_pyro.config.file import to_dict
 from blob_pyro.config.sections import RunConfig
 from blob_pyro.errors import ConfigError
 from blob_pyro.experiments.compare import compare
@@ -97,7 +98,7 @@ def command(config, tmp_path) -> list[str]:
     """A comparison by two processes, that takes some seconds."""
     file = tmp_path / "compare.yaml"
     long = dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=1000))
-    file.write_text(yaml.safe_dump(dataclasses.asdict(long)))
+    file.write_text(yaml.safe_dump(to_dict(long)))
     words = ["compare", str(file), "--methods", "mle,blob", "--seeds", "0", "--workers", "2", "--quiet"]
     return [sys.executable, "-m", "blob_pyro", *words]
 

@@ -43,8 +43,8 @@ def held_out(run: RunFiles) -> Iterator[Caution]:
         "a temperature": config.predict.temperature,
         "the settings (tune)": config.tune.search,
         "the steps (eval_steps)": config.train.eval_steps is not None,
-        "the prior precision": config.guide.prior_precision == "held_out",
-        "the noise": config.guide.anchor == "held_out",
+        "the prior precision": config.guide.settings.get("prior_precision") == "held_out",
+        "the noise": config.guide.settings.get("anchor") == "held_out",
     }
     chosen = [name for name, used in ways.items() if used]
     if chosen:
