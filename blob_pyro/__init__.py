@@ -41,6 +41,7 @@ from blob_pyro.evaluation import (
     uncertainty,
 )
 from blob_pyro.evaluation.predictions import Predictions, TokenPredictions
+from blob_pyro.experiments.compare import compare
 from blob_pyro.guides import BLoBGuide, MAPGuide, MLEGuide
 from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.model.handlers import flipout
@@ -50,7 +51,10 @@ from blob_pyro.prediction.generation import Generations, generate
 from blob_pyro.prediction.linearised import LinearisedPredictive
 from blob_pyro.prediction.predictive import PosteriorPredictive
 from blob_pyro.prediction.token_predictive import TokenPredictive
+from blob_pyro.runs.evaluate import evaluate_run
 from blob_pyro.runs.exports import export, push_to_hub
+from blob_pyro.runs.fit import fit_run
+from blob_pyro.runs.predict import predict_run
 from blob_pyro.storage import load_authors_checkpoint
 from blob_pyro.storage.saving import Run, load, save
 from blob_pyro.training.checkpoints import Checkpoints
@@ -100,16 +104,19 @@ __all__ = [
     "auroc_out_of_distribution",
     "calibrated_ece",
     "collate",
+    "compare",
     "distributions",
     "empirical_selection",
     "encode",
     "encode_completions",
     "evaluate",
+    "evaluate_run",
     "evaluate_tokens",
     "export",
     "fit",
     "fit_conformal",
     "fit_ensemble",
+    "fit_run",
     "fit_temperature",
     "flipout",
     "generate",
@@ -123,6 +130,7 @@ __all__ = [
     "num_predicted",
     "ood_p_values",
     "predict_loader",
+    "predict_run",
     "push_to_hub",
     "risk_coverage",
     "save",

@@ -33,7 +33,7 @@ from blob_pyro.experiments.bench.clock import interleaved
 from blob_pyro.experiments.bench.memory import memory_meter
 from blob_pyro.experiments.cost_model import Machine, Setup, Shapes, memory, step_flops, step_time
 from blob_pyro.model.layers.sharding import shard_base
-from blob_pyro.report.tables import markdown_table
+from blob_pyro.report import markdown_table
 from blob_pyro.system.processes import Ranks, connected
 from blob_pyro.system.terminal import quiet_libraries
 

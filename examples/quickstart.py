@@ -24,9 +24,9 @@ from blob_pyro import (
     PredictConfig,
     RunConfig,
     TrainConfig,
+    fit_run,
 )
-from blob_pyro.report.tables import metrics_table, seeds_table
-from blob_pyro.runs.fit import fit_run
+from blob_pyro.report import metrics_table, seeds_table
 from blob_pyro.storage.directory import refuse_used_directory
 from blob_pyro.system.terminal import quiet_libraries
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 import blob_pyro as bp
 from blob_pyro import guides
-from blob_pyro.report.tables import markdown_table
+from blob_pyro.report import markdown_table
 
 VOCAB, WIDTH, CLASSES = 32, 16, 3
 NUM_ITEMS, LENGTH = 32, 6

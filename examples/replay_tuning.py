@@ -19,7 +19,7 @@ from pathlib import Path
 
 from blob_pyro.config.sections import RunConfig, TuneConfig
 from blob_pyro.experiments.paper.figures.settings_grid import cell_config
-from blob_pyro.report.tables import markdown_table
+from blob_pyro.report import markdown_table
 from blob_pyro.runs.tuning import Measured, label_nlls, search
 from blob_pyro.storage.answers import read_predictions
 from blob_pyro.storage.directory import PREDICTIONS, read_config

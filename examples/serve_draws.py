@@ -30,7 +30,6 @@ from blob_pyro.errors import ConfigError
 from blob_pyro.model.loading import locate
 from blob_pyro.runs.build import encode_items, load_data
 from blob_pyro.runs.exports import check_manifest
-from blob_pyro.runs.fit import fit_run
 from blob_pyro.storage.directory import read_config
 from blob_pyro.system.terminal import quiet_libraries
 
@@ -127,7 +126,7 @@ def short_run(folder: Path, num_steps: int, num_items: int) -> Path:
         predict=PredictConfig(num_samples=0),  # the draws come below
         output=str(folder / "run"),
     )
-    return fit_run(config, progress=False).path
+    return bp.fit_run(config, progress=False).path
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:

@@ -33,8 +33,8 @@ from pyro.infer.autoguide import AutoNormal
 import blob_pyro as bp
 from blob_pyro.evaluation import mutual_information
 from blob_pyro.guides import AdapterGuide
+from blob_pyro.report import markdown_table, metrics_table
 from blob_pyro.report.plots import draws_histogram, methods_plot, reliability_diagrams
-from blob_pyro.report.tables import markdown_table, metrics_table
 from blob_pyro.system.terminal import quiet_libraries
 
 # %% [markdown]

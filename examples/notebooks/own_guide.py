@@ -32,8 +32,8 @@ from torch import Tensor, nn
 
 import blob_pyro as bp
 from blob_pyro.guides import AdapterGuide
+from blob_pyro.report import metrics_table
 from blob_pyro.report.plots import training_curves
-from blob_pyro.report.tables import metrics_table
 from blob_pyro.system.terminal import quiet_libraries
 
 # %% [markdown]

@@ -24,8 +24,8 @@ import pyro
 
 import blob_pyro as bp
 from blob_pyro.prediction.generation import Generations
+from blob_pyro.report import markdown_table
 from blob_pyro.report.generations import token_rows
-from blob_pyro.report.tables import markdown_table
 from blob_pyro.system.terminal import quiet_libraries
 
 # %% [markdown]

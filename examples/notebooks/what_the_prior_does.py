@@ -27,7 +27,7 @@ import blob_pyro as bp
 from blob_pyro.data.examples import Batch
 from blob_pyro.distributions import FullWeightNormal
 from blob_pyro.evaluation.predictions import Predictions
-from blob_pyro.report.tables import markdown_table
+from blob_pyro.report import markdown_table
 from blob_pyro.system.terminal import quiet_libraries
 
 tweets = bp.load_task(bp.DataConfig(task="tweets", num_train=480, num_test=80), seed=0)

@@ -28,8 +28,8 @@ import blob_pyro as bp
 from blob_pyro.evaluation import mutual_information, predictive_entropy
 from blob_pyro.evaluation.predictions import Predictions
 from blob_pyro.guides import AdapterGuide
+from blob_pyro.report import markdown_table, metrics_table
 from blob_pyro.report.plots import draws_histogram, risk_coverage_plot
-from blob_pyro.report.tables import markdown_table, metrics_table
 from blob_pyro.system.terminal import quiet_libraries
 
 # %% [markdown]
