@@ -24,6 +24,7 @@ from cases import (
     snapshot,
     trainable,
 )
+from laws import assert_equal_draws
 from pyro import poutine
 from pyro.infer import SVI, Predictive, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoLowRankMultivariateNormal, AutoNormal
@@ -150,8 +151,8 @@ def test_vectorised_predictive_agrees_with_the_loop(name: str) -> None:
     wide = {site: value.unsqueeze(1) for site, value in draws.items()}  # the data plate's dimension
     together = Predictive(model, posterior_samples=wide, parallel=True, return_sites=("_RETURN",))(batch)["_RETURN"]
     assert together.shape == loop.shape == (5, 4, 3)
-    assert torch.equal(together, loop)
-    assert torch.equal(model.logits(batch, draws), loop)
+    assert_equal_draws(together, loop)
+    assert_equal_draws(model.logits(batch, draws), loop)
 
 
 @pytest.mark.parametrize("name", list(EVERY_GUIDE))

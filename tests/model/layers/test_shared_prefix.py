@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers as tf
 from cases import LLAMA, MODELS, PLAIN, draw_all, fill_B, make_batch
+from laws import assert_equal_draws
 from peft import LoraConfig, get_peft_model
 
 import blob_pyro as bp
@@ -82,7 +83,7 @@ def test_is_bit_equal_to_a_loop_over_draws(name: str, lengths: tuple[int, ...], 
     batch, draws = make_batch(lengths), draw_all(model, num_draws)
     with torch.no_grad():
         loop = [model.logits(batch, {site: value[s] for site, value in draws.items()}) for s in range(num_draws)]
-        assert torch.equal(model.logits(batch, draws), torch.stack(loop))
+        assert_equal_draws(model.logits(batch, draws), torch.stack(loop))
 
 
 @pytest.mark.parametrize("name", list(PLAIN))
