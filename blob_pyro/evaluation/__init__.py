@@ -3,7 +3,7 @@
 from blob_pyro.evaluation.abstain import Selection, empirical_selection, guaranteed_selection
 from blob_pyro.evaluation.acquisition import Acquired, acquire
 from blob_pyro.evaluation.annotators import AnnotatorMetrics
-from blob_pyro.evaluation.calibrated_ece import calibrated_ece
+from blob_pyro.evaluation.bins import calibrated_ece
 from blob_pyro.evaluation.conformal import SET_SCORES, ConformalSets, fit_conformal
 from blob_pyro.evaluation.metrics import Metrics, ReliabilityBins, evaluate, reliability_bins
 from blob_pyro.evaluation.outliers import ood_p_values
