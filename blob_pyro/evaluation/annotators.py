@@ -8,7 +8,7 @@ from torch import Tensor
 
 from blob_pyro.evaluation.bins import bin_index, bootstrap_ece_se, standard_error, summed_gaps
 from blob_pyro.evaluation.checks import SMALLEST_PROB
-from blob_pyro.evaluation.uncertainty import predictive_entropy
+from blob_pyro.evaluation.scores import predictive_entropy
 
 
 @dataclass(frozen=True)
