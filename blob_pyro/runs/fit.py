@@ -12,7 +12,6 @@ from blob_pyro.runs.about import about
 from blob_pyro.runs.build import _make, _say_nothing, load_data, with_read_labels
 from blob_pyro.runs.checks import check_run
 from blob_pyro.runs.evaluate import RunResult, evaluate_test_items
-from blob_pyro.runs.item_kinds import kind_of
 from blob_pyro.runs.train import learn
 from blob_pyro.runs.tune import tune
 from blob_pyro.runs.tuning import is_unfinished_search
@@ -20,7 +19,6 @@ from blob_pyro.storage.directory import (
     ABOUT,
     CHECKPOINTS,
     COST,
-    METRICS,
     holds_run_of,
     is_finished,
     new_run_directory,
@@ -29,6 +27,7 @@ from blob_pyro.storage.directory import (
     refuse_used_directory,
     write_json,
 )
+from blob_pyro.storage.reading import read_metrics
 from blob_pyro.storage.saving import Run
 from blob_pyro.system.processes import Ranks, connected
 from blob_pyro.system.terminal import Say
@@ -80,8 +79,7 @@ def _fit_run(config: RunConfig, resume: bool, progress: bool, say: Say, say_resu
     refuse_links(path)
     if goes_on and is_finished(config):
         say(f"already done: {path}")
-        kind = kind_of(config)
-        return RunResult(path, {name: kind.read_scores(found) for name, found in read_json(path / METRICS).items()}, {})
+        return RunResult(path, read_metrics(path, config), {})
     data = load_data(config)
     for note in data.notes:
         say(note)

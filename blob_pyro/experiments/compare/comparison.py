@@ -15,8 +15,8 @@ from blob_pyro.experiments.compare.workers import make_runs_at_once
 from blob_pyro.report.comparison import Outcome, comparison_csv, comparison_markdown
 from blob_pyro.runs.build import check_guide, with_read_labels
 from blob_pyro.runs.checks import check_likelihood
-from blob_pyro.runs.item_kinds import kind_of
-from blob_pyro.storage.directory import COST, METRICS, read_config, read_json
+from blob_pyro.storage.directory import COST, METRICS, read_config
+from blob_pyro.storage.reading import read_cost, read_metrics
 
 TABLE, SCORES, CHART = "comparison.md", "comparison.csv", "comparison"
 HELD_OUT_MARK = " †"
@@ -170,12 +170,10 @@ def _read(run: Ended, config: RunConfig) -> tuple[dict[str, Outcome], str | None
 
 def _outcomes(path: Path, method: Method, config: RunConfig) -> dict[str, Outcome]:
     """Row -> outcome of one finished run."""
-    read = kind_of(config).read_scores
-    metrics = {name: read(found) for name, found in read_json(path / METRICS).items()}
-    cost = read_json(path / COST)
+    metrics, cost = read_metrics(path, config), read_cost(path)
     seconds = float(cost.get("train_seconds", 0.0)) + float(cost.get("tune_seconds", 0.0))
     if method.after is not None:
-        base = read_json(run_path(config, method.after, read_config(path).seed) / COST)
+        base = read_cost(run_path(config, method.after, read_config(path).seed))
         seconds += float(base["train_seconds"]) + float(base.get("tune_seconds", 0.0))
         cost = base | cost
     num_parameters = int(cost["adapter_parameters"] + cost["guide_parameters"])
