@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +10,15 @@ from dataclasses import dataclass, field, fields
 from blob_pyro.errors import DataError
 from blob_pyro.evaluation.annotators import AnnotatorMetrics
 from blob_pyro.evaluation.metrics import OWN_SCORES, Metrics, Scores
-from blob_pyro.report.tables import ANNOTATOR_COLUMNS, COLUMNS, annotators_of, columns_of, markdown_table, value_cell
+from blob_pyro.report.tables import (
+    ANNOTATOR_COLUMNS,
+    COLUMNS,
+    annotators_of,
+    columns_of,
+    csv_text,
+    markdown_table,
+    value_cell,
+)
 
 COUNTS = ("N", "parameters", "num_items", "num_tokens", "num_samples", "num_bins")
 HEAD = ("method", "row", "seed")
@@ -149,27 +155,31 @@ def comparison_csv(outcomes: Outcomes) -> str:
         BLoB,mean,,10,,,0.66,1.2,0.2,0.46,0.5,0.1,400,10,15,,,,
         BLoB,std,,,,,,,,,,,,,,,,,
     """
+    return csv_text(comparison_lines(outcomes))
+
+
+def comparison_lines(outcomes: Outcomes) -> list[dict[str, object]]:
+    """What `comparison_csv` writes, line by line: column -> value, None where there is none.
+
+    Raises:
+        DataError: there is no method, or no seed.
+    """
     seeds = _seeds(outcomes)
     rows = {method: _runs(by_seed, seeds) for method, by_seed in outcomes.items()}
     everything = [run for runs in rows.values() for run in runs.values()]
     kind = type(everything[0].metrics) if everything else Metrics
     against = ANNOTATOR_SCORES if _annotated(everything) else ()
     columns = [*_own_columns(kind), *against, *_further(everything)]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*HEAD, *columns])
+    lines: list[dict[str, object]] = []
     for method, runs in rows.items():
-        for seed in seeds:
-            record = _record(runs.get(seed))
-            what = "run" if seed in runs else "missing"
-            writer.writerow([method, what, seed, *(_text(record.get(column)) for column in columns)])
-        records = [_record(run) for run in runs.values()]
-        if not records:
-            continue
-        for what, summary in (("mean", _mean), ("std", _std)):
-            values = (summary(column, [record.get(column) for record in records]) for column in columns)
-            writer.writerow([method, what, "", *map(_text, values)])
-    return text.getvalue()
+        records = {seed: _record(runs.get(seed)) for seed in seeds}
+        for seed, record in records.items():
+            head = {"method": method, "row": "run" if seed in runs else "missing", "seed": seed}
+            lines.append(head | {column: record.get(column) for column in columns})
+        for what, summary in (("mean", _mean), ("std", _std)) if runs else ():
+            values = {column: summary(column, [records[seed].get(column) for seed in runs]) for column in columns}
+            lines.append({"method": method, "row": what, "seed": None, **values})
+    return lines
 
 
 def _seeds(outcomes: Outcomes) -> list[int]:
@@ -301,8 +311,3 @@ def _std(column: str, values: Sequence[float | int | None]) -> float | None:
     if len(found) < 2 or column in COUNTS or column.endswith("_se"):
         return None
     return statistics.stdev(found)
-
-
-def _text(value: float | int | None) -> str:
-    """Full precision; empty for what is not there or not a number."""
-    return "" if value is None or math.isnan(value) else repr(value)

@@ -1,7 +1,9 @@
-"""Markdown tables of metrics, aligned so that a plain terminal shows them well."""
+"""Tables of metrics in Markdown, aligned so that a plain terminal shows them well; lines of any table as CSV."""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -159,3 +161,16 @@ def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
         for row in lines
     ]  # fmt: skip
     return "\n".join("| " + " | ".join(row) + " |" for row in (padded[0], rule, *padded[1:]))
+
+
+def csv_text(lines: Sequence[Mapping[str, object]]) -> str:
+    """Lines as the text of a CSV file: a column for each name, in the order in which they first come; a header.
+
+    Numbers have full precision. What a line lacks, None and NaN are empty.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
+    writer.writeheader()
+    # only NaN is not itself
+    writer.writerows({name: value if value == value else None for name, value in line.items()} for line in lines)
+    return text.getvalue()

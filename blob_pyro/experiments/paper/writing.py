@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +10,9 @@ from blob_pyro.config.sections import RunConfig
 from blob_pyro.errors import BlobPyroError
 from blob_pyro.experiments.compare.comparison import Rows
 from blob_pyro.experiments.paper.order import Order, Reproduction
-from blob_pyro.report.comparison import comparison_csv, comparison_markdown
+from blob_pyro.report.comparison import comparison_lines, comparison_markdown
 from blob_pyro.report.plots import methods_plot, save_png_and_svg
+from blob_pyro.report.tables import csv_text
 
 
 @dataclass(frozen=True)
@@ -99,16 +98,8 @@ def _markdown(section: Section) -> str:
 
 def _csv(sections: Sequence[Section]) -> str:
     """The lines of `comparison_csv` of every section, with the task before them; columns a section lacks are empty."""
-    lines: list[dict[str, str]] = []
-    for section in sections:
-        if section.has_outcomes:
-            read = csv.DictReader(io.StringIO(comparison_csv(section.rows)))
-            lines += [{"task": section.title} | line for line in read]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
+    there = [section for section in sections if section.has_outcomes]
+    return csv_text([{"task": one.title, **line} for one in there for line in comparison_lines(one.rows)])
 
 
 def _count(number: int | None) -> str:
