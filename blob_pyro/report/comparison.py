@@ -13,6 +13,7 @@ from blob_pyro.evaluation.metrics import OWN_SCORES, Metrics, Scores
 from blob_pyro.report.tables import (
     ANNOTATOR_COLUMNS,
     COLUMNS,
+    Cells,
     annotators_of,
     columns_of,
     csv_text,
@@ -22,6 +23,8 @@ from blob_pyro.report.tables import (
 
 COUNTS = ("N", "parameters", "num_items", "num_tokens", "num_samples", "num_bins")
 HEAD = ("method", "row", "seed")
+SECONDS, PARAMETERS = ("train_seconds", "tune_seconds"), ("adapter_parameters", "guide_parameters")
+"""What a run's cost is made of."""
 
 ANNOTATOR_SCORES = tuple(column.name for column in fields(AnnotatorMetrics))
 ANNOTATED = [column for column in ANNOTATOR_COLUMNS if column[1] in ("expected_accuracy", "expected_nll", "dist_ce")]
@@ -49,6 +52,23 @@ class Outcome:
     num_samples: int | None = None
     further: Mapping[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, scores: Scores, cost: Mapping[str, float], answers: str) -> Outcome:
+        """Of a run.
+
+        Args:
+            scores: of its answers.
+            cost: seconds and parameters by name, as far as they are known.
+            answers: which they are, "N=0" or "N=<draws>".
+        """
+        seconds, parameters = ([cost[name] for name in names if name in cost] for names in (SECONDS, PARAMETERS))
+        return cls(
+            scores,
+            seconds=sum(seconds) if seconds else None,
+            num_parameters=int(sum(parameters)) if parameters else None,
+            num_samples=int(answers.removeprefix("N=")),
+        )
+
     def __post_init__(self) -> None:
         own = (*HEAD, *_own_columns(type(self.metrics)), *ANNOTATOR_SCORES)
         taken = [name for name in self.further if name in own]
@@ -58,6 +78,14 @@ class Outcome:
 
 Outcomes = Mapping[str, Mapping[int, Outcome | None]]
 """Method -> seed -> outcome, in the order to print. None, or a seed that only other methods have, is a missing run."""
+Rows = dict[str, dict[int, Outcome | None]]
+"""`Outcomes` that are being collected."""
+
+
+def scores_of_rows(outcomes: Outcomes) -> dict[str, list[Scores]]:
+    """Row -> the scores of its runs, without rows that have none."""
+    scores = {row: [run.metrics for run in by_seed.values() if run] for row, by_seed in outcomes.items()}
+    return {row: runs for row, runs in scores.items() if runs}
 
 
 def _own_columns(kind: type[Scores]) -> tuple[str, ...]:
@@ -96,21 +124,6 @@ def comparison_markdown(outcomes: Outcomes) -> str:
     """
     found = comparison_cells(outcomes)
     return f"{markdown_table(found.header, found.body)}\n\n{found.notes}"
-
-
-@dataclass(frozen=True)
-class Cells:
-    """A table before it has a format.
-
-    Attributes:
-        header: of the columns, the first being the method's.
-        body: rows of as many cells.
-        notes: what ± stands for, and which runs are missing.
-    """
-
-    header: list[str]
-    body: list[list[str]]
-    notes: str
 
 
 def comparison_cells(outcomes: Outcomes) -> Cells:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,8 @@ def read_cost(path: Path) -> dict[str, float]:
         RunDirectoryError: the file holds something else than numbers.
     """
     found = read_json(path / COST)
-    try:
-        _check_numbers(found)
-    except (TypeError, OverflowError) as error:
-        raise RunDirectoryError(f"{path / COST}: expected numbers; it was altered ({error})") from error
+    if odd := [name for name, value in found.items() if not _is_number(value)]:
+        raise RunDirectoryError(f"{path / COST}: expected numbers; {odd[0]} has none; it was altered")
     return found
 
 
@@ -97,17 +96,12 @@ def read_scales(path: Path) -> dict[str, float]:
 
 
 def _scores(values: Mapping[str, Any], config: RunConfig | None) -> Scores:
-    _check_numbers(values)
-    of_tokens = "perplexity" in values if config is None else learns_tokens(config)
-    return TokenMetrics(**values) if of_tokens else Metrics.from_dict(values)
-
-
-def _check_numbers(values: Mapping[str, Any]) -> None:
-    """Raise unless every value is a number that a float can be, NaN and infinity included."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TypeError(f"{name} is no number")
-        float(value)
+        float(value)  # of an integer that is too large: OverflowError
+    of_tokens = "perplexity" in values if config is None else learns_tokens(config)
+    return TokenMetrics(**values) if of_tokens else Metrics.from_dict(values)
 
 
 def _step(file: Path, number: int, line: str) -> StepResult:
@@ -136,4 +130,4 @@ def _number(value: Any) -> float:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -12,13 +12,15 @@ import pytest
 from tiny_runs import make_config
 
 import blob_pyro as bp
-from blob_pyro.errors import BlobPyroError, RunDirectoryError
+from blob_pyro.errors import BlobPyroError, ConfigError, RunDirectoryError
 from blob_pyro.experiments.compare import compare
-from blob_pyro.report.page import write_report
+from blob_pyro.report.page import read_run, write_report
+from blob_pyro.report.page.naming import systems_of
+from blob_pyro.report.page.tables import system_rows
 from blob_pyro.report.plots import methods_plot
 from blob_pyro.runs.fit import fit_run
 from blob_pyro.storage.directory import read_config
-from blob_pyro.storage.reading import read_cost, read_metrics
+from blob_pyro.storage.reading import read_cost, read_metrics, read_scales
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +115,35 @@ def test_a_run_without_scores_has_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["compare", "report"])
-@pytest.mark.parametrize("value", [True, "1", None, 10**400])
+@pytest.mark.parametrize("value", [True, "1", None, 10**400, float("nan"), float("inf")])
 def test_altered_costs_are_refused(value: Any, command: str, run: Path, compared: bp.RunConfig, tmp_path: Path) -> None:
     cost = json.loads((run / "cost.json").read_text())
     (run / "cost.json").write_text(json.dumps(cost | {"train_seconds": value}))
     with pytest.raises(BlobPyroError) as caught:
         COMMANDS[command](compared, run, tmp_path)
-    assert f"{run / 'cost.json'}: expected numbers; it was altered (" in str(caught.value)
+    assert f"{run / 'cost.json'}: expected numbers; train_seconds has none; it was altered" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["cost.json", "train_seconds", "adapter_parameters", "guide_parameters"])
+def test_a_comparison_misses_what_a_run_costs(name: str, run: Path, compared: bp.RunConfig) -> None:
+    cost = json.loads((run / "cost.json").read_text())
+    (run / "cost.json").unlink()
+    if name != "cost.json":
+        (run / "cost.json").write_text(json.dumps({key: value for key, value in cost.items() if key != name}))
+    with pytest.raises(ConfigError, match="expected metrics.json and cost.json as a run writes them; one was altered"):
+        compare(compared, ["mle"], (0,), progress=False, say=lambda line: None)
+
+
+def test_a_row_of_a_comparison_and_of_a_report_are_one_outcome(run: Path, compared: bp.RunConfig) -> None:
+    """Scores, seconds and parameters of a run, whoever reads it."""
+    rows = compare(compared, ["mle"], (0,), progress=False, say=lambda line: None).rows
+    (outcome,) = rows["MLE (plain LoRA)"].values()
+    assert system_rows(systems_of([read_run(run)])) == {"MLE (plain LoRA)": {0: outcome}}
+    assert outcome is not None and outcome.seconds and outcome.num_parameters and outcome.num_samples == 0
+
+
+@pytest.mark.parametrize("value", [10**400, True, "1"])
+def test_spreads_that_are_no_numbers_are_refused(value: Any, tmp_path: Path) -> None:
+    (tmp_path / "posterior.json").write_text(json.dumps({"mean_scales": {"a": value}}))
+    with pytest.raises(RunDirectoryError, match="expected mean_scales, a number for each site"):
+        read_scales(tmp_path)
