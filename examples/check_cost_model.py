@@ -25,13 +25,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import transformers
+from cost_model import Machine, Setup, Shapes, memory, step_flops, step_time
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 import blob_pyro as bp
 from blob_pyro.experiments.bench.clock import interleaved
 from blob_pyro.experiments.bench.memory import memory_meter
-from blob_pyro.experiments.cost_model import Machine, Setup, Shapes, memory, step_flops, step_time
 from blob_pyro.model.layers.sharding import shard_base
 from blob_pyro.report import markdown_table
 from blob_pyro.system.processes import Ranks, connected

@@ -3,16 +3,14 @@
 from blob_pyro.evaluation.abstain import Selection, empirical_selection, guaranteed_selection
 from blob_pyro.evaluation.acquisition import Acquired, acquire
 from blob_pyro.evaluation.annotators import AnnotatorMetrics
-from blob_pyro.evaluation.calibrated_ece import calibrated_ece
+from blob_pyro.evaluation.bins import calibrated_ece
 from blob_pyro.evaluation.conformal import SET_SCORES, ConformalSets, fit_conformal
 from blob_pyro.evaluation.metrics import Metrics, ReliabilityBins, evaluate, reliability_bins
-from blob_pyro.evaluation.outliers import ood_p_values
-from blob_pyro.evaluation.scores import NEED_DRAWS, SCORES, uncertainty
+from blob_pyro.evaluation.scores import NEED_DRAWS, SCORES, mutual_information, predictive_entropy, uncertainty
 from blob_pyro.evaluation.selective import RiskCoverage, risk_coverage
-from blob_pyro.evaluation.shift import ShiftDetection, auroc_out_of_distribution
+from blob_pyro.evaluation.shift import ShiftDetection, auroc_out_of_distribution, ood_p_values
 from blob_pyro.evaluation.temperature import Temperature, fit_temperature
 from blob_pyro.evaluation.tokens import TokenMetrics, evaluate_tokens
-from blob_pyro.evaluation.uncertainty import mutual_information, predictive_entropy
 
 __all__ = [
     "NEED_DRAWS",

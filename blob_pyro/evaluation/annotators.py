@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor
 
-from blob_pyro.evaluation.bins import bootstrap_ece_se, standard_error, summed_gaps
+from blob_pyro.evaluation.bins import bin_index, bootstrap_ece_se, standard_error, summed_gaps
 from blob_pyro.evaluation.checks import SMALLEST_PROB
-from blob_pyro.evaluation.uncertainty import predictive_entropy
+from blob_pyro.evaluation.scores import predictive_entropy
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def against_annotators(probs: Tensor, shares: Tensor, num_bins: int) -> Annotato
     return AnnotatorMetrics(
         expected_accuracy=float(agreeing.mean()),
         expected_nll=float(nll.mean()),
-        expected_ece=summed_gaps(confidence, agreeing, num_bins),
+        expected_ece=float(summed_gaps(bin_index(confidence, num_bins), agreeing - confidence)),
         expected_brier=float(brier.mean()),
         kl=float((nll - entropy).mean()),
         annotator_entropy=float(entropy.mean()),

@@ -13,8 +13,8 @@ from blob_pyro.evaluation.annotators import AnnotatorMetrics, against_annotators
 from blob_pyro.evaluation.bins import bin_index, bootstrap_ece_se, standard_error
 from blob_pyro.evaluation.checks import SMALLEST_PROB, checked, checked_shares
 from blob_pyro.evaluation.predictions import Predictions
+from blob_pyro.evaluation.scores import mutual_information, predictive_entropy
 from blob_pyro.evaluation.tokens import TokenMetrics
-from blob_pyro.evaluation.uncertainty import mutual_information, predictive_entropy
 
 
 @dataclass(frozen=True)

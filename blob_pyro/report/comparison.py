@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,10 +10,21 @@ from dataclasses import dataclass, field, fields
 from blob_pyro.errors import DataError
 from blob_pyro.evaluation.annotators import AnnotatorMetrics
 from blob_pyro.evaluation.metrics import OWN_SCORES, Metrics, Scores
-from blob_pyro.report.tables import ANNOTATOR_COLUMNS, COLUMNS, annotators_of, columns_of, markdown_table, value_cell
+from blob_pyro.report.tables import (
+    ANNOTATOR_COLUMNS,
+    COLUMNS,
+    Cells,
+    annotators_of,
+    columns_of,
+    csv_text,
+    markdown_table,
+    value_cell,
+)
 
 COUNTS = ("N", "parameters", "num_items", "num_tokens", "num_samples", "num_bins")
 HEAD = ("method", "row", "seed")
+SECONDS, PARAMETERS = ("train_seconds", "tune_seconds"), ("adapter_parameters", "guide_parameters")
+"""What a run's cost is made of."""
 
 ANNOTATOR_SCORES = tuple(column.name for column in fields(AnnotatorMetrics))
 ANNOTATED = [column for column in ANNOTATOR_COLUMNS if column[1] in ("expected_accuracy", "expected_nll", "dist_ce")]
@@ -43,6 +52,23 @@ class Outcome:
     num_samples: int | None = None
     further: Mapping[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, scores: Scores, cost: Mapping[str, float], answers: str) -> Outcome:
+        """Of a run.
+
+        Args:
+            scores: of its answers.
+            cost: seconds and parameters by name, as far as they are known.
+            answers: which they are, "N=0" or "N=<draws>".
+        """
+        seconds, parameters = ([cost[name] for name in names if name in cost] for names in (SECONDS, PARAMETERS))
+        return cls(
+            scores,
+            seconds=sum(seconds) if seconds else None,
+            num_parameters=int(sum(parameters)) if parameters else None,
+            num_samples=int(answers.removeprefix("N=")),
+        )
+
     def __post_init__(self) -> None:
         own = (*HEAD, *_own_columns(type(self.metrics)), *ANNOTATOR_SCORES)
         taken = [name for name in self.further if name in own]
@@ -52,6 +78,14 @@ class Outcome:
 
 Outcomes = Mapping[str, Mapping[int, Outcome | None]]
 """Method -> seed -> outcome, in the order to print. None, or a seed that only other methods have, is a missing run."""
+Rows = dict[str, dict[int, Outcome | None]]
+"""`Outcomes` that are being collected."""
+
+
+def scores_of_rows(outcomes: Outcomes) -> dict[str, list[Scores]]:
+    """Row -> the scores of its runs, without rows that have none."""
+    scores = {row: [run.metrics for run in by_seed.values() if run] for row, by_seed in outcomes.items()}
+    return {row: runs for row, runs in scores.items() if runs}
 
 
 def _own_columns(kind: type[Scores]) -> tuple[str, ...]:
@@ -90,21 +124,6 @@ def comparison_markdown(outcomes: Outcomes) -> str:
     """
     found = comparison_cells(outcomes)
     return f"{markdown_table(found.header, found.body)}\n\n{found.notes}"
-
-
-@dataclass(frozen=True)
-class Cells:
-    """A table before it has a format.
-
-    Attributes:
-        header: of the columns, the first being the method's.
-        body: rows of as many cells.
-        notes: what ± stands for, and which runs are missing.
-    """
-
-    header: list[str]
-    body: list[list[str]]
-    notes: str
 
 
 def comparison_cells(outcomes: Outcomes) -> Cells:
@@ -149,27 +168,31 @@ def comparison_csv(outcomes: Outcomes) -> str:
         BLoB,mean,,10,,,0.66,1.2,0.2,0.46,0.5,0.1,400,10,15,,,,
         BLoB,std,,,,,,,,,,,,,,,,,
     """
+    return csv_text(comparison_lines(outcomes))
+
+
+def comparison_lines(outcomes: Outcomes) -> list[dict[str, object]]:
+    """What `comparison_csv` writes, line by line: column -> value, None where there is none.
+
+    Raises:
+        DataError: there is no method, or no seed.
+    """
     seeds = _seeds(outcomes)
     rows = {method: _runs(by_seed, seeds) for method, by_seed in outcomes.items()}
     everything = [run for runs in rows.values() for run in runs.values()]
     kind = type(everything[0].metrics) if everything else Metrics
     against = ANNOTATOR_SCORES if _annotated(everything) else ()
     columns = [*_own_columns(kind), *against, *_further(everything)]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*HEAD, *columns])
+    lines: list[dict[str, object]] = []
     for method, runs in rows.items():
-        for seed in seeds:
-            record = _record(runs.get(seed))
-            what = "run" if seed in runs else "missing"
-            writer.writerow([method, what, seed, *(_text(record.get(column)) for column in columns)])
-        records = [_record(run) for run in runs.values()]
-        if not records:
-            continue
-        for what, summary in (("mean", _mean), ("std", _std)):
-            values = (summary(column, [record.get(column) for record in records]) for column in columns)
-            writer.writerow([method, what, "", *map(_text, values)])
-    return text.getvalue()
+        records = {seed: _record(runs.get(seed)) for seed in seeds}
+        for seed, record in records.items():
+            head = {"method": method, "row": "run" if seed in runs else "missing", "seed": seed}
+            lines.append(head | {column: record.get(column) for column in columns})
+        for what, summary in (("mean", _mean), ("std", _std)) if runs else ():
+            values = {column: summary(column, [records[seed].get(column) for seed in runs]) for column in columns}
+            lines.append({"method": method, "row": what, "seed": None, **values})
+    return lines
 
 
 def _seeds(outcomes: Outcomes) -> list[int]:
@@ -301,8 +324,3 @@ def _std(column: str, values: Sequence[float | int | None]) -> float | None:
     if len(found) < 2 or column in COUNTS or column.endswith("_se"):
         return None
     return statistics.stdev(found)
-
-
-def _text(value: float | int | None) -> str:
-    """Full precision; empty for what is not there or not a number."""
-    return "" if value is None or math.isnan(value) else repr(value)

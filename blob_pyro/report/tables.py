@@ -1,10 +1,13 @@
-"""Markdown tables of metrics, aligned so that a plain terminal shows them well."""
+"""Tables of metrics in Markdown, aligned so that a plain terminal shows them well; lines of any table as CSV."""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from blob_pyro.evaluation.annotators import AnnotatorMetrics
 from blob_pyro.evaluation.metrics import Metrics, Scores
@@ -35,6 +38,21 @@ ANNOTATOR_COLUMNS = (
     ("KL", "kl", 1, 3),
     ("DistCE %", "dist_ce", 100, 1),
 )
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A table before it has a format.
+
+    Attributes:
+        header: of the columns, the first being the method's.
+        body: rows of as many cells.
+        notes: what is to be known of it, such as what ± stands for.
+    """
+
+    header: list[str]
+    body: list[list[str]]
+    notes: str
 
 
 def columns_of(scores: Scores) -> tuple[tuple[str, str, int, int], ...]:
@@ -90,9 +108,15 @@ def annotators_table(rows: Mapping[str, Scores]) -> str:
         A Markdown table and a line with the floor of the NLL, without a final newline; "" where no method has such
         scores.
     """
+    cells = annotators_cells(rows)
+    return "" if cells is None else f"{markdown_table(cells.header, cells.body)}\n\n{cells.notes}"
+
+
+def annotators_cells(rows: Mapping[str, Scores]) -> Cells | None:
+    """What `annotators_table` writes, cell by cell; None where no method has such scores."""
     found = {name: against for name, scores in rows.items() if (against := annotators_of(scores)) is not None}
     if not found:
-        return ""
+        return None
     header = ["against annotators", *(heading for heading, *_ in ANNOTATOR_COLUMNS)]
     body = [
         [name, *(value_cell(getattr(scores, field), getattr(scores, f"{field}_se"), factor, decimals)
@@ -101,7 +125,7 @@ def annotators_table(rows: Mapping[str, Scores]) -> str:
     ]  # fmt: skip
     floor = next(iter(found.values())).annotator_entropy
     note = f"The annotators' own entropy, {floor:.3f} nats, is the floor of the expected NLL; KL is what lies above it."
-    return f"{markdown_table(header, body)}\n\n{note}"
+    return Cells(header, body, note)
 
 
 def seeds_table(rows: Mapping[str, Sequence[Metrics]]) -> str:
@@ -159,3 +183,16 @@ def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
         for row in lines
     ]  # fmt: skip
     return "\n".join("| " + " | ".join(row) + " |" for row in (padded[0], rule, *padded[1:]))
+
+
+def csv_text(lines: Sequence[Mapping[str, object]]) -> str:
+    """Lines as the text of a CSV file: a column for each name, in the order in which they first come; a header.
+
+    Numbers have full precision. What a line lacks, None and NaN are empty.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
+    writer.writeheader()
+    # only NaN is not itself
+    writer.writerows({name: value if value == value else None for name, value in line.items()} for line in lines)
+    return text.getvalue()

@@ -13,7 +13,6 @@ from blob_pyro.runs.about import about
 from blob_pyro.runs.build import Parts, build_parts, load_data, with_read_labels
 from blob_pyro.runs.checks import check_run
 from blob_pyro.runs.evaluate import RunResult, evaluate_test_items
-from blob_pyro.runs.item_kinds import kind_of
 from blob_pyro.runs.train import learn
 from blob_pyro.runs.tune import tune
 from blob_pyro.runs.tuning import is_unfinished_search
@@ -21,7 +20,6 @@ from blob_pyro.storage.directory import (
     ABOUT,
     CHECKPOINTS,
     COST,
-    METRICS,
     holds_run_of,
     is_finished,
     new_run_directory,
@@ -30,6 +28,7 @@ from blob_pyro.storage.directory import (
     refuse_used_directory,
     write_json,
 )
+from blob_pyro.storage.reading import read_metrics
 from blob_pyro.storage.saving import Run
 from blob_pyro.system.processes import Ranks, connected
 from blob_pyro.system.terminal import SILENT, Console, Say
@@ -85,10 +84,8 @@ def fit_with(config: RunConfig, console: Console, *, resume: bool = False) -> Ru
 
 def _as_it_is(config: RunConfig, console: Console) -> RunResult:
     """What a finished run holds."""
-    path, kind = Path(config.output), kind_of(config)
-    console.log(f"already done: {path}")
-    metrics = {name: kind.read_scores(scores) for name, scores in read_json(path / METRICS).items()}
-    return RunResult(path, metrics, {})
+    console.log(f"already done: {config.output}")
+    return RunResult(Path(config.output), read_metrics(Path(config.output), config), {})
 
 
 def _begin(config: RunConfig, about: dict[str, Any], is_new: bool) -> None:

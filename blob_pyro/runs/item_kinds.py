@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -13,7 +13,6 @@ from blob_pyro.config.sections import RunConfig
 from blob_pyro.data.batches.collate import EncodedDataset, padding_id
 from blob_pyro.data.batches.loaders import predict_loader
 from blob_pyro.data.examples import Example
-from blob_pyro.errors import RunDirectoryError
 from blob_pyro.evaluation import Metrics, TokenMetrics, evaluate, evaluate_tokens
 from blob_pyro.evaluation.predictions import Predictions, TokenPredictions
 from blob_pyro.model.layers.sharding import is_sharded
@@ -22,14 +21,13 @@ from blob_pyro.runs.answerer import draws_logits, predict_items
 from blob_pyro.runs.tuning import label_nlls
 from blob_pyro.storage.answers import write_predictions
 from blob_pyro.storage.completions import write_completions
-from blob_pyro.storage.directory import METRICS, PREDICTIONS, RELIABILITY
+from blob_pyro.storage.directory import PREDICTIONS, RELIABILITY
 from blob_pyro.storage.saving import Run
 from blob_pyro.system.processes import Ranks
 from blob_pyro.system.terminal import Console
 
 P = TypeVar("P")
 M = TypeVar("M")
-S = TypeVar("S")
 
 
 class ItemKind(ABC, Generic[P, M]):
@@ -64,10 +62,6 @@ class ItemKind(ABC, Generic[P, M]):
         """Their scores."""
 
     @abstractmethod
-    def read_scores(self, found: Mapping[str, Any]) -> M:
-        """Scores that a run directory holds."""
-
-    @abstractmethod
     def nlls(self, predictions: P) -> tuple[float, ...]:
         """-log p of each item, nats, p averaged over the draws."""
 
@@ -89,9 +83,6 @@ class ClassItems(ItemKind[Predictions, Metrics]):
 
     def evaluate(self, predictions: Predictions) -> Metrics:
         return evaluate(predictions)
-
-    def read_scores(self, found: Mapping[str, Any]) -> Metrics:
-        return _scores(Metrics.from_dict, found)
 
     def nlls(self, predictions: Predictions) -> tuple[float, ...]:
         return label_nlls(predictions)
@@ -120,9 +111,6 @@ class TextItems(ItemKind[TokenPredictions, TokenMetrics]):
     def evaluate(self, predictions: TokenPredictions) -> TokenMetrics:
         return evaluate_tokens(predictions)
 
-    def read_scores(self, found: Mapping[str, Any]) -> TokenMetrics:
-        return _scores(lambda numbers: TokenMetrics(**numbers), found)
-
     def nlls(self, predictions: TokenPredictions) -> tuple[float, ...]:
         return tuple((-predictions.text_log_probs()).tolist())
 
@@ -135,19 +123,3 @@ class TextItems(ItemKind[TokenPredictions, TokenMetrics]):
 def kind_of(config: RunConfig) -> ItemKind[Any, Any]:
     """What the items of a run end in."""
     return TextItems() if config.learns_tokens else ClassItems()
-
-
-def _scores(make: Callable[[dict[str, Any]], S], found: Any) -> S:
-    """The scores that `make` makes of what a file holds.
-
-    Raises:
-        RunDirectoryError: it holds something else.
-    """
-    try:
-        if not all(isinstance(value, int | float) for value in found.values()):
-            raise TypeError("expected numbers")
-        return make(found)
-    except (TypeError, AttributeError, KeyError) as error:
-        raise RunDirectoryError(
-            f"{METRICS}: expected the scores of a run; it was altered ({error}): `blob-pyro evaluate` makes it anew"
-        ) from error

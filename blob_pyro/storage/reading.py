@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from blob_pyro.config.sections import RunConfig
 from blob_pyro.errors import RunDirectoryError
 from blob_pyro.evaluation.metrics import Metrics, Scores
 from blob_pyro.evaluation.tokens import TokenMetrics
-from blob_pyro.storage.directory import HISTORY, METRICS, read_json
+from blob_pyro.storage.directory import COST, HISTORY, METRICS, read_json
 from blob_pyro.storage.saving import DESCRIPTION
 from blob_pyro.training.svi import StepResult
 
@@ -19,22 +22,44 @@ NUMBERS = ("nll", "kl", "kl_weight", "loss")
 FURTHER = ("scale", "held_out_nll")
 
 
-def read_metrics(path: Path) -> dict[str, Scores]:
-    """ "N=0" and "N=<draws>" -> the scores of a run's test items.
+def read_metrics(path: Path, config: RunConfig | None = None) -> dict[str, Scores]:
+    """ "N=0" and "N=<draws>" -> the scores of a run's test items, in the file's order; empty where there is no file.
+
+    A score may be NaN, as the standard error of a single item is.
+
+    Args:
+        path: the run directory.
+        config: what the run was made with, which says of what kind its scores are; None takes either.
 
     Raises:
-        RunDirectoryError: there are none, or they were altered.
+        RunDirectoryError: the file is not what a run writes: a score is missing, unknown, or no number.
     """
-    found = read_json(path / METRICS)
-    if not found:
-        raise RunDirectoryError(f"{path}: expected a run with {METRICS}; it has none: `blob-pyro evaluate` makes it")
+    file = path / METRICS
+    if not file.is_file():
+        return {}
+    found = read_json(file)
     try:
-        return {str(name): _scores(values) for name, values in found.items()}
-    except (TypeError, AttributeError, KeyError, ValueError) as error:
+        if odd := [name for name in found if not re.fullmatch(r"N=[0-9]{1,9}", name)]:
+            raise ValueError(f"expected N=<draws>; got {odd[0][:40]!r}")
+        if not found:
+            raise ValueError("it has none")
+        return {name: _scores(values, config) for name, values in found.items()}
+    except (TypeError, AttributeError, ValueError, OverflowError) as error:
         raise RunDirectoryError(
-            f"{path / METRICS}: expected the scores of a run; it was altered ({error}): `blob-pyro evaluate` makes it "
-            "anew"
+            f"{file}: expected the scores of a run; it was altered ({error}): `blob-pyro evaluate` makes it anew"
         ) from error
+
+
+def read_cost(path: Path) -> dict[str, float]:
+    """Seconds and parameters of a run by name; empty where there is no file.
+
+    Raises:
+        RunDirectoryError: the file holds something else than numbers.
+    """
+    found = read_json(path / COST)
+    if odd := [name for name, value in found.items() if not _is_number(value)]:
+        raise RunDirectoryError(f"{path / COST}: expected numbers; {odd[0]} has none; it was altered")
+    return found
 
 
 def read_steps(path: Path) -> list[StepResult]:
@@ -70,11 +95,13 @@ def read_scales(path: Path) -> dict[str, float]:
     return {str(site): float(value) for site, value in found.items()}
 
 
-def _scores(values: Mapping[str, Any]) -> Scores:
-    odd = [name for name, value in values.items() if isinstance(value, bool) or not isinstance(value, int | float)]
-    if odd:
-        raise TypeError(f"expected numbers; {odd[0]} has none")
-    return TokenMetrics(**values) if "perplexity" in values else Metrics.from_dict(values)
+def _scores(values: Mapping[str, Any], config: RunConfig | None) -> Scores:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"{name} is no number")
+        float(value)  # of an integer that is too large: OverflowError
+    of_tokens = "perplexity" in values if config is None else config.learns_tokens
+    return TokenMetrics(**values) if of_tokens else Metrics.from_dict(values)
 
 
 def _step(file: Path, number: int, line: str) -> StepResult:
@@ -103,4 +130,4 @@ def _number(value: Any) -> float:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -23,7 +23,7 @@ from blob_pyro.storage.directory import (
     read_config,
     read_json,
 )
-from blob_pyro.storage.reading import read_metrics, read_scales, read_steps
+from blob_pyro.storage.reading import read_cost, read_metrics, read_scales, read_steps
 from blob_pyro.storage.saving import DESCRIPTION
 from blob_pyro.training.svi import StepResult
 
@@ -88,8 +88,8 @@ def read_run(path: str | Path) -> RunFiles:
         path=path,
         config=config,
         about=read_json(path / ABOUT),
-        cost=_numbers(path, read_json(path / COST)),
-        metrics=read_metrics(path) if there[METRICS] else {},
+        cost=read_cost(path),
+        metrics=read_metrics(path, config),
         steps=tuple(read_steps(path)) if there[HISTORY] else (),
         answers=read_answers(path / PREDICTIONS) if predicted and not of_tokens else None,
         texts=read_completions(path / PREDICTIONS) if predicted and of_tokens else None,
@@ -114,13 +114,6 @@ def _scales(path: Path) -> tuple[dict[str, float], bool]:
     if "mean_scales" not in found:
         return {}, False
     return read_scales(path), True
-
-
-def _numbers(path: Path, found: Mapping[str, Any]) -> dict[str, float]:
-    odd = [name for name, value in found.items() if isinstance(value, bool) or not isinstance(value, int | float)]
-    if odd:
-        raise RunDirectoryError(f"{path / COST}: expected numbers; {odd[0]} has none; it was altered")
-    return dict(found)
 
 
 def _missing(there: Mapping[str, bool], scales_told: bool) -> list[str]:

@@ -21,12 +21,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from cost_model import Setup
 from pyro.infer.inspect import get_model_relations
 
 import blob_pyro as bp
 from blob_pyro.cli import COMMANDS, main
 from blob_pyro.config.file import check_file
-from blob_pyro.experiments.cost_model import Setup
 from blob_pyro.experiments.paper.settings import CHANGEABLE
 from blob_pyro.guides.settings import KEYS
 from blob_pyro.storage.answers import write_predictions

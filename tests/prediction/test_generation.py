@@ -35,7 +35,7 @@ from torch import Tensor
 
 import blob_pyro as bp
 from blob_pyro.errors import ConfigError, DataError
-from blob_pyro.evaluation.uncertainty import mutual_information, predictive_entropy
+from blob_pyro.evaluation.scores import mutual_information, predictive_entropy
 from blob_pyro.model.layers.drawn_linear import WeightDraw, hold
 from blob_pyro.model.layers.inject import drawn_linear
 from blob_pyro.prediction.generation import writing

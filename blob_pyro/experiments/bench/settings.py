@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from blob_pyro.errors import ConfigError
+from blob_pyro.config.checks import check
 from blob_pyro.model.loading import DTYPES
 
 PARTS = ("train", "predict", "bookkeeping")
@@ -83,26 +83,27 @@ class BenchSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        values = as_record(self)
         known_device = re.fullmatch(r"cpu|cuda(:\d+)?", self.device) is not None
-        _check(known_device, "device", "'cpu', 'cuda' or 'cuda:1'", self.device)
+        check(known_device, "device", "'cpu', 'cuda' or 'cuda:1'", self.device)
         _check_each("parts", self.parts, PARTS)
         _check_each("contenders", self.contenders, sorted({name for names in CONTENDERS.values() for name in names}))
-        _check(self.dtype in DTYPES, "dtype", f"one of {', '.join(DTYPES)}", self.dtype)
-        _check(self.quantization in (None, "8bit", "4bit"), "quantization", "'8bit', '4bit' or None", self.quantization)
+        check(self.dtype in DTYPES, "dtype", f"one of {', '.join(DTYPES)}", self.dtype)
+        check(self.quantization in (None, "8bit", "4bit"), "quantization", "'8bit', '4bit' or None", self.quantization)
         for name in ("parts", "length", "num_samples", "target_modules"):
-            _check(bool(getattr(self, name)), name, "at least one value", getattr(self, name))
+            check(bool(values[name]), name, "at least one value", values[name])
         for name in ("batch_size", "r", "num_prompts", "min_length", "num_sites", "in_features", "rounds"):
-            _check(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+            check(values[name] >= 1, name, "at least 1", values[name])
         for name in ("layers", "length", "num_samples"):
-            _check(all(value >= 1 for value in getattr(self, name)), name, "numbers of at least 1", getattr(self, name))
-        _check(0 < self.lora_alpha < math.inf, "lora_alpha", "a number above 0", self.lora_alpha)
-        _check(self.warmup >= 0, "warmup", "at least 0 rounds", self.warmup)
-        _check(
+            check(all(value >= 1 for value in values[name]), name, "numbers of at least 1", values[name])
+        check(0 < self.lora_alpha < math.inf, "lora_alpha", "a number above 0", self.lora_alpha)
+        check(self.warmup >= 0, "warmup", "at least 0 rounds", self.warmup)
+        check(
             self.max_length >= self.min_length, "max_length", f"at least min_length {self.min_length}", self.max_length
         )
-        _check(0 <= self.seed < 2**32, "seed", "a whole number from 0 to 4294967295", self.seed)
-        _check(bool(self.names("train") or self.names("predict") or self.names("bookkeeping")), "contenders",
-               f"one that takes part in {', '.join(self.parts)}", self.contenders)  # fmt: skip
+        check(0 <= self.seed < 2**32, "seed", "a whole number from 0 to 4294967295", self.seed)
+        takes_part = any(self.names(part) for part in PARTS)
+        check(takes_part, "contenders", f"one that takes part in {', '.join(self.parts)}", values["contenders"])
 
     def names(self, part: str) -> tuple[str, ...]:
         """The contenders of a part, in the order in which they run; none where the part is not measured."""
@@ -141,12 +142,6 @@ def from_record(record: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(v) if isinstance(v, list) else v for name, v in record.items()}
 
 
-def _check(condition: bool, name: str, expected: str, value: Any) -> None:
-    if not condition:
-        got = list(value) if isinstance(value, tuple) else value
-        raise ConfigError(f"{name}: expected {expected}; got {got!r}")
-
-
 def _check_each(name: str, values: tuple[str, ...], known: tuple[str, ...] | list[str]) -> None:
     for value in values:
-        _check(value in known, name, f"some of {', '.join(known)}", value)
+        check(value in known, name, f"some of {', '.join(known)}", value)

@@ -13,17 +13,23 @@ from blob_pyro.experiments.compare.methods import METHODS, Method, choose
 from blob_pyro.experiments.compare.runs import Ended, make_runs, refuse_other_runs, run_path
 from blob_pyro.experiments.compare.workers import make_runs_at_once
 from blob_pyro.guides.settings import check_settings
-from blob_pyro.report.comparison import Outcome, comparison_csv, comparison_markdown
+from blob_pyro.report.comparison import (
+    PARAMETERS,
+    SECONDS,
+    Outcome,
+    Rows,
+    comparison_csv,
+    comparison_markdown,
+    scores_of_rows,
+)
 from blob_pyro.runs.build import with_read_labels
 from blob_pyro.runs.checks import check_likelihood
-from blob_pyro.runs.item_kinds import kind_of
-from blob_pyro.storage.directory import COST, METRICS, read_config, read_json
+from blob_pyro.storage.directory import COST, METRICS, read_config
+from blob_pyro.storage.reading import read_cost, read_metrics
 from blob_pyro.system.terminal import TERMINAL, Console, Say
 
 TABLE, SCORES, CHART = "comparison.md", "comparison.csv", "comparison"
 HELD_OUT_MARK = " †"
-
-Rows = dict[str, dict[int, Outcome | None]]
 
 
 @dataclass(frozen=True)
@@ -164,26 +170,20 @@ def _read(run: Ended, config: RunConfig) -> tuple[dict[str, Outcome], str | None
         return _outcomes(path, METHODS[run.name], config), None
     except (BlobPyroError, OSError) as error:
         return {}, " ".join(str(error).split())
-    except (LookupError, TypeError, ValueError, OverflowError) as error:
+    except (LookupError, ValueError) as error:
         return {}, f"{path}: expected {METRICS} and {COST} as a run writes them; one was altered ({error})"
 
 
 def _outcomes(path: Path, method: Method, config: RunConfig) -> dict[str, Outcome]:
     """Row -> outcome of one finished run."""
-    read = kind_of(config).read_scores
-    metrics = {name: read(found) for name, found in read_json(path / METRICS).items()}
-    cost = read_json(path / COST)
-    seconds = float(cost.get("train_seconds", 0.0)) + float(cost.get("tune_seconds", 0.0))
+    metrics, cost = read_metrics(path, config), read_cost(path)
     if method.after is not None:
-        base = read_json(run_path(config, method.after, read_config(path).seed) / COST)
-        seconds += float(base["train_seconds"]) + float(base.get("tune_seconds", 0.0))
-        cost = base | cost
-    num_parameters = int(cost["adapter_parameters"] + cost["guide_parameters"])
+        base = read_cost(run_path(config, method.after, read_config(path).seed))
+        cost = base | cost | {name: base.get(name, 0.0) + cost.get(name, 0.0) for name in SECONDS}
+    if unknown := [name for name in ("train_seconds", *PARAMETERS) if name not in cost]:
+        raise LookupError(f"{COST} without {unknown[0]}")
     shown = dict(zip(_row_names(method, config), _shown(list(metrics), method), strict=True))
-    return {
-        row: Outcome(metrics[name], seconds, num_parameters, int(name.removeprefix("N=")))
-        for row, name in shown.items()
-    }
+    return {row: Outcome.of(metrics[name], cost, name) for row, name in shown.items()}
 
 
 def _shown(names: list[str], method: Method) -> list[str]:
@@ -221,7 +221,4 @@ def _write(comparison: Comparison) -> None:
 
     (comparison.path / TABLE).write_text(comparison.text() + "\n", encoding="utf-8")
     (comparison.path / SCORES).write_text(comparison_csv(comparison.rows), encoding="utf-8")
-    runs = {
-        row: [outcome.metrics for outcome in by_seed.values() if outcome] for row, by_seed in comparison.rows.items()
-    }
-    save_png_and_svg(methods_plot({row: found for row, found in runs.items() if found}), comparison.path / CHART)
+    save_png_and_svg(methods_plot(scores_of_rows(comparison.rows)), comparison.path / CHART)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import math
 import shutil
 import statistics
@@ -20,7 +18,7 @@ from blob_pyro.experiments.paper.order import Order, Reproduction
 from blob_pyro.experiments.paper.settings import decoder_config
 from blob_pyro.experiments.paper.systems import check_order, methods_of, one_line, tasks_of
 from blob_pyro.experiments.paper.writing import told, write_files
-from blob_pyro.report.tables import markdown_table, value_cell
+from blob_pyro.report.tables import csv_text, markdown_table, value_cell
 from blob_pyro.storage.directory import new_run_directory, read_config, read_json
 
 TASKS = ("winogrande_s",)
@@ -131,13 +129,10 @@ def _row(name: str, by_seed: Mapping[int, Cost], base: Mapping[int, Cost]) -> li
 
 def _csv(costs: Costs) -> str:
     """Every measurement, in seconds and bytes, and its ratios."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    columns = [field.name for field in dataclasses.fields(Cost)]
-    writer.writerow(["method", "seed", *columns, *(f"{name}_ratio" for name, _ in RATIOS)])
+    lines: list[dict[str, object]] = []
     for name, by_seed in costs.items():
         for seed, found in by_seed.items():
             base = costs[BASE].get(seed)
-            ratios = [of(found) / of(base) if base else "" for _, of in RATIOS]
-            writer.writerow([METHODS[name].title, seed, *dataclasses.astuple(found), *ratios])
-    return text.getvalue()
+            ratios = {f"{ratio}_ratio": of(found) / of(base) if base else None for ratio, of in RATIOS}
+            lines.append({"method": METHODS[name].title, "seed": seed, **dataclasses.asdict(found), **ratios})
+    return csv_text(lines)

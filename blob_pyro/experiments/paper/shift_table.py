@@ -15,13 +15,12 @@ from blob_pyro.data.tasks.load import TaskItems, find_task, load_items
 from blob_pyro.errors import BlobPyroError, ConfigError
 from blob_pyro.evaluation import Metrics, auroc_out_of_distribution, evaluate, risk_coverage
 from blob_pyro.evaluation.predictions import Predictions
-from blob_pyro.experiments.compare.comparison import Rows
 from blob_pyro.experiments.compare.runs import run_path
 from blob_pyro.experiments.paper.order import Order, Reproduction
 from blob_pyro.experiments.paper.settings import decoder_config
 from blob_pyro.experiments.paper.systems import check_order, draws_of_rows, methods_of, one_line, run_systems, tasks_of
 from blob_pyro.experiments.paper.writing import Section, told, write_table
-from blob_pyro.report.comparison import Outcome
+from blob_pyro.report.comparison import Outcome, Rows
 from blob_pyro.runs.answerer import load_run, num_draws, predict_items
 from blob_pyro.runs.build import encode_items, load_data
 from blob_pyro.storage.answers import read_predictions

@@ -15,13 +15,13 @@ from blob_pyro.data.tasks.task_data import TaskData
 from blob_pyro.errors import BlobPyroError, ConfigError, RunDirectoryError
 from blob_pyro.evaluation import calibrated_ece, evaluate
 from blob_pyro.evaluation.predictions import Predictions
-from blob_pyro.experiments.compare.comparison import HELD_OUT_MARK, Comparison, Rows, run_methods
+from blob_pyro.experiments.compare.comparison import HELD_OUT_MARK, Comparison, run_methods
 from blob_pyro.experiments.compare.methods import METHODS, Method, choose
 from blob_pyro.experiments.compare.runs import run_path
 from blob_pyro.experiments.paper.order import Order
 from blob_pyro.experiments.paper.writing import Section
 from blob_pyro.model.loading import load_tokenizer
-from blob_pyro.report.comparison import Outcome
+from blob_pyro.report.comparison import Outcome, Rows
 from blob_pyro.runs.build import build_likelihood, load_data, with_class_weights
 from blob_pyro.storage.answers import read_predictions
 from blob_pyro.storage.directory import PREDICTIONS

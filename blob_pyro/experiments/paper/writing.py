@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from blob_pyro.config.sections import RunConfig
 from blob_pyro.errors import BlobPyroError
-from blob_pyro.experiments.compare.comparison import Rows
 from blob_pyro.experiments.paper.order import Order, Reproduction
-from blob_pyro.report.comparison import comparison_csv, comparison_markdown
+from blob_pyro.report.comparison import Rows, comparison_lines, comparison_markdown, scores_of_rows
 from blob_pyro.report.plots import methods_plot, save_png_and_svg
+from blob_pyro.report.tables import csv_text
 
 
 @dataclass(frozen=True)
@@ -73,10 +71,9 @@ def write_table(order: Order, name: str, heading: str, note: str, sections: Sequ
     text = "\n\n".join([f"# {heading}", note, *(_markdown(section) for section in sections)])
     files = write_files(order, name, text, _csv(sections))
     for section in sections:
-        runs = {row: [found.metrics for found in by_seed.values() if found] for row, by_seed in section.rows.items()}
         if section.has_outcomes:
             stem = order.path / f"{name}_{section.title.replace('/', '-')}"
-            files += save_png_and_svg(methods_plot({row: found for row, found in runs.items() if found}), stem)
+            files += save_png_and_svg(methods_plot(scores_of_rows(section.rows)), stem)
     return Reproduction(text, files)
 
 
@@ -99,16 +96,8 @@ def _markdown(section: Section) -> str:
 
 def _csv(sections: Sequence[Section]) -> str:
     """The lines of `comparison_csv` of every section, with the task before them; columns a section lacks are empty."""
-    lines: list[dict[str, str]] = []
-    for section in sections:
-        if section.has_outcomes:
-            read = csv.DictReader(io.StringIO(comparison_csv(section.rows)))
-            lines += [{"task": section.title} | line for line in read]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
+    there = [section for section in sections if section.has_outcomes]
+    return csv_text([{"task": one.title, **line} for one in there for line in comparison_lines(one.rows)])
 
 
 def _count(number: int | None) -> str:

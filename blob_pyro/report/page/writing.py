@@ -7,14 +7,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from blob_pyro.errors import ConfigError, DataError, RunDirectoryError
-from blob_pyro.report.comparison import Cells
+from blob_pyro.report.comparison import scores_of_rows
 from blob_pyro.report.page.cautions import cautions_of, cautions_of_several
 from blob_pyro.report.page.extremes import confident_mistakes, improbable_texts, uncertain_items, uncertain_texts
 from blob_pyro.report.page.facts import changed_settings, configuration, facts_of
 from blob_pyro.report.page.naming import System, run_name, systems_of
 from blob_pyro.report.page.page import MARK, ItemList, Page, RunPart, html
 from blob_pyro.report.page.pictures import Picture, pictures_of, pictures_of_several
-from blob_pyro.report.page.tables import annotators_table, scores_of_rows, scores_table, system_rows, systems_table
+from blob_pyro.report.page.tables import scores_table, system_rows, systems_table
+from blob_pyro.report.tables import Cells, annotators_cells
 from blob_pyro.storage.run_files import RunFiles, read_run
 
 NUM_ITEMS = 10
@@ -87,7 +88,7 @@ def _side_by_side(systems: Sequence[System]) -> tuple[Cells | None, list[Picture
 
 
 def _part(run: RunFiles, name: str, num_items: int) -> RunPart:
-    tables = [("Scores", scores_table(run)), ("Against the annotators", annotators_table(run))]
+    tables = [("Scores", scores_table(run)), ("Against the annotators", annotators_cells(run.metrics))]
     return RunPart(
         name=name,
         facts=facts_of(run),

@@ -12,7 +12,6 @@ so that colour-blind people and grey prints lose nothing.
 from blob_pyro.report.plots.draws import draws_histogram
 from blob_pyro.report.plots.embedding import Plane, embedding_plot, mass_contour, principal_plane
 from blob_pyro.report.plots.growth import growth_plot
-from blob_pyro.report.plots.intervals import wilson_interval
 from blob_pyro.report.plots.methods import methods_plot
 from blob_pyro.report.plots.num_samples import num_samples_plot, scores_by_count
 from blob_pyro.report.plots.reliability import reliability_diagram, reliability_diagrams
@@ -20,6 +19,7 @@ from blob_pyro.report.plots.risk_coverage import risk_coverage_plot
 from blob_pyro.report.plots.saving import save_figure, save_png_and_svg
 from blob_pyro.report.plots.scales import scale_heatmap
 from blob_pyro.report.plots.settings import settings_heatmap, settings_plot
+from blob_pyro.report.plots.style import wilson_interval
 from blob_pyro.report.plots.training import training_curves
 
 __all__ = [

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from blob_pyro.evaluation.metrics import ReliabilityBins, reliability_bins
-from blob_pyro.report.plots.intervals import wilson_interval
 from blob_pyro.report.plots.panels import Panels, axes_or_new
 from blob_pyro.report.plots.saving import figure_of
 from blob_pyro.report.plots.sources import Answered, predictions_of
-from blob_pyro.report.plots.style import GREY, ORANGE, SKY, check_some
+from blob_pyro.report.plots.style import GREY, ORANGE, SKY, check_some, wilson_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from blob_pyro.evaluation.selective import RiskCoverage, risk_coverage
-from blob_pyro.report.plots.intervals import wilson_interval
 from blob_pyro.report.plots.panels import axes_or_new
 from blob_pyro.report.plots.sources import Answered, named, predictions_of
-from blob_pyro.report.plots.style import COLOURS, GREY, check_some, light_grid, series
+from blob_pyro.report.plots.style import COLOURS, GREY, check_some, light_grid, series, wilson_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

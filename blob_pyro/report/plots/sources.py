@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar, cast
 
-from blob_pyro.errors import DataError
+from blob_pyro.errors import DataError, RunDirectoryError
 from blob_pyro.evaluation.metrics import Scores, evaluate
 from blob_pyro.evaluation.predictions import Predictions, TokenPredictions
 from blob_pyro.evaluation.tokens import evaluate_tokens
 from blob_pyro.storage.answers import read_predictions
-from blob_pyro.storage.directory import PREDICTIONS
+from blob_pyro.storage.directory import METRICS, PREDICTIONS
 from blob_pyro.storage.reading import read_metrics, read_steps
 from blob_pyro.storage.saving import Run
 from blob_pyro.training.svi import StepResult
@@ -54,7 +54,12 @@ def scores_of(source: Predictions | TokenPredictions | RunLike | Sequence[Scores
     if isinstance(source, TokenPredictions):
         return [evaluate_tokens(source)]
     if isinstance(source, Run | Path | str):
-        return [list(read_metrics(path_of(source)).values())[-1]]
+        path = path_of(source)
+        if not (metrics := read_metrics(path)):
+            raise RunDirectoryError(
+                f"{path}: expected a run with {METRICS}; it has none: `blob-pyro evaluate` makes it"
+            )
+        return list(metrics.values())[-1:]
     return source
 
 

@@ -1,4 +1,4 @@
-"""What all pictures share: colours, scores and their labels, means with a spread, ticks."""
+"""What all pictures share: colours, scores and their labels, means with a spread, intervals, ticks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
 
 from blob_pyro.errors import DataError
 from blob_pyro.evaluation.metrics import Scores
@@ -27,6 +30,7 @@ SINGLE_RUN: dict[str, Any] = {
 }
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++", "||||")
 COLOUR_MAP = "cividis"  # its lightness rises evenly: read alike by colour-blind people and in grey print
+Z_95 = 1.959964  # quantile of the normal law: 95 % lie within so many standard deviations
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)))
 
 
@@ -79,6 +83,28 @@ class Spread:
     def width(self) -> float:
         """The deviation, or 0 where there is none: half the width of a band."""
         return 0.0 if math.isnan(self.deviation) else self.deviation
+
+
+def wilson_interval(correct: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """95 % Wilson score interval of a share, elementwise.
+
+    Args:
+        correct: (...) number of right items.
+        count: (...) number of items, above 0.
+
+    Returns:
+        (...) lower and upper ends, within [0, 1] and around the observed share.
+
+    Example:
+        >>> low, high = wilson_interval(torch.tensor([5.0]), torch.tensor([10.0]))
+        >>> round(low.item(), 3), round(high.item(), 3)
+        (0.237, 0.763)
+    """
+    share, z2 = correct / count, Z_95**2
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = Z_95 / (1 + z2 / count) * (share * (1 - share) / count + z2 / (4 * count**2)).sqrt()
+    # At a share of 0 or 1 rounding can put the end on the wrong side of the share.
+    return torch.minimum(centre - half, share), torch.maximum(centre + half, share)
 
 
 def series(index: int) -> dict[str, Any]:

@@ -10,11 +10,10 @@ from torch import Tensor
 
 from blob_pyro.config.sections import RunConfig
 from blob_pyro.data.tasks.load import find_task
-from blob_pyro.errors import RunDirectoryError
 from blob_pyro.evaluation.metrics import Scores
 from blob_pyro.guides import GUIDES, AdapterGuide, EnsembleGuide
-from blob_pyro.runs.item_kinds import kind_of
-from blob_pyro.storage.directory import CONFIG, METRICS, read_config, read_json
+from blob_pyro.storage.directory import CONFIG, read_config
+from blob_pyro.storage.reading import read_metrics
 from blob_pyro.storage.saving import Run, load
 from blob_pyro.system.packaged import ALIASES
 
@@ -43,7 +42,7 @@ class Subject:
         """
         path = Path(run_dir)
         config = read_config(path) if (path / CONFIG).is_file() else None
-        metrics = {} if config is None else _read_metrics(path, config)
+        metrics = {} if config is None else read_metrics(path, config)
         run = load(path)
         run.model.network.eval()
         return cls(run, config, metrics)
@@ -96,11 +95,3 @@ def public_name(id_or_path: str) -> str:
     if id_or_path in ALIASES or not (path.startswith((".", "/", "~")) or path.count("/") != 1 or Path(path).exists()):
         return id_or_path
     return path.rpartition("/")[2]
-
-
-def _read_metrics(path: Path, config: RunConfig) -> dict[str, Scores]:
-    kind = kind_of(config)
-    try:
-        return {name: kind.read_scores(values) for name, values in read_json(path / METRICS).items()}
-    except RunDirectoryError as error:
-        raise RunDirectoryError(f"{path}: {error}") from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Mapping
 
 from torch import Tensor
@@ -13,7 +11,7 @@ from blob_pyro.experiments.paper.figures.common import write
 from blob_pyro.experiments.paper.order import Order, Reproduction
 from blob_pyro.experiments.paper.scale_growth import scale_growth
 from blob_pyro.report.plots import growth_plot
-from blob_pyro.report.tables import markdown_table
+from blob_pyro.report.tables import csv_text, markdown_table
 from blob_pyro.training.kl_rate import INIT_SCALE, PAPER_RATE
 from blob_pyro.training.kl_schedule import cycle_length, kl_schedule
 from blob_pyro.training.lr_schedule import linear_warmup_decay
@@ -96,8 +94,5 @@ def _table(curves: Mapping[str, Tensor], cycle: int) -> str:
 
 def _csv(curves: Mapping[str, Tensor]) -> str:
     """One line a step."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["step", *curves])
-    writer.writerows([step, *row] for step, row in enumerate(zip(*(c.tolist() for c in curves.values()), strict=True)))
-    return text.getvalue()
+    steps = enumerate(zip(*(curve.tolist() for curve in curves.values()), strict=True))
+    return csv_text([{"step": step, **dict(zip(curves, values, strict=True))} for step, values in steps])

@@ -23,7 +23,7 @@ from blob_pyro.experiments.paper.order import Order, Reproduction
 from blob_pyro.prediction.predictive import PosteriorPredictive
 from blob_pyro.report.comparison import Outcome, comparison_csv, comparison_markdown
 from blob_pyro.report.plots import num_samples_plot
-from blob_pyro.storage.directory import METRICS, read_json
+from blob_pyro.storage.reading import read_metrics
 
 TASK, SMALL_TASK = "winogrande_s", "arc_easy"
 METHOD_NAMES = ("blob", "bbb")
@@ -75,7 +75,8 @@ def scores_by_count(path: Path, counts: Sequence[int], *, progress: bool = False
     """
     most = max(counts)
     answers = kept(path / f"draws_N={most}.safetensors", lambda: _answers(path, most, progress))
-    mean = Metrics.from_dict(read_json(path / METRICS)["N=0"])
+    mean = read_metrics(path)["N=0"]
+    assert isinstance(mean, Metrics)  # of a built-in task, whose items are classes
     predictions = Predictions(answers["draws"].mean(0), **answers)
     return {0: mean} | {n: evaluate(predictions.first_draws(n)) for n in counts}
 

@@ -6,10 +6,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from blob_pyro.evaluation.bins import NUM_RESAMPLES, bin_index
+from blob_pyro.evaluation.bins import bin_index, bootstrapped, summed_gaps
 from blob_pyro.evaluation.checks import SMALLEST_PROB
 from blob_pyro.evaluation.predictions import Predictions
 from blob_pyro.guides import GUIDES
@@ -95,16 +94,15 @@ def ece_difference(predictions: Predictions, few: int) -> tuple[float, float, fl
     The error is the standard deviation over 200 bootstrap resamples (fixed seed) of the items, the same for both.
     """
     assert predictions.labels is not None
-    both = [_gaps(one, predictions.labels) for one in (predictions.first_draws(few), predictions)]
-    n = len(predictions)
-    generator = torch.Generator().manual_seed(0)
-    differences = torch.empty(NUM_RESAMPLES, dtype=torch.float64)
-    for resample in range(NUM_RESAMPLES):
-        items = torch.randint(n, (n,), generator=generator)
-        before, after = (float(torch.bincount(index[items], gap[items]).abs().sum()) / n for index, gap in both)
-        differences[resample] = after - before
-    before, after = (float(torch.bincount(index, gap).abs().sum()) / n for index, gap in both)
-    return before, after, float(differences.std())
+    labels = predictions.labels
+    few_draws, all_draws = (_gaps(one, labels) for one in (predictions.first_draws(few), predictions))
+
+    def change(items: Tensor) -> Tensor:
+        before, after = (summed_gaps(index[items], gap[items]) for index, gap in (few_draws, all_draws))
+        return after - before
+
+    error = float(bootstrapped(change, len(predictions)).std())
+    return float(summed_gaps(*few_draws)), float(summed_gaps(*all_draws)), error
 
 
 def nll_difference(predictions: Predictions, few: int) -> tuple[float, float, float]:

@@ -13,16 +13,7 @@ import pytest
 import torch
 import transformers as tf
 from cases import ANSWERS, KINDS, QUANTISED
-from live_bytes import LiveBytes
-from peft import LoraConfig, get_peft_model
-from several import in_processes
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
-from torch.utils.flop_counter import FlopCounterMode
-
-import blob_pyro as bp
-from blob_pyro.errors import ConfigError
-from blob_pyro.experiments.cost_model import (
+from cost_model import (
     Machine,
     Setup,
     Shapes,
@@ -32,7 +23,16 @@ from blob_pyro.experiments.cost_model import (
     step_flops,
     step_time,
 )
-from blob_pyro.experiments.cost_model.activations import kept
+from cost_model.activations import kept
+from live_bytes import LiveBytes
+from peft import LoraConfig, get_peft_model
+from several import in_processes
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.utils.flop_counter import FlopCounterMode
+
+import blob_pyro as bp
+from blob_pyro.errors import ConfigError
 from blob_pyro.model.layers.sharding import shard_base
 from blob_pyro.system.processes import Ranks
 from blob_pyro.training.elbo import negative_log_likelihood
@@ -132,7 +132,7 @@ def test_moments_copies_and_gradients_are_those_of_a_real_step(recipe: Any, guid
     assert found.optimizer == nbytes(moments)
     assert found.copies == found.gradients == nbytes(svi.last_good) == nbytes(svi.recipe.parameters())
     twice = memory(Shapes.of(CONFIGS["small"]), Setup(recipe=recipe, guide=guide, evaluates=True))
-    assert twice.copies == 2 * found.copies  # `inference.best.Best` copies as much
+    assert twice.copies == 2 * found.copies  # `training.best.Best` copies as much
 
 
 @pytest.mark.parametrize("guide_name", ["blob", "mle"])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from blob_pyro.errors import ConfigError
-from blob_pyro.experiments.cost_model import activations
-from blob_pyro.experiments.cost_model.setup import FLOAT32, Setup
-from blob_pyro.experiments.cost_model.shapes import Shapes
+from cost_model import activations
+from cost_model.setup import FLOAT32, Setup
+from cost_model.shapes import Shapes
 
 GATHERED_BLOCKS = 2  # the one that computes, and the one that is fetched meanwhile
 QUANTISED_BLOCK = 64  # numbers of a 4-bit matrix that share a scale

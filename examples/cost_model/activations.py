@@ -7,8 +7,8 @@ values once for each head of the queries.
 
 from __future__ import annotations
 
-from blob_pyro.experiments.cost_model.setup import FLOAT32, Setup
-from blob_pyro.experiments.cost_model.shapes import Shapes
+from cost_model.setup import FLOAT32, Setup
+from cost_model.shapes import Shapes
 
 # The layers that read the same tensor.
 INPUTS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))

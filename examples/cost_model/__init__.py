@@ -4,13 +4,14 @@
     setup = Setup(dtype="bfloat16", num_processes=8, shard_base=True, gradient_checkpointing=True)
     memory(shapes, setup).total, step_time(shapes, setup, Machine(flops=400e12, bandwidth=3e12, link=300e9)).least
 
-`examples/check_cost_model.py` compares it with what this machine does; docs/scaling.md has the comparison.
+`examples/check_cost_model.py` compares it with what this machine does; docs/cost_model.md has the comparison.
+From a checkout: `PYTHONPATH=examples python`.
 """
 
-from blob_pyro.experiments.cost_model.memory import Memory, adapter_numbers, memory, posterior_numbers
-from blob_pyro.experiments.cost_model.setup import Setup
-from blob_pyro.experiments.cost_model.shapes import Shapes
-from blob_pyro.experiments.cost_model.time import Machine, StepTime, step_flops, step_time
+from cost_model.memory import Memory, adapter_numbers, memory, posterior_numbers
+from cost_model.setup import Setup
+from cost_model.shapes import Shapes
+from cost_model.time import Machine, StepTime, step_flops, step_time
 
 __all__ = [
     "Machine",

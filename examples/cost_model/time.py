@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from blob_pyro.errors import ConfigError
-from blob_pyro.experiments.cost_model.memory import adapter_numbers, memory, posterior_numbers
-from blob_pyro.experiments.cost_model.setup import FLOAT32, Setup
-from blob_pyro.experiments.cost_model.shapes import Shapes
+from cost_model.memory import adapter_numbers, memory, posterior_numbers
+from cost_model.setup import FLOAT32, Setup
+from cost_model.shapes import Shapes
 
 GATHERS = 2  # of a sharded block for each forward: for it, and for its backward (recomputation is part of that)
 
