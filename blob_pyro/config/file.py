@@ -216,6 +216,8 @@ _TYPE_WORDS: dict[Any, str] = {
     list[float]: "a list of numbers, like [1.0, 2.0]",
     list[int]: "a list of whole numbers, like [-1]",
     list[str]: 'a list of texts, like ["a", "b"] with quotes',
+    tuple[int, ...]: "whole numbers in brackets, like [64,128]",
+    tuple[str, ...]: "names in brackets, like [q_proj,v_proj]",
 }
 
 
