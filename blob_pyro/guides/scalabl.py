@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from blob_pyro.distributions import RadialNormal
 from blob_pyro.errors import ConfigError
 from blob_pyro.guides.base import AdapterGuide
+from blob_pyro.guides.blob import initial_root_scale
 from blob_pyro.guides.only_A import refuse_lora_B
 from blob_pyro.model.bayesian_lora import BayesianLoRA
 
@@ -56,7 +55,8 @@ class ScalaBLGuide(AdapterGuide):
         if not eps > 0:
             raise ConfigError(f"eps: expected a number above 0; got {eps}")
         self.eps = float(eps)
-        self.root_scales = nn.ParameterList(_initial_root_scale(model.location(site), eps) for site in model.sites)
+        rows = (model.location(site)[:, 0] for site in model.sites)
+        self.root_scales = nn.ParameterList(nn.Parameter(initial_root_scale(row, eps).sqrt()) for row in rows)
         self._position = {site: position for position, site in enumerate(model.sites)}
 
     def scale(self, site: str) -> Tensor:
@@ -82,8 +82,3 @@ class ScalaBLGuide(AdapterGuide):
     def settings(self) -> dict[str, Any]:
         """{"eps": ...}."""
         return {"eps": self.eps}
-
-
-def _initial_root_scale(weight: Tensor, eps: float) -> nn.Parameter:
-    scale = torch.empty(weight.shape[0], dtype=torch.float32, device=weight.device)
-    return nn.Parameter(scale.uniform_(eps / math.sqrt(2), eps).sqrt())
