@@ -40,8 +40,7 @@ def _bench(parser: ArgumentParser, words: Sequence[str]) -> None:
     if part not in _CHOICES:
         raise unknown_name("part", _CHOICES, part)
     settings = BenchSettings(parts=PARTS if part == "all" else (part,), **options)
-    if output is not None:
-        check_output(output)
+    check_output(output)
 
     saved = False
 

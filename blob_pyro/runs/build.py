@@ -292,6 +292,11 @@ def _make(config: RunConfig, data: TaskData) -> tuple[BayesianLoRA, AdapterGuide
 
 
 def encode_task(data: TaskData, model: BayesianLoRA, config: RunConfig) -> Items:
+    """A task's items as token ids, by the model's tokenizer.
+
+    Raises:
+        DataError: as `encode_items`.
+    """
     source = config.data.train_file
     train, validation = (encode_items(part, model, config.data, source) for part in (data.train, data.validation))
     test = encode_items(data.test, model, config.data, config.data.test_file)
