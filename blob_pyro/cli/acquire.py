@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from blob_pyro.cli.command import Command, add_run_arguments, command_parser
-from blob_pyro.cli.lines import check_lines_output, say_aside, write_lines
+from blob_pyro.cli.command import Command, add_run_arguments, check_output, command_parser, say_aside, write_lines
 from blob_pyro.evaluation import SCORES
 from blob_pyro.runs.acquire import acquire_run
 
@@ -36,7 +35,7 @@ def _acquire_parser() -> ArgumentParser:
 
 def _acquire(parser: ArgumentParser, words: Sequence[str]) -> None:
     parsed = parser.parse_args(words)
-    check_lines_output(parsed.output, parsed.file)
+    check_output(parsed.output, parsed.file)
     chosen = acquire_run(
         parsed.run,
         parsed.file,

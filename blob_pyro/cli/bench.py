@@ -8,43 +8,47 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 
 from blob_pyro.cli.command import Command, add_quiet, check_output, command_parser
+from blob_pyro.config.checks import unknown_name
 from blob_pyro.errors import Stopped
-from blob_pyro.experiments.bench import PARTS, BenchResult, bench, measurement_text, summary_text
-from blob_pyro.experiments.bench.options import add_options, settings_of
+from blob_pyro.experiments.bench import PARTS, BenchResult, BenchSettings, bench, measurement_text, summary_text
+
+_CHOICES = (*PARTS, "all")
 
 
 def _bench_parser() -> ArgumentParser:
     parser = command_parser(
         "bench",
-        f"blob-pyro bench [{' | '.join(PARTS)} | all] [--key value ...]",
+        f"blob-pyro bench [{' | '.join(_CHOICES)}] [--key value ...]",
         """
         Time a training step and a prediction against plain PEFT LoRA and plain Pyro,
         and measure the peak memory of each: half an hour on two cores by default.
 
-        example: blob-pyro bench train --length 64 --rounds 5 --output bench.json
+        example: blob-pyro bench train --length '[64]' --rounds 5 --output bench.json
         """,
     )
-    add_options(parser)
+    parser.add_argument("part", type=str, nargs="?", default="all", help=f"one of {', '.join(_CHOICES)}")
     parser.add_argument("--output", type=str | None, default=None, help="JSON file to write, after each measurement")
     add_quiet(parser)
+    settings = parser.add_argument_group("what is measured, and how", name="settings")
+    settings.add_class_arguments(BenchSettings, as_group=False, skip={"parts"})
     return parser
 
 
 def _bench(parser: ArgumentParser, words: Sequence[str]) -> None:
-    parsed = parser.parse_args(words)
-    asked = parsed.as_dict()
-    quiet = asked.pop("quiet")
-    settings = settings_of(asked)
-    if parsed.output is not None:
-        check_output(parsed.output)
+    options = parser.parse_args(words).as_dict()
+    part, output, quiet = (options.pop(name) for name in ("part", "output", "quiet"))
+    if part not in _CHOICES:
+        raise unknown_name("part", _CHOICES, part)
+    settings = BenchSettings(parts=PARTS if part == "all" else (part,), **options)
+    check_output(output)
 
     saved = False
 
     def report(result: BenchResult) -> None:
         nonlocal saved
         print(measurement_text(settings, result.measurements[-1]), end="\n\n", flush=True)
-        if parsed.output is not None:
-            result.save(parsed.output)
+        if output is not None:
+            result.save(output)
             saved = True
 
     try:
@@ -52,8 +56,7 @@ def _bench(parser: ArgumentParser, words: Sequence[str]) -> None:
             settings, command=shlex.join(["blob-pyro", "bench", *words]), on_measurement=report, progress=not quiet
         )
     except KeyboardInterrupt as error:
-        told = f"{parsed.output} holds the tables above" if saved else "nothing was saved"
-        raise Stopped.after(error, told) from None
+        raise Stopped.after(error, f"{output} holds the tables above" if saved else "nothing was saved") from None
     if summary := summary_text(result):
         print(summary)
 

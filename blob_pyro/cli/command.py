@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
+import sys
 import textwrap
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
-from blob_pyro.config.file import check_file
+from blob_pyro.config.checks import did_you_mean
+from blob_pyro.config.file import check_file, expected_type, names_of, unknown_key
 from blob_pyro.config.sections import GuideConfig, RunConfig
 from blob_pyro.errors import ConfigError, DataError
 from blob_pyro.evaluation.metrics import Scores
@@ -45,6 +48,7 @@ class _HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
 
 
 def command_parser(command: str, usage: str, description: str) -> ArgumentParser:
+    """A parser without options, which raises where plain ones exit; indents of the description are taken off."""
     return ArgumentParser(
         prog=f"blob-pyro {command}",
         usage=usage,
@@ -109,6 +113,11 @@ def _in_full(words: Sequence[str]) -> list[str]:
 
 
 def seeds(text: str) -> list[int]:
+    """Whole numbers separated by commas.
+
+    Raises:
+        ConfigError: something else is among them.
+    """
     try:
         return [int(word) for word in text.split(",") if word.strip()]
     except ValueError as error:
@@ -121,6 +130,7 @@ def names(text: str | None) -> tuple[str, ...] | None:
 
 
 def add_run_arguments(parser: ArgumentParser) -> None:
+    """What every command that predicts with a run takes: the run, how many draws, and --quiet."""
     parser.add_argument("run", type=str, help="a run directory")
     parser.add_argument(
         "--num_samples", type=int | None, default=None, help="posterior draws; the run's own by default"
@@ -133,15 +143,72 @@ def add_quiet(parser: Any) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bars, and no lines in their place")
 
 
-def check_output(path: str) -> None:
-    """Raise unless a file can be written at `path`, before hours of work are lost on it."""
-    if not Path(path).resolve().parent.is_dir():
-        raise DataError(f"--output: expected a file in a folder that exists; got {path}")
-    if Path(path).is_dir():
-        raise DataError(f"--output: expected a file to write to; got the folder {path}")
+def check_output(output: str | None, *inputs: str | None) -> None:
+    """Raise unless a file can be written at `output` without losing an input, before hours of work are lost on it."""
+    if output is None:
+        return
+    if Path(output).resolve() in [Path(file).resolve() for file in inputs if file is not None]:
+        raise DataError(f"--output: expected another file than the input; got {output} for both")
+    if not Path(output).resolve().parent.is_dir():
+        raise DataError(f"--output: expected a file in a folder that exists; got {output}")
+    if Path(output).is_dir():
+        raise DataError(f"--output: expected a file to write to; got the folder {output}")
 
 
 def print_metrics(metrics: Mapping[str, Scores]) -> None:
+    """The tables of a run's scores, a row for each set of test items."""
     print(metrics_table(metrics) if metrics else "no test items: nothing to evaluate")
     if against_annotators := annotators_table(metrics):
         print(f"\n{against_annotators}")
+
+
+def write_lines(rows: Iterable[Mapping[str, Any]], output: str | None) -> None:
+    """One JSON object a line, to standard output for None."""
+    encoding = sys.stdout.encoding if output is None else "utf-8"
+    lines = "".join(json_line(row, encoding) for row in rows)
+    if output is None:
+        sys.stdout.write(lines)
+        return
+    try:
+        Path(output).write_text(lines, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"--output: expected a file to write to; got {output}: {error.strerror}") from error
+
+
+def say_aside(line: str) -> None:
+    """To standard error, since standard output holds the rows."""
+    print(line, file=sys.stderr)
+
+
+def json_line(row: Mapping[str, Any], encoding: str) -> str:
+    """One line of JSON, with escapes only where the characters cannot be written as they are."""
+    line = json.dumps(row, ensure_ascii=False)
+    try:
+        line.encode(encoding)
+    except UnicodeEncodeError:
+        line = json.dumps(row)
+    return line + "\n"
+
+
+def in_our_words(error: ArgumentError, parser: ArgumentParser) -> str:
+    """jsonargparse's message as "expected X; got Y"."""
+    text = " ".join(str(error).split())
+    if unrecognized := re.match(r"unrecognized arguments: (.*)", text):
+        return _unknown_word(unrecognized[1].split()[0], parser)
+    if not (complaint := re.match(r'Parser key "([\w.]+)"(?: element \d+)?: (.*)', text)):
+        return f"{text}; see {parser.prog} --help"
+    key, rest = complaint.groups()
+    # of a union the message tells each member's complaint, and the value at the end
+    patterns = (r"Given value: (.*)$", r"Got value: (.*)$", r"Unable to load config '(.*?)'")
+    value = next(filter(None, (re.search(pattern, rest) for pattern in patterns)), None)
+    kind = KEYS.get(key) or next((getattr(a, "_typehint", a.type) for a in parser._actions if a.dest == key), None)
+    if not value or not kind:
+        return f"{key}: {rest}"
+    return f"{key}: expected {expected_type(kind)}; got {value[1]}{did_you_mean(value[1], names_of(kind))}"
+
+
+def _unknown_word(word: str, parser: ArgumentParser) -> str:
+    if not word.startswith("--"):
+        return f"expected {parser.usage}; got {word!r} beside that"
+    options = [name[2:] for action in parser._actions for name in action.option_strings if name[:2] == "--"]
+    return unknown_key(word[2:].split("=")[0], options, prefix="--")

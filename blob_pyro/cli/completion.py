@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
 
 import shtab
@@ -10,11 +9,10 @@ from jsonargparse import ArgumentParser
 
 from blob_pyro.cli.command import Command, command_parser
 from blob_pyro.config.checks import unknown_name
-from blob_pyro.config.file import names_of
 
-_FOLDERS = ("run", "runs", "data_dir", "out", "adapter")
-_FILES = ("file", "held_out", "train_file", "test_file", "output", "config")
-_WITH_CONFIGURATION = "config"
+_PATHS = dict.fromkeys(("run", "runs", "data_dir", "out", "adapter"), shtab.DIRECTORY) | dict.fromkeys(
+    ("file", "held_out", "train_file", "test_file", "output", "CONFIG"), shtab.FILE
+)
 
 
 def completion_command(commands: Callable[[], Mapping[str, Command]]) -> Command:
@@ -31,13 +29,17 @@ def completion_command(commands: Callable[[], Mapping[str, Command]]) -> Command
 
 def completion_script(shell: str, commands: Mapping[str, Command]) -> str:
     """A script for a shell that `shtab` knows; made once, so that nothing is imported while one types."""
-    whole = argparse.ArgumentParser("blob-pyro")
-    parts = whole.add_subparsers()
+    whole = ArgumentParser(prog="blob-pyro")
+    parts = whole.add_subcommands()
     for name, command in commands.items():
-        part = parts.add_parser(name, help=command.help)
-        for action in command.parser()._actions:
-            _add(part, action)
-    return shtab.complete(whole, shell)
+        part = command.parser()
+        if "--config" in part._option_string_actions:  # the positional file, which is parsed as this option
+            part.add_argument("CONFIG")
+        for action in part._actions:
+            if (path := _PATHS.get(action.dest.rpartition(".")[2])) is not None:
+                action.complete = path  # type: ignore[attr-defined]
+        parts.add_subcommand(name, part, help=command.help)
+    return whole.get_completion_script(f"shtab-{shell}")
 
 
 def _completion_parser() -> ArgumentParser:
@@ -53,21 +55,3 @@ def _completion_parser() -> ArgumentParser:
     )
     parser.add_argument("shell", type=str, help=f"one of {', '.join(shtab.SUPPORTED_SHELLS)}")
     return parser
-
-
-def _add(part: argparse.ArgumentParser, action: argparse.Action) -> None:
-    """An option or a word of a command, as plain argparse has it."""
-    if action.dest == _WITH_CONFIGURATION:  # the positional file, which is parsed as this option
-        part.add_argument("CONFIG.yaml").complete = shtab.FILE  # type: ignore[attr-defined]
-    if action.dest == "help":
-        return
-    names = action.option_strings or [action.dest]
-    text = (action.help or "").replace("%", "%%")
-    if action.nargs == 0 and action.option_strings:
-        part.add_argument(*names, action="store_true", help=text)
-        return
-    choices = names_of(getattr(action, "_typehint", None)) or None
-    added = part.add_argument(*names, help=text, choices=choices)
-    key = action.dest.rpartition(".")[2]
-    if choices is None and key in (*_FOLDERS, *_FILES):
-        added.complete = shtab.DIRECTORY if key in _FOLDERS else shtab.FILE  # type: ignore[attr-defined]

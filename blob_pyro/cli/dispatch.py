@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentError
 
 from blob_pyro.cli import acquire, bench, compare, evaluate, export, fit, generate, predict, report, reproduce, tasks
-from blob_pyro.cli.command import Command
+from blob_pyro.cli.command import Command, in_our_words
 from blob_pyro.cli.completion import completion_command
 from blob_pyro.cli.help import help_text
-from blob_pyro.cli.mistakes import in_our_words
 from blob_pyro.config.checks import did_you_mean
 from blob_pyro.errors import BlobPyroError, ConfigError, Stopped
 from blob_pyro.system.terminal import quiet_libraries

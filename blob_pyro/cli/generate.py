@@ -10,8 +10,7 @@ from typing import Any
 import pyro
 from jsonargparse import ArgumentParser, Namespace
 
-from blob_pyro.cli.command import Command, add_quiet, command_parser
-from blob_pyro.cli.lines import json_line
+from blob_pyro.cli.command import Command, add_quiet, command_parser, json_line
 from blob_pyro.config.checks import unknown_name
 from blob_pyro.prediction.generation import Generations, generate
 from blob_pyro.report.colours import dim, legend, painted, printable, wants_colour

@@ -7,8 +7,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from blob_pyro.cli.command import Command, add_run_arguments, command_parser
-from blob_pyro.cli.lines import check_lines_output, say_aside, write_lines
+from blob_pyro.cli.command import Command, add_run_arguments, check_output, command_parser, say_aside, write_lines
 from blob_pyro.errors import ConfigError
 from blob_pyro.evaluation import SCORES
 from blob_pyro.runs.decisions import Decisions
@@ -66,7 +65,7 @@ def _decisions(parsed: Any) -> Decisions:
 def _predict(parser: ArgumentParser, words: Sequence[str]) -> None:
     parsed = parser.parse_args(words)
     decisions = _decisions(parsed)
-    check_lines_output(parsed.output, parsed.file, parsed.held_out)
+    check_output(parsed.output, parsed.file, parsed.held_out)
     answers = predict_run(
         parsed.run,
         parsed.file,

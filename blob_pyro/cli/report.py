@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from blob_pyro.cli.command import Command, command_parser
-from blob_pyro.cli.lines import say_aside
+from blob_pyro.cli.command import Command, command_parser, say_aside
 from blob_pyro.report.page import write_report
 
 

@@ -10,8 +10,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from blob_pyro.cli.command import Command, add_quiet, command_parser, names, seeds
-from blob_pyro.cli.mistakes import in_our_words
+from blob_pyro.cli.command import Command, add_quiet, command_parser, in_our_words, names, seeds
 from blob_pyro.errors import ConfigError, Stopped
 from blob_pyro.experiments.paper import ITEMS, Order, find_item
 from blob_pyro.experiments.paper.settings import CHANGEABLE

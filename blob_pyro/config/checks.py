@@ -46,5 +46,10 @@ def did_you_mean(given: object, known: Iterable[str]) -> str:
         >>> did_you_mean("blbo", ["blob", "mle"]), did_you_mean("x", ["blob", "mle"])
         ('; did you mean blob?', '')
     """
-    near = difflib.get_close_matches(str(given), list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    near = nearest(given, known)
+    return f"; did you mean {near}?" if near else ""
+
+
+def nearest(given: object, known: Iterable[str], least: float = 0.6) -> str | None:
+    """The known name that is most like a given one, by difflib's ratio; None where none reaches the least ratio."""
+    return next(iter(difflib.get_close_matches(str(given), list(known), n=1, cutoff=least)), None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -12,6 +11,7 @@ from typing import Any, Literal, get_type_hints
 
 import yaml
 
+from blob_pyro.config.checks import nearest
 from blob_pyro.config.sections import GuideConfig, RunConfig
 from blob_pyro.errors import ConfigError
 
@@ -150,9 +150,9 @@ def unknown_key(key: str, known: Iterable[str], prefix: str = "") -> str:
     start = f"{prefix}{key}: no such {'option' if prefix else 'key'}; "
     last = key.rsplit(".", 1)[-1]
     moved = [name for name in known if name.rsplit(".", 1)[-1] == last]
-    near = moved or difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+    near = moved[0] if moved else nearest(key, known, least=0.75)
     if near:
-        return f"{start}did you mean {prefix}{near[0]}?"
+        return f"{start}did you mean {prefix}{near}?"
     section = key.split(".", 1)[0]
     siblings = [name.split(".", 1)[1] for name in known if name.startswith(f"{section}.")]
     if siblings:
@@ -225,6 +225,8 @@ _TYPE_WORDS: dict[Any, str] = {
     list[float]: "a list of numbers, like [1.0, 2.0]",
     list[int]: "a list of whole numbers, like [-1]",
     list[str]: 'a list of texts, like ["a", "b"] with quotes',
+    tuple[int, ...]: "whole numbers in brackets, like [64,128]",
+    tuple[str, ...]: "names in brackets, like [q_proj,v_proj]",
 }
 
 

@@ -48,7 +48,7 @@ class BLoBGuide(FactorisedGaussianGuide):
         if scale not in SCALE_MAPS:
             raise unknown_name("scale", SCALE_MAPS, scale)
         scale_map = SCALE_MAPS[scale]
-        roots = (_initial_root_scale(model.location(site), eps) for site in model.sites)
+        roots = (initial_root_scale(model.location(site), eps) for site in model.sites)
         super().__init__(model, scale_map, (_free(root, scale_map) for root in roots))
         self.eps = float(eps)
 
@@ -80,7 +80,8 @@ class BLoBGuide(FactorisedGaussianGuide):
             )
 
 
-def _initial_root_scale(weight: Tensor, eps: float) -> Tensor:
+def initial_root_scale(weight: Tensor, eps: float) -> Tensor:
+    """G ~ Uniform(eps / sqrt(2), eps), of a weight's shape and on its device, float32."""
     root = torch.empty(weight.shape, dtype=torch.float32, device=weight.device)
     return root.uniform_(eps / math.sqrt(2), eps)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from blob_pyro.distributions import LowRankNormal
 from blob_pyro.guides.base import POSITIVE, AdapterGuide, at_least
+from blob_pyro.guides.blob import initial_root_scale
 from blob_pyro.model.bayesian_lora import BayesianLoRA
 
 
@@ -51,7 +52,8 @@ class LowRankGuide(AdapterGuide):
         super().__init__(model)
         self.check(rank=rank, eps=eps)
         self.rank, self.eps = int(rank), float(eps)
-        self.root_scales = nn.ParameterList(_initial_root_scale(model.location(site), eps) for site in model.sites)
+        roots = (initial_root_scale(model.location(site), eps) for site in model.sites)
+        self.root_scales = nn.ParameterList(map(nn.Parameter, roots))
         self.root_factors = nn.ParameterList(_initial_root_factor(root, rank) for root in self.root_scales)
         self._position = {site: position for position, site in enumerate(model.sites)}
 
@@ -83,11 +85,6 @@ class LowRankGuide(AdapterGuide):
     def settings(self) -> dict[str, Any]:
         """{"rank": ..., "eps": ...}."""
         return {"rank": self.rank, "eps": self.eps}
-
-
-def _initial_root_scale(weight: Tensor, eps: float) -> nn.Parameter:
-    root = torch.empty(weight.shape, dtype=torch.float32, device=weight.device)
-    return nn.Parameter(root.uniform_(eps / math.sqrt(2), eps))
 
 
 def _initial_root_factor(root_scale: Tensor, rank: int) -> nn.Parameter:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from blob_pyro.distributions import RadialNormal
 from blob_pyro.guides.base import POSITIVE, AdapterGuide
+from blob_pyro.guides.blob import initial_root_scale
 from blob_pyro.guides.only_A import refuse_lora_B
 from blob_pyro.model.bayesian_lora import BayesianLoRA
 
@@ -55,7 +54,8 @@ class ScalaBLGuide(AdapterGuide):
         refuse_lora_B("scalabl", model.sites)
         self.check(eps=eps)
         self.eps = float(eps)
-        self.root_scales = nn.ParameterList(_initial_root_scale(model.location(site), eps) for site in model.sites)
+        rows = (model.location(site)[:, 0] for site in model.sites)
+        self.root_scales = nn.ParameterList(nn.Parameter(initial_root_scale(row, eps).sqrt()) for row in rows)
         self._position = {site: position for position, site in enumerate(model.sites)}
 
     def scale(self, site: str) -> Tensor:
@@ -81,8 +81,3 @@ class ScalaBLGuide(AdapterGuide):
     def settings(self) -> dict[str, Any]:
         """{"eps": ...}."""
         return {"eps": self.eps}
-
-
-def _initial_root_scale(weight: Tensor, eps: float) -> nn.Parameter:
-    scale = torch.empty(weight.shape[0], dtype=torch.float32, device=weight.device)
-    return nn.Parameter(scale.uniform_(eps / math.sqrt(2), eps).sqrt())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import warnings
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
-from blob_pyro.config.checks import unknown_name
+from blob_pyro.config.checks import did_you_mean, unknown_name
 from blob_pyro.config.device_maps import (
     check_device_map,
     refuse_missing_device,
@@ -289,11 +288,9 @@ def _exists(path: str) -> bool:
 
 
 def _no_such_model(id_or_path: str, why: str) -> ModelLoadError:
-    near = difflib.get_close_matches(id_or_path, ALIASES, n=1)
-    advice = f"did you mean {near[0]}?" if near else "check the name"
+    advice = did_you_mean(id_or_path, ALIASES) or "; check the name"
     return ModelLoadError(
-        f"model {id_or_path[:200]}: expected a hub id, a local folder or an alias ({', '.join(ALIASES)}); {why}; "
-        f"{advice}"
+        f"model {id_or_path[:200]}: expected a hub id, a local folder or an alias ({', '.join(ALIASES)}); {why}{advice}"
     )
 
 

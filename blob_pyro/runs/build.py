@@ -309,7 +309,7 @@ def build_parts(config: RunConfig, data: TaskData) -> Parts:
 
 
 def encode_task(data: TaskData, model: BayesianLoRA, config: RunConfig) -> Items:
-    """The items of a run as its model reads them.
+    """A task's items as token ids, by the model's tokenizer.
 
     Raises:
         DataError: as `encode_items`.

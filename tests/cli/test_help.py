@@ -50,12 +50,19 @@ def test_the_first_screen_of_help_fits_one_and_shows_an_example(command, capsys)
         (["fit", "--guide.name", "la"], {"laplace"}),
         (["fit", "my.yaml", "--qu"], {"--quiet"}),
         (["predict", "--targ"], {"--target_risk"}),
+        (["fit", "--train.flipout", "t"], {"true"}),
+        (["fit", "m"], {"my.yaml"}),
+        (["fit", "--config", "m"], {"my.yaml"}),
+        (["fit", "--data.train_file", "m"], {"my.yaml"}),
+        (["report", "a_run", "a"], {"a_run"}),
     ],
     ids=" ".join,
 )
 def test_bash_completes(words, expected, tmp_path, capsys):
     assert main(["completion", "bash"]) == 0
     (tmp_path / "script").write_text(capsys.readouterr().out)
+    (tmp_path / "my.yaml").touch()
+    (tmp_path / "a_run").mkdir()
     line = " ".join(f"'{word}'" for word in ["blob-pyro", *words])
     asked = f"""
     source ./script

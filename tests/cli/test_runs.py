@@ -122,6 +122,11 @@ def test_predict_says_where_it_cannot_write(refused, finished, output):
     assert told.startswith("--output: expected a file") and output in told
 
 
+@pytest.mark.parametrize("output", ["none/answers.jsonl", "."])
+def test_a_file_that_cannot_be_written_is_refused_before_the_run_is_read(refused, output):
+    assert refused("predict", "no_run", "no.jsonl", "--output", output).startswith("--output: expected a file")
+
+
 def test_predict_writes_the_same_to_a_file_and_to_standard_output(finished, tmp_path, capsys):
     words = ["predict", str(finished / "run"), str(finished / "test.jsonl"), "--quiet"]
     assert main(words) == 0

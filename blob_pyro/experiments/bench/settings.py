@@ -48,7 +48,8 @@ class BenchSettings:
         device: where the network runs, "cpu" or "cuda".
         attn_implementation: attention of every contender; by default blob's is the library's choice and the
             others' is transformers'.
-        contenders: which ones to run; none given runs all.
+        contenders: which ones to run; none given runs all. train: lora_full, lora_answer, blob, blob_no_flipout,
+            naive_pyro; predict: lora_full, lora_answer, blob, predictive; bookkeeping: lora, blob, randn.
         rounds: timed rounds, each of every contender in turn.
         warmup: rounds before those.
         memory: measure the peak memory of each contender as well, in a process of its own.

@@ -26,8 +26,8 @@ from blob_pyro.experiments.bench.clock import Line, Spread
 from blob_pyro.experiments.bench.measure import plan
 from blob_pyro.experiments.bench.settings import CONTENDERS, PARTS
 
-SMALL = ["--length", "6", "--num_prompts", "3", "--min_length", "4", "--max_length", "9", "--num_samples", "2", "--r",
-         "2", "--num_sites", "2", "--in_features", "8", "--no-memory"]  # fmt: skip
+SMALL = ["--length", "[6]", "--num_prompts", "3", "--min_length", "4", "--max_length", "9", "--num_samples", "[2]",
+         "--r", "2", "--num_sites", "2", "--in_features", "8", "--memory", "false"]  # fmt: skip
 
 
 def small(**changes):
@@ -258,9 +258,9 @@ def test_help_tells_every_option_and_contender(capsys):
     assert main(["bench", "--help", "all"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "example: blob-pyro bench train" in out
-    options = {field.name for field in dataclasses.fields(BenchSettings)} - {"parts", "memory"} | {"no-memory"}
+    options = {field.name for field in dataclasses.fields(BenchSettings)} - {"parts"}
     assert all(f"--{option} " in out for option in options)
-    assert all(name in out for part in PARTS for name in (part, *CONTENDERS[part]))
+    assert all(f"{part}: {', '.join(names)}" in out for part, names in CONTENDERS.items())
 
 
 def test_a_command_writes_json_and_prints_tables(capsys, tmp_path):
@@ -276,17 +276,19 @@ def test_a_command_writes_json_and_prints_tables(capsys, tmp_path):
 
 
 def test_a_part_with_some_contenders(capsys):
-    words = ["bench", "predict", "--contenders", "lora_answer", "blob", "--rounds", "1", "--warmup", "0", *SMALL]
+    words = ["bench", "predict", "--contenders", "[lora_answer,blob]", "--rounds", "1", "--warmup", "0", *SMALL]
     assert main([*words, "--model", str(tiny.llama())]) == 0
     out = capsys.readouterr().out
     assert "blob / lora_answer" in out and "lora_full" not in out and "train" not in out
 
 
 BAD_WORDS: dict[str, tuple[tuple[str, ...], str]] = {
-    "part": (("trian",), "expected one of train, predict, bookkeeping, all; got 'trian'"),
+    "part": (("trian",), "part: expected one of train, predict, bookkeeping, all; got 'trian'; did you mean train?"),
     "second part": (("train", "predict"), "got 'predict' beside that"),
     "option": (("--lenth", "3"), "--lenth: no such option; did you mean --length?"),
-    "no number": (("--length", "8", "x"), "length: expected a whole number; got x"),
+    "no number": (("--length", "[8,x]"), "length: expected whole numbers in brackets, like [64,128]; got x"),
+    "no brackets": (("--length", "8"), "length: expected whole numbers in brackets, like [64,128]; got 8"),
+    "no names": (("--contenders", "blob"), "contenders: expected names in brackets, like [q_proj,v_proj]; got blob"),
     "no value": (("--rounds",), "argument --rounds: expected one argument"),
     "value": (("--rounds", "0"), "rounds: expected at least 1; got 0"),
     "model": (("--model", "./none"), "model ./none: expected a hub id, a local folder or an alias"),
