@@ -18,7 +18,7 @@ from blob_pyro.config.file import KEYS, check_file, expected_type, fits, flat_se
 from blob_pyro.config.sections import RunConfig
 from blob_pyro.errors import BlobPyroError, ConfigError, RunDirectoryError
 from blob_pyro.storage.saving import ADAPTER, DESCRIPTION, TENSORS
-from blob_pyro.system.files import _write_whole, read_object
+from blob_pyro.system.files import read_object, write_whole
 
 CHECKPOINTS = "checkpoints"
 CONFIG, HISTORY, METRICS, COST = "config.yaml", "history.jsonl", "metrics.json", "cost.json"
@@ -122,12 +122,12 @@ def read_config(run_dir: str | Path) -> RunConfig:
 
 def write_yaml(path: Path, value: Mapping[str, Any]) -> None:
     """A mapping as a YAML file, in its own order."""
-    _write_whole(path, yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True))
+    write_whole(path, yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True))
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """A mapping as a JSON file."""
-    _write_whole(path, json.dumps(value, indent=2) + "\n")
+    write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from blob_pyro.runs.build import check_guide, with_read_labels
 from blob_pyro.runs.checks import check_likelihood
 from blob_pyro.runs.item_kinds import kind_of
 from blob_pyro.storage.directory import COST, METRICS, read_config, read_json
+from blob_pyro.system.files import write_whole
 
 TABLE, SCORES, CHART = "comparison.md", "comparison.csv", "comparison"
 HELD_OUT_MARK = " †"
@@ -219,8 +220,8 @@ def _write(comparison: Comparison) -> None:
     """Tables and chart of the runs that there are."""
     from blob_pyro.report.plots import methods_plot, save_png_and_svg
 
-    (comparison.path / TABLE).write_text(comparison.text() + "\n", encoding="utf-8")
-    (comparison.path / SCORES).write_text(comparison_csv(comparison.rows), encoding="utf-8")
+    write_whole(comparison.path / TABLE, comparison.text() + "\n")
+    write_whole(comparison.path / SCORES, comparison_csv(comparison.rows))
     runs = {
         row: [outcome.metrics for outcome in by_seed.values() if outcome] for row, by_seed in comparison.rows.items()
     }

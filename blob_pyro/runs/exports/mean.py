@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from blob_pyro.guides import EnsembleGuide
 from blob_pyro.runs.exports.adapter import write_adapter
 from blob_pyro.runs.exports.subject import Subject
-from blob_pyro.storage.directory import read_json
+from blob_pyro.storage.directory import read_json, write_json
 from blob_pyro.storage.saving import DESCRIPTION, TENSORS
 
 
@@ -30,5 +29,5 @@ def write_mean(subject: Subject, folder: Path) -> dict[str, Any]:
     shutil.copyfile(subject.run.path / TENSORS, folder / TENSORS)
     described = read_json(subject.run.path / DESCRIPTION)
     described |= {"adapter": "default", "adapters": ["default"], "base": described["base"] | {"id": subject.base}}
-    (folder / DESCRIPTION).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / DESCRIPTION, described)
     return entries
