@@ -104,6 +104,52 @@ def write_whole(path: Path, content: str | bytes) -> None:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+_WRITING, WRITTEN = ".saving", ".saved"
+
+
+@contextlib.contextmanager
+def replaced_together(folder: Path) -> Iterator[Path]:
+    """A folder to fill with files, which take the places of those of the same names in `folder` when the block ends.
+
+    A process that is killed at any moment leaves all the old ones or all the new ones, where `together_in` says. They
+    are written into a hidden folder that does not count, and count as soon as that has its other name; then they are
+    copied to their places, and it is removed. What a killed process had still to copy is copied first.
+
+    Args:
+        folder: made where it is not there; other files in it stay. One process at a time.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    writing = folder / _WRITING
+    try:
+        if writing.exists():
+            shutil.rmtree(writing)
+        _copy_to_their_places(folder)
+        writing.mkdir()
+        yield writing
+        writing.rename(folder / WRITTEN)
+        _copy_to_their_places(folder)
+    finally:
+        shutil.rmtree(writing, ignore_errors=True)
+
+
+def together_in(folder: Path) -> Path:
+    """Where the files are that were replaced together: in `folder`, or in what a killed process has left there."""
+    return folder / WRITTEN if (folder / WRITTEN).is_dir() else folder
+
+
+def _copy_to_their_places(folder: Path) -> None:
+    written = folder / WRITTEN
+    if not written.is_dir():
+        return
+    for file in [entry for entry in written.rglob("*") if entry.is_file()]:
+        place = folder / file.relative_to(written)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with new_file(place) as copy:
+            shutil.copyfile(file, copy)
+    written.rename(folder / _WRITING)
+    shutil.rmtree(folder / _WRITING, ignore_errors=True)
+
+
 def digest(file: Path) -> str:
     """Of a file's bytes, in hexadecimal digits."""
     with file.open("rb") as stream:
