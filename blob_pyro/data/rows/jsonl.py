@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from blob_pyro.data.rows.row import Row, read_bytes
-from blob_pyro.data.rows.wording import bad_lines, shown
+from blob_pyro.data.rows.wording import bad_lines
 from blob_pyro.errors import DataError
+from blob_pyro.system.files import parse_json
 
 
 def read_jsonl(path: str | Path) -> list[Row]:
@@ -42,44 +41,11 @@ def _parse_object(raw: bytes) -> dict[str, Any]:
     """The JSON object on a line; a ValueError says in a few words why there is none."""
     try:
         # Editors on Windows put a byte-order mark in front of the first line.
-        value = _DECODER.decode(raw.decode("utf-8").lstrip("\ufeff"))
+        value = parse_json(raw.decode("utf-8").lstrip("\ufeff"), unique=True)
     except UnicodeDecodeError as error:
         raise ValueError("not UTF-8") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{error.msg} at column {error.colno}") from error
-    except RecursionError:
-        raise ValueError("brackets nested too deep") from None
     if not isinstance(value, dict):
         raise ValueError(f"a {type(value).__name__}, not an object")
     return value
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, none of whose keys may come twice: json would keep the last of them without a word."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"the key {shown(twice)} twice")
-    return found
-
-
-def _no_number(word: str) -> float:
-    """NaN and Infinity, which Python writes and JSON does not have."""
-    raise ValueError(f"{word}, which is no JSON")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise ValueError("a number too large")
-    return value
-
-
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:  # beyond some thousand digits, where Python refuses
-        raise ValueError("a number too large") from None
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite, parse_int=_whole)

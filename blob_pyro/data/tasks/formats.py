@@ -12,11 +12,11 @@ struct of choices is its JSON.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from blob_pyro.data.rows.wording import shown
+from blob_pyro.system.files import parse_json
 
 LETTERS = "ABCDE"
 PASSAGE_CHARACTERS = 1024
@@ -145,8 +145,8 @@ def from_cell(value: Any) -> Any:
     if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
         return value
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
+        return parse_json(value, finite=False)
+    except ValueError:
         return value
 
 

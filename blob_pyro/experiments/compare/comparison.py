@@ -26,6 +26,7 @@ from blob_pyro.runs.build import with_read_labels
 from blob_pyro.runs.checks import check_likelihood
 from blob_pyro.storage.directory import COST, METRICS, read_config
 from blob_pyro.storage.reading import read_cost, read_metrics
+from blob_pyro.system.files import write_whole
 from blob_pyro.system.terminal import TERMINAL, Console, Say
 
 TABLE, SCORES, CHART = "comparison.md", "comparison.csv", "comparison"
@@ -219,6 +220,6 @@ def _write(comparison: Comparison) -> None:
     """Tables and chart of the runs that there are."""
     from blob_pyro.report.plots import methods_plot, save_png_and_svg
 
-    (comparison.path / TABLE).write_text(comparison.text() + "\n", encoding="utf-8")
-    (comparison.path / SCORES).write_text(comparison_csv(comparison.rows), encoding="utf-8")
+    write_whole(comparison.path / TABLE, comparison.text() + "\n")
+    write_whole(comparison.path / SCORES, comparison_csv(comparison.rows))
     save_png_and_svg(methods_plot(scores_of_rows(comparison.rows)), comparison.path / CHART)

@@ -12,6 +12,7 @@ from blob_pyro.experiments.paper.order import Order, Reproduction
 from blob_pyro.report.comparison import Rows, comparison_lines, comparison_markdown, scores_of_rows
 from blob_pyro.report.plots import methods_plot, save_png_and_svg
 from blob_pyro.report.tables import csv_text
+from blob_pyro.system.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def write_files(order: Order, name: str, text: str, table: str) -> tuple[Path, .
     order.path.mkdir(parents=True, exist_ok=True)
     files = (order.path / f"{name}.md", order.path / f"{name}.csv")
     for file, content in zip(files, (f"{text}\n", table), strict=True):
-        file.write_text(content, encoding="utf-8")
+        write_whole(file, content)
     return files
 
 

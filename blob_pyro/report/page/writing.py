@@ -17,6 +17,7 @@ from blob_pyro.report.page.pictures import Picture, pictures_of, pictures_of_sev
 from blob_pyro.report.page.tables import scores_table, system_rows, systems_table
 from blob_pyro.report.tables import Cells, annotators_cells
 from blob_pyro.storage.run_files import RunFiles, read_run
+from blob_pyro.system.files import write_whole
 
 NUM_ITEMS = 10
 
@@ -55,10 +56,8 @@ def write_report(
         for line in run.missing:
             say(f"{run.path}: {line}")
     page = page_of(runs, num_items)
-    partial = output.with_name(f".{output.name}.partial")
     try:
-        partial.write_text(html(page), encoding="utf-8", errors="replace")
-        partial.replace(output)
+        write_whole(output, html(page).encode("utf-8", errors="replace"))
     except OSError as error:
         raise DataError(f"--output: expected a file to write to; got {output}: {error.strerror}") from error
     return output

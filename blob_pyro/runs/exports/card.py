@@ -19,6 +19,7 @@ from blob_pyro.runs.exports.merged import Rounding
 from blob_pyro.runs.exports.subject import Subject, public_name
 from blob_pyro.runs.exports.usage import own_code, plain_code, prompt_of
 from blob_pyro.storage.directory import COST, RELIABILITY, read_json
+from blob_pyro.system.files import write_whole
 from blob_pyro.system.packaged import ORIGINS
 
 CARD = "README.md"
@@ -66,7 +67,7 @@ def write_card(subject: Subject, kind: Kind, folder: Path, seed: int, rounding: 
         _limits(subject, kind, rounding),
     ]
     head = yaml.safe_dump(metadata(subject, kind), sort_keys=False, allow_unicode=True)
-    (folder / CARD).write_text(f"---\n{head}---\n\n" + "\n\n".join(parts) + "\n", encoding="utf-8")
+    write_whole(folder / CARD, f"---\n{head}---\n\n" + "\n\n".join(parts) + "\n")
 
 
 def metadata(subject: Subject, kind: Kind) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 from blob_pyro.guides import EnsembleGuide
 from blob_pyro.runs.exports.adapter import write_adapter
 from blob_pyro.runs.exports.subject import Subject
-from blob_pyro.storage.directory import read_json
+from blob_pyro.storage.directory import read_json, write_json
 from blob_pyro.storage.saving import DESCRIPTION, TENSORS
+from blob_pyro.system.files import together_in
 
 
 def write_mean(subject: Subject, folder: Path) -> dict[str, Any]:
@@ -27,8 +27,9 @@ def write_mean(subject: Subject, folder: Path) -> dict[str, Any]:
     entries = {"adapter_is": subject.single_is, "other_tensors": others}
     if isinstance(subject.guide, EnsembleGuide):
         return entries
-    shutil.copyfile(subject.run.path / TENSORS, folder / TENSORS)
-    described = read_json(subject.run.path / DESCRIPTION)
+    saved = together_in(subject.run.path)
+    shutil.copyfile(saved / TENSORS, folder / TENSORS)
+    described = read_json(saved / DESCRIPTION)
     described |= {"adapter": "default", "adapters": ["default"], "base": described["base"] | {"id": subject.base}}
-    (folder / DESCRIPTION).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / DESCRIPTION, described)
     return entries

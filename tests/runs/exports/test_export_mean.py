@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import blob_pyro as bp
 from blob_pyro.guides import EnsembleGuide
 from blob_pyro.model.loading import BaseSource
 from blob_pyro.runs.exports.subject import public_name
+from blob_pyro.system.files import WRITTEN
 
 
 @pytest.mark.parametrize("name", list(EVERY_GUIDE))
@@ -38,6 +40,17 @@ def test_plain_peft_loads_it_and_so_does_blob_pyro(name: str, tmp_path: Path) ->
     assert again.guide.settings() == run.guide.settings()
     assert all(torch.equal(again.guide.scale(site), run.guide.scale(site)) for site in run.model.sites)
     assert torch.equal(again.model.logits(make_batch()), bp.load(run.path).model.logits(make_batch()))
+
+
+def test_a_run_whose_save_was_killed(tmp_path: Path) -> None:
+    """What is exported is all of the new posterior, also where the files in their places are still the old ones."""
+    run = saved(tmp_path / "run")
+    shutil.copytree(run.path, tmp_path / "new")
+    (tmp_path / "new").rename(run.path / WRITTEN)
+    (run.path / "posterior.json").write_text("{}")
+    (run.path / "posterior.safetensors").write_bytes(b"old")
+    again = bp.load(bp.export(run.path, "mean"), base=base_of(run))
+    assert all(torch.equal(again.guide.scale(site), run.guide.scale(site)) for site in run.model.sites)
 
 
 def test_an_adapter_of_another_name(tmp_path: Path) -> None:

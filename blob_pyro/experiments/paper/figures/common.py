@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,12 @@ from blob_pyro.experiments.compare.methods import METHODS
 from blob_pyro.experiments.compare.runs import is_finished, run_path
 from blob_pyro.experiments.paper.order import Order, Reproduction
 from blob_pyro.experiments.paper.settings import config_for
+from blob_pyro.experiments.paper.writing import write_files
 from blob_pyro.runs.answerer import load_run
 from blob_pyro.runs.build import encode_items, load_data
 from blob_pyro.storage.directory import read_config
 from blob_pyro.storage.saving import Run
+from blob_pyro.system.files import new_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,9 +109,9 @@ def load_with_items(path: Path, num_items: int | None = None) -> LoadedRun:
 def kept(path: Path, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The tensors of a safetensors file, which is made where it is not there yet, whole or not at all."""
     if not path.is_file():
-        partial = path.with_name(f".{path.name}.partial")
-        save_file({name: value.contiguous() for name, value in make().items()}, partial)
-        os.replace(partial, path)
+        tensors = {name: value.contiguous() for name, value in make().items()}
+        with new_file(path) as file:
+            save_file(tensors, file)
     return load_file(path)
 
 
@@ -140,13 +141,10 @@ def write(
     """
     from blob_pyro.report.plots import save_png_and_svg
 
-    order.path.mkdir(parents=True, exist_ok=True)
     text = "\n\n".join(filter(None, [*paragraphs, *(f"![{picture}]({picture}.png)" for picture in pictures)]))
-    markdown, scores = order.path / f"{name}.md", order.path / f"{name}.csv"
-    markdown.write_text(text + "\n", encoding="utf-8")
-    scores.write_text(table, encoding="utf-8")
-    files = [file for stem, axes in pictures.items() for file in save_png_and_svg(axes, order.path / stem)]
-    return Reproduction(text, (markdown, scores, *files))
+    files = write_files(order, name, text, table)
+    drawn = [file for stem, axes in pictures.items() for file in save_png_and_svg(axes, order.path / stem)]
+    return Reproduction(text, (*files, *drawn))
 
 
 def failed(failures: tuple[str, ...]) -> str:

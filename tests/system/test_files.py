@@ -1,0 +1,70 @@
+"""Files that are there whole or not at all, and JSON that is read strictly."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blob_pyro.errors import RunDirectoryError
+from blob_pyro.system.files import new_file, new_folder, parse_json, read_object, write_whole
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.txt"
+    for content in ("old\n", "ü\u2028\n", b"\xff\0"):
+        write_whole(file, content)
+        assert file.read_bytes() == (content if isinstance(content, bytes) else content.encode())
+    write_whole(file, "old\n")
+    with pytest.raises(ZeroDivisionError), new_file(file) as partial:
+        partial.write_text("half of the n")
+        assert file.read_text() == "old\n" and partial.parent == tmp_path
+        raise ZeroDivisionError
+    assert os.listdir(tmp_path) == ["a.txt"] and file.read_text() == "old\n"
+
+
+def test_a_folder_has_its_name_when_it_is_whole(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "above" / "a") as partial:
+        (partial / "file").touch()
+        raise ZeroDivisionError
+    assert not os.listdir(tmp_path)
+    with new_folder(tmp_path / "above" / "a") as partial:
+        (partial / "file").touch()
+        assert not (tmp_path / "above" / "a").exists()
+    assert os.listdir(tmp_path / "above" / "a") == ["file"]
+    with pytest.raises(RunDirectoryError, match="expected a new or an empty folder"), new_folder(tmp_path / "above"):
+        pass
+
+
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "NaN": ('{"a": [NaN]}', {}, "^NaN is no number$"),
+    "infinite": ("-Infinity", {}, "^-Infinity is no number$"),
+    "too large": ("1e999", {}, "^1e999 is too large$"),
+    "too many digits": ("9" * 5000, {}, "^9{20}... is too large$"),
+    "nested": ("[" * 100_000, {}, "^brackets are nested too deeply$"),
+    "nested and lenient": ("[" * 100_000, {"finite": False}, "^brackets are nested too deeply$"),
+    "a key twice": ('{"a": {"b": 1, "b": 1}}', {"unique": True}, "^the key 'b' is there twice$"),
+    "no JSON": ("{'a': 1}", {}, "Expecting property name"),
+}
+
+
+@pytest.mark.parametrize("name", list(REFUSED))
+def test_what_python_reads_and_json_is_not(name: str) -> None:
+    text, options, message = REFUSED[name]
+    with pytest.raises(ValueError, match=message):
+        parse_json(text, **options)
+
+
+def test_what_is_read(tmp_path: Path) -> None:
+    assert parse_json('{"a": [1, -2.5, null, true, "ü"], "b": {"a": 12345678901234567890}}', unique=True) == {
+        "a": [1, -2.5, None, True, "ü"],
+        "b": {"a": 12345678901234567890},
+    }
+    assert parse_json('{"a": 1, "a": Infinity}', finite=False) == {"a": float("inf")}
+    write_whole(tmp_path / "a.json", "[1]")
+    with pytest.raises(TypeError, match="expected a JSON object; got a list"):
+        read_object(tmp_path / "a.json")
+    with pytest.raises(FileNotFoundError, match=r"b.json is not there"):
+        read_object(tmp_path / "b.json")
