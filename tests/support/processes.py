@@ -116,7 +116,9 @@ def worker_ids(parent: int) -> list[int]:
 def server() -> ForkServerContext:
     """Starts processes that have the imports done."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["blob_pyro.cli.dispatch", "blob_pyro.model.loading", "transformers", "peft"])
+    at_once, when_used = ["blob_pyro.cli.dispatch", "blob_pyro.model.loading"], ["transformers", "peft", "datasets"]
+    when_used += ["torchmetrics.functional.classification", "matplotlib.figure"]  # else 2 s of each process
+    context.set_forkserver_preload([*at_once, *when_used])
     return context
 
 
