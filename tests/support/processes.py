@@ -14,9 +14,11 @@ import socket
 import sys
 import tempfile
 import time
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import IO, Any
 
 
 class Process:
@@ -79,6 +81,45 @@ class Process:
             time.sleep(0.001)
 
 
+class Worker:
+    """A process of `compare --workers`, used as the `subprocess.Popen` that stands for a fresh interpreter.
+
+    Args:
+        place: of the chain that it makes.
+        threads: of torch.
+        errors: the file that it writes to.
+    """
+
+    _lock = (
+        Lock()
+    )  # multiprocessing reads the end of other processes when it starts one: not while another is waited for
+
+    def __init__(self, place: Path, threads: int, errors: IO[bytes]) -> None:
+        end, self._stdin = server().Pipe(duplex=False)
+        self._process: Any = server().Process(target=_worker, args=(str(place), threads, errors.name, end))
+        with self._lock:
+            self._process.start()
+        end.close()
+        self.pid = int(self._process.pid)
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self) -> int:
+        """Exit code, minus the signal that killed it."""
+        while True:
+            with self._lock:
+                if self._process.exitcode is not None:
+                    return int(self._process.exitcode)
+            time.sleep(0.01)
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stdin.close()
+
+
 def finished(*words: object, max_file_size: int | None = None) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of a command that runs to its end."""
     return Process(*words, max_file_size=max_file_size).wait()
@@ -116,7 +157,9 @@ def worker_ids(parent: int) -> list[int]:
 def server() -> ForkServerContext:
     """Starts processes that have the imports done."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["blob_pyro.cli.dispatch", "blob_pyro.model.loading", "transformers", "peft"])
+    at_once, when_used = ["blob_pyro.cli.dispatch", "blob_pyro.model.loading"], ["transformers", "peft", "datasets"]
+    when_used += ["torchmetrics.functional.classification", "matplotlib.figure"]  # else 2 s of each process
+    context.set_forkserver_preload([*at_once, *when_used])
     return context
 
 
@@ -131,19 +174,33 @@ def launch(rank: int, count: int, port: int) -> None:
 def _command(
     words: list[str], out: str, err: str, max_file_size: int | None, launched_as: tuple[int, int, int] | None
 ) -> None:
-    import torch
-
     from blob_pyro.cli import main
 
-    for descriptor, path in ((1, out), (2, err)):
-        os.dup2(os.open(path, os.O_WRONLY), descriptor)
-    # made anew, for a terminal cannot be sought in as what the server writes to can
-    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", buffering=1, closefd=False)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    torch.set_num_threads(1)
+    _as_fresh(out, err, num_threads=1)
     if launched_as is not None:
         launch(*launched_as)
     if max_file_size is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_size, max_file_size))
     sys.exit(main(words))
+
+
+def _worker(place: str, num_threads: int, errors: str, stdin: Connection) -> None:
+    from blob_pyro.experiments.compare.workers import work
+
+    os.setsid()
+    os.dup2(stdin.fileno(), 0)
+    _as_fresh(errors, errors, num_threads)
+    work(place)
+
+
+def _as_fresh(out: str, err: str, num_threads: int) -> None:
+    """Writes to these files, and hears signals, as a program does that somebody has just started."""
+    import torch
+
+    for descriptor, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), descriptor)
+    # made anew, for a terminal cannot be sought in as what the server writes to can
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", buffering=1, closefd=False)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    torch.set_num_threads(num_threads)

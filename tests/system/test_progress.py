@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import pty
 import re
 import termios
-import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import tiny
 from processes import Process, finished
 
 import blob_pyro
+from blob_pyro.cli import main
 from blob_pyro.system.progress import NUM_LINES, counted
 
 UNIT = "( items| tokens| draws| rounds)?"
@@ -54,6 +56,8 @@ COMMANDS = {
     ),
 }
 
+APART = ("fit", "compare", "generate")  # in processes of their own; the others in this one, which tells in the same way
+
 
 def words_of(name: str, place: Path) -> list[object]:
     """The words of a command, with paths; what it writes goes to a folder of its own."""
@@ -63,30 +67,38 @@ def words_of(name: str, place: Path) -> list[object]:
     return [*words, *own]
 
 
-def on_a_terminal(words: list[object], *, quiet: bool = False, columns: int = 100) -> tuple[int, str]:
-    """Exit code of a real process, and all that a real pseudo-terminal shows."""
+def on_a_terminal(words: list[object], *, apart: bool, quiet: bool = False, columns: int = 100) -> tuple[int, str]:
+    """Exit code of a command, in a process of its own or in this one, and all that a real pseudo-terminal shows."""
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (24 if columns else 0, columns))
-    process = Process(*words, quiet=quiet, terminal=os.ttyname(slave))
+    with ThreadPoolExecutor(1) as reader:
+        shown = reader.submit(everything, master)
+        with open(slave, "w", buffering=1) as screen:
+            if apart:
+                code = Process(*words, quiet=quiet, terminal=os.ttyname(slave)).wait()[0]
+            else:
+                with contextlib.redirect_stdout(screen), contextlib.redirect_stderr(screen):
+                    code = main([*map(str, words), *(["--quiet"] if quiet else [])])
+        return code, shown.result().decode()
+
+
+def everything(master: int) -> bytes:
+    """What a terminal shows until nobody has it open any more."""
     shown = b""
-    os.set_blocking(master, False)
-    while True:
-        alive = process.is_alive()
-        try:
-            shown += os.read(master, 65536)
-        except BlockingIOError:  # nothing new
-            if not alive:
-                break
-            time.sleep(0.01)
-    code = process.wait()[0]
-    os.close(slave)
+    with contextlib.suppress(OSError):  # how Linux tells the end
+        while part := os.read(master, 65536):
+            shown += part
     os.close(master)
-    return code, shown.decode()
+    return shown
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))
-def test_without_a_terminal_there_are_lines(name: str, place: Path) -> None:
-    code, out, err = Process(*words_of(name, place), quiet=False).wait()
+def test_without_a_terminal_there_are_lines(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = words_of(name, place)
+    if name in APART:
+        code, out, err = Process(*words, quiet=False).wait()
+    else:
+        code, (out, err) = main([str(word) for word in words]), capsys.readouterr()
     assert code == 0, err
     assert "\r" not in out + err
     for title in COMMANDS[name][1]:
@@ -97,7 +109,7 @@ def test_without_a_terminal_there_are_lines(name: str, place: Path) -> None:
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_quiet_tells_nothing(name: str, place: Path) -> None:
     """Not on a terminal either, where a bar would be."""
-    code, shown = on_a_terminal(words_of(name, place), quiet=True)
+    code, shown = on_a_terminal(words_of(name, place), apart=name in APART, quiet=True)
     assert code == 0, shown
     assert "\r" not in shown.replace("\r\n", "\n")  # the terminal's own line ends
     assert not re.search(r"\d+/\d+.*(left|%)", shown), shown
@@ -105,7 +117,7 @@ def test_quiet_tells_nothing(name: str, place: Path) -> None:
 
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_a_terminal_gets_bars(name: str, place: Path) -> None:
-    code, shown = on_a_terminal(words_of(name, place))
+    code, shown = on_a_terminal(words_of(name, place), apart=name in APART)
     assert code == 0, shown
     for title in COMMANDS[name][1]:
         assert re.search(BAR.format(title=re.escape(title)), shown), shown
@@ -113,7 +125,7 @@ def test_a_terminal_gets_bars(name: str, place: Path) -> None:
 
 
 def test_a_terminal_that_does_not_know_its_width_gets_bars_too(place: Path) -> None:
-    code, shown = on_a_terminal(words_of("evaluate", place), columns=0)
+    code, shown = on_a_terminal(words_of("evaluate", place), apart=True, columns=0)
     assert code == 0 and re.search(BAR.format(title="predict N=2"), shown), shown
 
 

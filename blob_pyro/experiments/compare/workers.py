@@ -13,11 +13,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock, Thread
+from typing import IO
 
 import torch
 
@@ -29,6 +30,7 @@ from blob_pyro.storage.directory import CONFIG, read_config, write_yaml
 from blob_pyro.system.terminal import Console, quiet_libraries
 
 CHAIN, ENDED, ERRORS = "chain.json", "ended.jsonl", "errors.txt"
+Start = Callable[[Path, int, IO[bytes]], "subprocess.Popen[bytes]"]
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,25 @@ def chains_of(methods: Sequence[Method], seeds: Sequence[int]) -> list[Chain]:
     return [Chain(tuple(found), seed) for seed in seeds for found in names.values()]
 
 
+def start_interpreter(place: Path, threads: int, errors: IO[bytes]) -> subprocess.Popen[bytes]:
+    """A fresh interpreter that makes the chain of `place`, with so many threads; what it writes goes to `errors`.
+
+    In a session of its own, where Ctrl-C in the terminal does not reach it a second time.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", "blob_pyro.experiments.compare.workers", str(place)],
+        stdin=subprocess.PIPE, stdout=errors, stderr=errors, env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+        start_new_session=True,
+    )  # fmt: skip
+
+
 def make_runs_at_once(
-    config: RunConfig, methods: Sequence[Method], seeds: Sequence[int], workers: int, console: Console
+    config: RunConfig,
+    methods: Sequence[Method],
+    seeds: Sequence[int],
+    workers: int,
+    console: Console,
+    start: Start = start_interpreter,
 ) -> Generator[Ended, None, None]:
     """Make every run where it is not there yet, as `method_runs.make_runs`, in several processes.
 
@@ -68,6 +87,7 @@ def make_runs_at_once(
         seeds: of the runs.
         workers: how many processes at once.
         console: receives lines for the user, those of a process when it has ended.
+        start: starts one that ends when its standard input is closed.
     """
     chains = chains_of(methods, seeds)
     total, done = len(methods) * len(seeds), 0
@@ -81,7 +101,7 @@ def make_runs_at_once(
         return
     threads = max(1, torch.get_num_threads() // workers)
     console.log(f"{min(workers, len(chains))} processes at once, threads of each: {threads}")
-    with tempfile.TemporaryDirectory() as folder, _Processes(workers, threads) as processes:
+    with tempfile.TemporaryDirectory() as folder, _Processes(workers, threads, start) as processes:
         for position, chain in enumerate(chains):
             processes.start(_hand_over(config, chain, Path(folder) / str(position)), chain)
         for chain, place, code in processes.as_they_end():
@@ -95,9 +115,9 @@ def make_runs_at_once(
 class _Processes:
     """At most `workers` processes at once; those that run when the block is left are interrupted, once."""
 
-    def __init__(self, workers: int, threads: int) -> None:
+    def __init__(self, workers: int, threads: int, start: Start) -> None:
         self._pool = ThreadPoolExecutor(workers)  # its threads only wait for their processes
-        self._environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        self._threads, self._start = threads, start
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopping, self._lock = False, Lock()
         self._futures: dict[Future[int], tuple[Chain, Path]] = {}
@@ -127,12 +147,7 @@ class _Processes:
             with self._lock:
                 if self._stopping:
                     return -signal.SIGINT
-                # in a session of its own, where Ctrl-C in the terminal does not reach it a second time
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "blob_pyro.experiments.compare.workers", str(place)],
-                    stdin=subprocess.PIPE, stdout=errors, stderr=errors, env=self._environment,
-                    start_new_session=True,
-                )  # fmt: skip
+                process = self._start(place, self._threads, errors)
                 self._running.add(process)
             with process:  # its standard input stays open meanwhile
                 code = process.wait()
@@ -173,6 +188,15 @@ def end_with_parent() -> None:
     Thread(target=wait, daemon=True).start()
 
 
+def work(folder: str) -> None:
+    """Be the process that makes the runs of a folder."""
+    end_with_parent()
+    try:
+        main(folder)
+    except KeyboardInterrupt as interrupt:
+        sys.exit(f"stopped by Ctrl-C; {str(interrupt) or 'nothing was saved'}")
+
+
 def main(folder: str) -> None:
     """Make the runs that a folder names; a line there for each that has ended."""
     place = Path(folder)
@@ -186,8 +210,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    end_with_parent()
-    try:
-        main(sys.argv[1])
-    except KeyboardInterrupt as interrupt:
-        sys.exit(f"stopped by Ctrl-C; {str(interrupt) or 'nothing was saved'}")
+    work(sys.argv[1])

@@ -1,19 +1,22 @@
-"""Runs made at once in processes of their own: the same runs, and no process is left behind."""
+"""Runs made at once in processes of their own: the same runs, and no process is left behind.
+
+Fresh interpreters where a command is stopped, as a user has them; forked ones elsewhere, which start sooner.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import os
+import functools
 import signal
-import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
-from processes import worker_ids
+import tiny
+from processes import Process, Worker, finished, worker_ids
 from tiny_runs import make_config
 
 from blob_pyro.config.file import to_dict
@@ -34,6 +37,13 @@ def config(tmp_path) -> RunConfig:
     return make_config(tmp_path, data={"num_validation": 4}, output=str(tmp_path / "all"))
 
 
+@pytest.fixture
+def forked(monkeypatch) -> None:
+    """`compare` has its runs made by forked processes."""
+    at_once = functools.partial(make_runs_at_once, start=Worker)
+    monkeypatch.setattr("blob_pyro.experiments.compare.comparison.make_runs_at_once", at_once)
+
+
 def endless(config: RunConfig) -> RunConfig:
     """Steps for an hour: whoever ends was stopped."""
     return dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=1_000_000))
@@ -47,7 +57,7 @@ def wait_for(*paths: Path) -> None:
         threading.Event().wait(0.1)
 
 
-def test_runs_at_once_are_those_made_in_turn(config, tmp_path):
+def test_runs_at_once_are_those_made_in_turn(config, tmp_path, forked):
     said: list[str] = []
     methods = ["mle", "temperature", "blob"]
     at_once = compare(config, methods, (1, 0), workers=2, progress=False, say=said.append)
@@ -66,7 +76,7 @@ def test_runs_at_once_are_those_made_in_turn(config, tmp_path):
     assert not any("processes" in line for line in said)
 
 
-def test_a_run_that_fails_is_told_and_the_others_go_on(config):
+def test_a_run_that_fails_is_told_and_the_others_go_on(config, forked):
     """And so are the warnings of its process."""
     wrong = dataclasses.replace(
         config,
@@ -82,59 +92,57 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(config):
 
 def test_a_process_that_is_killed_is_a_failure(config):
     ends: list[Ended] = []
-    runs = make_runs_at_once(endless(config), [METHODS["blob"]], (0,), 2, SILENT)
+    started: list[Worker] = []
+
+    def start(*given: Any) -> Worker:
+        started.append(Worker(*given))
+        return started[-1]
+
+    runs = make_runs_at_once(endless(config), [METHODS["blob"]], (0,), 2, SILENT, start)
     consumer = threading.Thread(target=lambda: ends.extend(runs))
     consumer.start()
     wait_for(run_path(config, "blob", 0) / "history.jsonl")
-    (worker,) = worker_ids(os.getpid())
-    os.kill(worker, signal.SIGKILL)
+    (worker,) = started
+    worker.send_signal(signal.SIGKILL)
     consumer.join(PATIENCE)
     (ended,) = ends
     assert ended.failure.startswith("expected its process to end well; got exit code -9")
 
 
 @pytest.fixture
-def command(config, tmp_path) -> list[str]:
+def words(config, tmp_path) -> list[object]:
     """A comparison by two processes, that takes some seconds."""
-    file = tmp_path / "compare.yaml"
     long = dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=1000))
-    file.write_text(yaml.safe_dump(to_dict(long)))
-    words = ["compare", str(file), "--methods", "mle,blob", "--seeds", "0", "--workers", "2", "--quiet"]
-    return [sys.executable, "-m", "blob_pyro", *words]
+    file = tiny.write_yaml(tmp_path / "compare.yaml", to_dict(long))
+    return ["compare", file, "--methods", "mle,blob", "--seeds", "0", "--workers", "2"]
 
 
-def stop(command: list[str], config: RunConfig, number: signal.Signals) -> tuple[int, str]:
+def stop(words: list[object], config: RunConfig, number: signal.Signals) -> tuple[int, str]:
     """Exit code and error of a command that gets a signal, alone, while both of its processes train."""
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a shell's background job ignores Ctrl-C
-    )
+    process = Process(*words)
     wait_for(*(run_path(config, name, 0) / "history.jsonl" for name in ("mle", "blob")))
     workers = worker_ids(process.pid)
     assert len(workers) == 2
-    process.send_signal(number)
-    _, error = process.communicate(timeout=PATIENCE)
+    process.send(number)
+    code, _, error = process.wait()
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
     for name in ("mle", "blob"):
         path = run_path(config, name, 0)
         assert (path / "adapter" / "adapter_model.safetensors").is_file() and not (path / "metrics.json").exists()
-    return process.returncode, error
+    return code, error
 
 
-def test_ctrl_c_stops_every_process_once_and_the_same_command_goes_on(config, command):
+def test_ctrl_c_stops_every_process_once_and_the_same_command_goes_on(config, words):
     """Both processes save what they have learnt, and end before the command does."""
-    code, error = stop(command, config, signal.SIGINT)
+    code, error = stop(words, config, signal.SIGINT)
     assert code == 130 and error.count("\n") == 1
     assert "stopped by Ctrl-C" in error and "the same command goes on" in error
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert again.returncode == 0 and "| BLoB N=2 " in again.stdout and "Failed" not in again.stdout
+    code, out, _ = finished(*words)
+    assert code == 0 and "| BLoB N=2 " in out and "Failed" not in out
 
 
-def test_sigterm_stops_every_process_once(config, command):
-    code, error = stop(command, config, signal.SIGTERM)
+def test_sigterm_stops_every_process_once(config, words):
+    code, error = stop(words, config, signal.SIGTERM)
     assert code == 143 and error.count("\n") == 1
     assert "stopped by SIGTERM" in error and "the same command goes on" in error
 
