@@ -1,4 +1,4 @@
-"""The KL of a factorised Gaussian against a centred one, with its gradient, in a handful of operations."""
+"""Laws of independent Normals: their KL against centred ones, with its gradient, in a handful of operations."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal
 
 
 def gaussian_kl(loc: Tensor, scale: Tensor, prior_scale: float | Tensor) -> Tensor:
@@ -53,3 +54,17 @@ class _GaussianKL(torch.autograd.Function):
         loc, scale = ctx.saved_tensors
         weighted = gradient * ctx.precision
         return loc * weighted, scale * weighted - gradient / scale, None
+
+
+def elementwise_normal(law: Distribution) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of a Normal inside any number of `Independent`.
+
+    Raises:
+        NotImplementedError: the law is another one; `TraceMeanField_ELBO` samples the KL then.
+    """
+    base = law
+    while isinstance(base, Independent):
+        base = base.base_dist
+    if not isinstance(base, Normal):
+        raise NotImplementedError(f"expected a Normal with independent entries; got {type(base).__name__}")
+    return base.loc, base.scale
