@@ -68,3 +68,23 @@ def elementwise_normal(law: Distribution) -> tuple[Tensor, Tensor]:
     if not isinstance(base, Normal):
         raise NotImplementedError(f"expected a Normal with independent entries; got {type(base).__name__}")
     return base.loc, base.scale
+
+
+def kl_to_independent(loc: Tensor, variance: Tensor, log_det: Tensor, prior: Distribution) -> Tensor:
+    r"""KL(Normal(loc, C) || prior) of matrices, the prior's entries being independent Normal(m, s^2).
+
+        sum log s - 1/2 + (C_ii + (loc - m)^2) / (2 s^2)  -  1/2 log det C
+
+    Args:
+        loc: (..., r, n) means.
+        variance: (..., r, n) the diagonal of C.
+        log_det: (...) log det C.
+        prior: `elementwise_normal` reads it.
+
+    Returns:
+        Nats, summed over the matrix, (...).
+    """
+    mean, scale = elementwise_normal(prior)
+    terms = scale.log() - 0.5 + (variance + (loc - mean).square()) / (2 * scale.square())
+    kl: Tensor = terms.sum((-2, -1)) - 0.5 * log_det
+    return kl
