@@ -63,7 +63,7 @@ def _generate(parser: ArgumentParser, words: Sequence[str]) -> None:
         raise unknown_name("--uncertainty", EDGES, parsed.uncertainty)
     run = load(parsed.run, device_map=device_map_of(parsed.run))
     pyro.set_rng_seed(parsed.seed)
-    found = generate(
+    generations = generate(
         run.model,
         run.guide,
         parsed.prompt,
@@ -76,44 +76,44 @@ def _generate(parser: ArgumentParser, words: Sequence[str]) -> None:
         top_p=parsed.top_p,
         progress=not parsed.quiet,
     )
-    _show(found, run.model.tokenizer, parsed)
+    _show(generations, run.model.tokenizer, parsed)
 
 
-def _show(found: Generations, tokenizer: Any, parsed: Namespace) -> None:
-    names = [f"draw {s + 1}" for s in range(found.num_draws)] if parsed.mode == "per_draw" else ["average"]
+def _show(generations: Generations, tokenizer: Any, parsed: Namespace) -> None:
+    names = [f"draw {s + 1}" for s in range(generations.num_draws)] if parsed.mode == "per_draw" else ["average"]
     if parsed.num_draws == 0:
         names = ["posterior mean"]
     if parsed.json:
-        for row in json_rows(found, tokenizer, names):
+        for row in json_rows(generations, tokenizer, names):
             print(json_line({"prompt": parsed.prompt} | row, sys.stdout.encoding), end="")
         return
     tell = _in_colour if wants_colour(sys.stdout.isatty(), os.environ) else _in_tables
-    print(tell(found, tokenizer, names, parsed))
+    print(tell(generations, tokenizer, names, parsed))
     print("\nwhole texts, nats; entropy and mutual information are means over the tokens;")
     print("log-probability, and the lowest and the highest under one draw:\n")
-    print(texts_table(found, names))
+    print(texts_table(generations, names))
 
 
-def _in_colour(found: Generations, tokenizer: Any, names: Sequence[str], parsed: Namespace) -> str:
+def _in_colour(generations: Generations, tokenizer: Any, names: Sequence[str], parsed: Namespace) -> str:
     edges = EDGES[parsed.uncertainty]
     texts = []
     for position in range(len(names)):
-        rows = token_rows(found, tokenizer, position)
+        rows = token_rows(generations, tokenizer, position)
         texts.append(painted([row["token"] for row in rows], [row[parsed.uncertainty] for row in rows], edges))
-    told = f"{parsed.uncertainty.replace('_', ' ')} of the next token, nats:\n{legend(edges)}"
+    caption = f"{parsed.uncertainty.replace('_', ' ')} of the next token, nats:\n{legend(edges)}"
     if len(texts) == 1:
-        return f"{dim(parsed.prompt)}{texts[0]}\n\n{told}"
+        return f"{dim(parsed.prompt)}{texts[0]}\n\n{caption}"
     listed = "\n".join(f"{dim(name + ':')}{text}" for name, text in zip(names, texts, strict=True))
-    return f"{dim(parsed.prompt)}\n\n{listed}\n\n{told}"
+    return f"{dim(parsed.prompt)}\n\n{listed}\n\n{caption}"
 
 
-def _in_tables(found: Generations, tokenizer: Any, names: Sequence[str], parsed: Namespace) -> str:
-    texts = found.texts[0] if found.texts else ()
-    told = [
-        f"{name}: {printable(parsed.prompt + text)}\n\n{tokens_table(found, tokenizer, position)}"
+def _in_tables(generations: Generations, tokenizer: Any, names: Sequence[str], parsed: Namespace) -> str:
+    texts = generations.texts[0] if generations.texts else ()
+    tables = [
+        f"{name}: {printable(parsed.prompt + text)}\n\n{tokens_table(generations, tokenizer, position)}"
         for position, (name, text) in enumerate(zip(names, texts, strict=True))
     ]
-    return "\n\n".join(told)
+    return "\n\n".join(tables)
 
 
 COMMAND = Command("go on from a prompt, tokens coloured by uncertainty", _generate_parser, _generate)

@@ -55,9 +55,9 @@ def _screen(parser: ArgumentParser, groups: Mapping[str, tuple[str, Actions]], t
 
 
 def _topics(more: Mapping[str, str]) -> str:
-    told = [name if title in ("", name) else f"{name} ({title})" for name, title in more.items()]
+    titles = [name if title in ("", name) else f"{name} ({title})" for name, title in more.items()]
     lines = [""]
-    for word in [f"{name}," for name in told] + ["all"]:
+    for word in [f"{name}," for name in titles] + ["all"]:
         if len(lines[-1]) + len(word) + 3 > WIDTH:
             lines.append("")
         lines[-1] += f"{' ' if lines[-1] else '  '}{word}"
@@ -66,15 +66,15 @@ def _topics(more: Mapping[str, str]) -> str:
 
 def _groups(parser: ArgumentParser) -> dict[str, tuple[str, Actions]]:
     """Groups of options beyond the first screen: name -> title and options. Sections go by the name of their key."""
-    found = {}
+    groups = {}
     names = {id(group): name for name, group in (parser.groups or {}).items()}
     for group in parser._action_groups:
         actions = [action for action in group._group_actions if "." in action.dest or group.title not in _ON_THE_SCREEN]
         if actions and group.title not in _ON_THE_SCREEN:
             keys = [action for action in actions if "." in action.dest]
             name = keys[0].dest.split(".")[0] if keys else str(names.get(id(group)))
-            found[name] = (str(group.title), keys or actions)
-    return found
+            groups[name] = (str(group.title), keys or actions)
+    return groups
 
 
 def _section(text: str, title: str) -> str:

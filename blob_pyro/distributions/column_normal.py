@@ -14,7 +14,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Independent, constraints, register_kl
 
-from blob_pyro.distributions.elementwise import elementwise_normal
+from blob_pyro.distributions.gaussian_kl import kl_to_independent
 
 
 class ColumnNormal(TorchDistribution):
@@ -87,8 +87,4 @@ class ColumnNormal(TorchDistribution):
 @register_kl(ColumnNormal, Independent)
 def _kl_column_normal(q: ColumnNormal, p: Independent[Any]) -> Tensor:
     """KL(q || p) in nats, summed over the matrix; shape: the broadcast batch shapes."""
-    mean, scale = elementwise_normal(p)
-    spread = q.factor.square().sum(-1, keepdim=True)
-    terms = scale.log() - 0.5 + (spread + (q.loc - mean).square()) / (2 * scale.square())
-    kl: Tensor = terms.sum((-2, -1)) - q.event_shape[-1] * q._log_det()
-    return kl
+    return kl_to_independent(q.loc, q.variance, 2 * q.event_shape[-1] * q._log_det(), p)

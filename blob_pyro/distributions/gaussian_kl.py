@@ -1,4 +1,4 @@
-"""The KL of a factorised Gaussian against a centred one, with its gradient, in a handful of operations."""
+"""Laws of independent Normals: their KL against centred ones, with its gradient, in a handful of operations."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal
 
 
 def gaussian_kl(loc: Tensor, scale: Tensor, prior_scale: float | Tensor) -> Tensor:
@@ -53,3 +54,37 @@ class _GaussianKL(torch.autograd.Function):
         loc, scale = ctx.saved_tensors
         weighted = gradient * ctx.precision
         return loc * weighted, scale * weighted - gradient / scale, None
+
+
+def elementwise_normal(law: Distribution) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of a Normal inside any number of `Independent`.
+
+    Raises:
+        NotImplementedError: the law is another one; `TraceMeanField_ELBO` samples the KL then.
+    """
+    base = law
+    while isinstance(base, Independent):
+        base = base.base_dist
+    if not isinstance(base, Normal):
+        raise NotImplementedError(f"expected a Normal with independent entries; got {type(base).__name__}")
+    return base.loc, base.scale
+
+
+def kl_to_independent(loc: Tensor, variance: Tensor, log_det: Tensor, prior: Distribution) -> Tensor:
+    r"""KL(Normal(loc, C) || prior) of matrices, the prior's entries being independent Normal(m, s^2).
+
+        sum log s - 1/2 + (C_ii + (loc - m)^2) / (2 s^2)  -  1/2 log det C
+
+    Args:
+        loc: (..., r, n) means.
+        variance: (..., r, n) the diagonal of C.
+        log_det: (...) log det C.
+        prior: `elementwise_normal` reads it.
+
+    Returns:
+        Nats, summed over the matrix, (...).
+    """
+    mean, scale = elementwise_normal(prior)
+    terms = scale.log() - 0.5 + (variance + (loc - mean).square()) / (2 * scale.square())
+    kl: Tensor = terms.sum((-2, -1)) - 0.5 * log_det
+    return kl

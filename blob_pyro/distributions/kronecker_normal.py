@@ -14,7 +14,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Independent, constraints, register_kl
 
-from blob_pyro.distributions.elementwise import elementwise_normal
+from blob_pyro.distributions.gaussian_kl import kl_to_independent
 
 
 class KroneckerNormal(TorchDistribution):
@@ -138,8 +138,5 @@ class KroneckerNormal(TorchDistribution):
 
 @register_kl(KroneckerNormal, Independent)
 def _kl_kronecker(q: KroneckerNormal, p: Independent[Any]) -> Tensor:
-    """KL(q || p) in nats, summed over the matrix; p has independent entries, so that q's variances suffice."""
-    mean, scale = elementwise_normal(p)
-    terms = scale.log() - 0.5 + (q.variance + (q.loc - mean).square()) / (2 * scale.square())
-    kl: Tensor = terms.sum((-2, -1)) + 0.5 * q.log_det_precision()
-    return kl
+    """KL(q || p) in nats, summed over the matrix; shape: the broadcast batch shapes."""
+    return kl_to_independent(q.loc, q.variance, -q.log_det_precision(), p)

@@ -14,7 +14,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Independent, constraints, register_kl
 
-from blob_pyro.distributions.elementwise import elementwise_normal
+from blob_pyro.distributions.gaussian_kl import kl_to_independent
 
 
 class LowRankNormal(TorchDistribution):
@@ -118,8 +118,4 @@ class LowRankNormal(TorchDistribution):
 @register_kl(LowRankNormal, Independent)
 def _kl_low_rank(q: LowRankNormal, p: Independent[Any]) -> Tensor:
     """KL(q || p) in nats, summed over the matrix; shape: the broadcast batch shapes."""
-    mean, scale = elementwise_normal(p)
-    spread = q.scale.square() + q.factor.square().sum(0)
-    terms = scale.log() - 0.5 + (spread + (q.loc - mean).square()) / (2 * scale.square())
-    kl: Tensor = terms.sum((-2, -1)) - 0.5 * q.log_det()
-    return kl
+    return kl_to_independent(q.loc, q.variance, q.log_det(), p)

@@ -14,7 +14,7 @@ from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor
 from torch.distributions import Distribution, Independent, constraints, kl_divergence, register_kl
 
-from blob_pyro.distributions.elementwise import elementwise_normal
+from blob_pyro.distributions.gaussian_kl import elementwise_normal
 
 
 class RadialNormal(TorchDistribution):

@@ -17,7 +17,7 @@ from torch.distributions.kl import kl_divergence
 
 from blob_pyro.data.examples import Batch
 from blob_pyro.distributions import FullWeightNormal, UnpenalisedDelta
-from blob_pyro.distributions.elementwise import elementwise_normal
+from blob_pyro.distributions.gaussian_kl import elementwise_normal
 from blob_pyro.errors import ConfigError, UnsupportedPosteriorError
 from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.model.handlers import LocalParamsMessenger, declare

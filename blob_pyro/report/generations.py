@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from blob_pyro.prediction.generation import Generations
-from blob_pyro.prediction.generation.text import token_texts
+from blob_pyro.prediction.generation.prompts import token_texts
 from blob_pyro.report.colours import printable
 from blob_pyro.report.tables import markdown_table
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from blob_pyro.config.sections import RunConfig
 from blob_pyro.data.tasks.task_data import TaskData
 from blob_pyro.errors import NonFiniteLossError, Stopped
-from blob_pyro.model.layers.blocks import block_list
+from blob_pyro.model.layers.targets import block_list
 from blob_pyro.runs.answerer import num_draws
 from blob_pyro.runs.build import Parts, build_parts
 from blob_pyro.runs.history import TrainingClock

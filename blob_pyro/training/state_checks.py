@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
 from blob_pyro.training.loss_scale import GROWTH_STEPS
-from blob_pyro.training.prior_step import PriorScaleStep
+from blob_pyro.training.recipes import PriorScaleStep
 
 GENERATOR = "loader.generator"
 _MOMENTS: dict[type[Optimizer], set[str]] = {

@@ -18,14 +18,13 @@ from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.model.handlers import flipout, training_mode
 from blob_pyro.system.processes import Ranks
 from blob_pyro.system.progress import counted
-from blob_pyro.training.best import Best
 from blob_pyro.training.checkpoints import Checkpoints
 from blob_pyro.training.making import make_svi
 from blob_pyro.training.passes import Passes, Place
 from blob_pyro.training.random_state import kept_random_state
 from blob_pyro.training.stopping import stop_requests
 from blob_pyro.training.svi import BLoBSVI, StepResult
-from blob_pyro.training.training_state import TrainingState
+from blob_pyro.training.training_state import Best, TrainingState
 
 Callback = Callable[[StepResult], None]
 Validate = Callable[[], float]

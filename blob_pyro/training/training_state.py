@@ -1,9 +1,10 @@
-"""Everything that the next step of training depends on, as tensors and as JSON, and back again."""
+"""Everything that the next step of training depends on, and `Best`, the parameters of the lowest held-out NLL."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,6 @@ from torch import Tensor
 
 from blob_pyro.errors import CheckpointError
 from blob_pyro.system.processes import Ranks
-from blob_pyro.training.best import Best
 from blob_pyro.training.passes import Place
 from blob_pyro.training.random_state import RandomState
 from blob_pyro.training.state_checks import GENERATOR, check_like, check_moments, split_moment
@@ -114,11 +114,11 @@ class TrainingState:
         svi.recipe.set_rates(svi.steps_done)
 
     def _restore_best(self, best: Best, names: list[str]) -> None:
-        found = self.numbers["best"]
+        numbers = self.numbers["best"]
         copies = self._copies("best.", names)
         if copies is not None:
-            best.copies, best.nll = copies, float(found["nll"])
-        best.step, best.waited = int(found["step"]), int(found["waited"])
+            best.copies, best.nll = copies, float(numbers["nll"])
+        best.step, best.waited = int(numbers["step"]), int(numbers["waited"])
 
     def _copies(self, prefix: str, names: list[str]) -> list[Tensor] | None:
         """All parameters of a kind, or none."""
@@ -158,3 +158,42 @@ def _restore_moments(svi: BLoBSVI, tensors: Mapping[str, Tensor]) -> None:
         k, of, key = split_moment(name)
         parameter = parameters[of]
         svi.recipe.optimizers[k].state[parameter][key] = value.clone().to(parameter.device)
+
+
+class Best:
+    """Keeps a copy of the parameters at the lowest held-out NLL so far.
+
+    Args:
+        parameters: those that training changes.
+        patience: how many evaluations in a row without a lower NLL end training; None never does.
+
+    Attributes:
+        nll: the lowest so far, nats per item; infinity before the first.
+        step: the step behind which it was found; 0 before the first.
+        waited: evaluations since.
+        copies: the parameters there; None before the first.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], patience: int | None) -> None:
+        self._parameters = [parameter.detach() for parameter in parameters]
+        self._patience = patience
+        self.nll, self.step, self.waited = math.inf, 0, 0
+        self.copies: list[Tensor] | None = None
+
+    def see(self, nll: float, step: int) -> None:
+        """Take note of the held-out NLL behind a step; one that is not a number is not lower."""
+        if nll < self.nll:
+            self.nll, self.step, self.waited = nll, step, 0
+            self.copies = [parameter.clone() for parameter in self._parameters]
+        else:
+            self.waited += 1
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether it is time to stop."""
+        return self._patience is not None and self.waited >= self._patience
+
+    def put_back(self) -> None:
+        """Give the parameters the values of the lowest NLL."""
+        if self.copies is not None:
+            torch._foreach_copy_(self._parameters, self.copies)

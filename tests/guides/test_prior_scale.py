@@ -38,8 +38,7 @@ from blob_pyro.guides.gaussian import FactorisedGaussianGuide
 from blob_pyro.model.likelihoods import MultipleChoice
 from blob_pyro.model.prior import PRIOR_SCALE, Hyperprior
 from blob_pyro.training.kl_schedule import constant
-from blob_pyro.training.prior_step import PriorScaleStep
-from blob_pyro.training.recipes import RECIPES
+from blob_pyro.training.recipes import RECIPES, PriorScaleStep
 
 LOG_NORMAL = dist.LogNormal(math.log(0.2), 1.0)
 FLAT = dist.HalfNormal(1e6)

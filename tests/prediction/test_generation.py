@@ -40,7 +40,7 @@ from blob_pyro.model.layers.drawn_linear import WeightDraw, hold
 from blob_pyro.model.layers.inject import drawn_linear
 from blob_pyro.prediction.generation import writing
 from blob_pyro.prediction.generation.choice import Choice
-from blob_pyro.prediction.generation.text import text_behind, token_texts
+from blob_pyro.prediction.generation.prompts import text_behind, token_texts
 
 S, T = 3, 8
 # A window shorter than the prompts, and one that is reached while the text is written.

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from blob_pyro.data.rows.files import SUFFIXES, read_rows
-from blob_pyro.data.rows.row import Row
-from blob_pyro.data.rows.values import json_value
+from blob_pyro.data.rows.row import Row, json_value
 from blob_pyro.errors import DataError
 from blob_pyro.system.hub_errors import one_line, refusal
 from blob_pyro.system.terminal import no_dataset_bars

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from blob_pyro.data.rows.row import Row, read_bytes
-from blob_pyro.data.rows.values import json_value
+from blob_pyro.data.rows.row import Row, json_value, read_bytes
 from blob_pyro.data.rows.wording import bad_lines, shown
 from blob_pyro.errors import DataError
 
@@ -15,7 +14,7 @@ from blob_pyro.errors import DataError
 def read_parquet(path: str | Path) -> list[Row]:
     """Read a Parquet file; `Row.line` counts its rows from 1.
 
-    Values come as JSON has them (`blob_pyro.data.rows.values`): dates and decimals are text, structs are objects.
+    Values come as JSON has them (`blob_pyro.data.rows.row`): dates and decimals are text, structs are objects.
 
     Raises:
         DataError: the file is missing, a folder, not Parquet, damaged or without any row; two columns have one name; or

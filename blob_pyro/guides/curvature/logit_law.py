@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from blob_pyro.distributions.elementwise import elementwise_normal
+from blob_pyro.distributions.gaussian_kl import elementwise_normal
 from blob_pyro.distributions.kronecker_normal import KroneckerNormal
 from blob_pyro.distributions.low_rank_normal import LowRankNormal
 from blob_pyro.errors import UnsupportedPosteriorError

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from blob_pyro.errors import ConfigError, UnsupportedCheckpointingError
-from blob_pyro.model.layers.blocks import block_list
+from blob_pyro.model.layers.targets import block_list
 
 MAX_VARIANTS = 64
 """Most variants of the compiled code, of all blocks together; torch.compile's own default is 8 for a whole process."""

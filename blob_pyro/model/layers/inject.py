@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from blob_pyro.config.checks import unknown_name
 from blob_pyro.errors import ConfigError, UnsupportedLayerError
-from blob_pyro.model.layers.blocks import in_blocks
 from blob_pyro.model.layers.drawn_linear import DrawnLinear
+from blob_pyro.model.layers.targets import in_blocks
 
 if TYPE_CHECKING:  # importing PEFT takes seconds, most of them bitsandbytes': only those who build a model wait
     from peft import PeftModel

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from blob_pyro.errors import ConfigError
-from blob_pyro.model.layers.blocks import block_list
+from blob_pyro.model.layers.targets import block_list
 from blob_pyro.system.processes import Ranks
 
 if TYPE_CHECKING:

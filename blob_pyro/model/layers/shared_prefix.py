@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from blob_pyro.model.layers.answer_head import PLAIN_HEADS
-from blob_pyro.model.layers.blocks import block_list
+from blob_pyro.model.layers.targets import block_list
 
 if TYPE_CHECKING:
     from peft import PeftModel

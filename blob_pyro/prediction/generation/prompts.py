@@ -1,4 +1,4 @@
-"""Prompts as left-padded token ids, checked against the network's context."""
+"""Prompts as left-padded token ids, checked against the network's context, and the text of tokens behind them."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def read_prompts(model: BayesianLoRA, prompts: Prompts, max_new_tokens: int) -> 
 def padding_of(network: Any, tokenizer: Any) -> int:
     """What stands where a row has no token: the tokenizer's or the network's own; it is never seen."""
     config = network.config.get_text_config(decoder=True)
-    found = (getattr(tokenizer, "pad_token_id", None), config.pad_token_id, *ending_of(network))
-    return next((token for token in found if isinstance(token, int)), 0)
+    candidates = (getattr(tokenizer, "pad_token_id", None), config.pad_token_id, *ending_of(network))
+    return next((token for token in candidates if isinstance(token, int)), 0)
 
 
 def ending_of(network: Any) -> tuple[int, ...]:
@@ -59,11 +59,11 @@ def _encode(tokenizer: Any, prompts: str | Sequence[str]) -> Batch:
         raise ConfigError("prompts: expected a Batch of token ids for a model without a tokenizer; got text")
     if not texts:
         raise DataError("expected at least one prompt; got none")
-    found = tokenizer(texts, padding=False, truncation=False, return_special_tokens_mask=True, verbose=False)
-    for position, special in enumerate(found["special_tokens_mask"]):
+    encoded = tokenizer(texts, padding=False, truncation=False, return_special_tokens_mask=True, verbose=False)
+    for position, special in enumerate(encoded["special_tokens_mask"]):
         if all(special):
             raise DataError(f"prompt {position}: expected text; got {texts[position]!r}, which has no token")
-    rows = found["input_ids"]
+    rows = encoded["input_ids"]
     width = max(map(len, rows))
     ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
@@ -102,3 +102,37 @@ def token_rows(batch: Batch) -> tuple[tuple[int, ...], ...]:
         return tuple(ids[mask.bool()].tolist())
 
     return tuple(map(row, batch.input_ids, batch.attention_mask))
+
+
+PARTIAL = "\ufffd"
+"""What a tokenizer decodes an unfinished character to."""
+
+
+def text_behind(tokenizer: Any, prompt: Sequence[int], tokens: Sequence[int]) -> str:
+    """The text that tokens add to a prompt, without special tokens.
+
+    Read together with the prompt: some tokenizers (Llama-2's) leave out the space in front of a text's first word.
+    """
+    before, whole = _decode(tokenizer, prompt), _decode(tokenizer, [*prompt, *tokens])
+    return whole[len(before) :] if whole.startswith(before) else _decode(tokenizer, tokens)
+
+
+def token_texts(tokenizer: Any, prompt: Sequence[int], tokens: Sequence[int]) -> list[str]:
+    """What each token adds to the text; of a character in several tokens the last one has it.
+
+    Joined they are `text_behind`, but for the tokenizer's special tokens: those stand by their names.
+    """
+    special, texts, done = set(tokenizer.all_special_ids), [], ""
+    for count, token in enumerate(tokens, start=1):
+        whole = text_behind(tokenizer, prompt, tokens[:count])
+        unfinished = whole.endswith(PARTIAL) and count < len(tokens)
+        texts.append("" if unfinished else whole[len(done) :])
+        done = done if unfinished else whole
+        if token in special:
+            texts[-1] += tokenizer.convert_ids_to_tokens(token)
+    return texts
+
+
+def _decode(tokenizer: Any, tokens: Sequence[int]) -> str:
+    text: str = tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return text

@@ -1,8 +1,8 @@
-"""`generate`: S posterior draws, each held for a whole text, in one batch with one KV cache."""
+"""`generate`: S posterior draws, each held for a whole text, in one batch with one KV cache; `hold_draws` alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,13 +15,20 @@ from blob_pyro.data.examples import Batch
 from blob_pyro.errors import ConfigError
 from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.model.handlers import training_mode
+from blob_pyro.model.layers.drawn_linear import WeightDraw, hold
+from blob_pyro.model.layers.inject import drawn_linear
 from blob_pyro.prediction.generation.choice import Choice
 from blob_pyro.prediction.generation.decoding import Ending, Start, decode
-from blob_pyro.prediction.generation.held import hold_draws
 from blob_pyro.prediction.generation.measures import TokenMeasures, token_measures
-from blob_pyro.prediction.generation.prompts import Prompts, ending_of, padding_of, read_prompts, token_rows
+from blob_pyro.prediction.generation.prompts import (
+    Prompts,
+    ending_of,
+    padding_of,
+    read_prompts,
+    text_behind,
+    token_rows,
+)
 from blob_pyro.prediction.generation.record import Generations
-from blob_pyro.prediction.generation.text import text_behind
 from blob_pyro.prediction.predictive import PosteriorPredictive, stack
 from blob_pyro.system.progress import Tell, counted
 
@@ -175,3 +182,24 @@ def _read(start: Start, prompt: int, tokens: Tensor, mask: Tensor) -> TokenMeasu
         steps += [token_measures(logits[:, :, step], tokens[:, step + 1]) for step in range(width - 1)]
     behind = tokens.shape[-1] - width
     return TokenMeasures.stacked(steps, -1).map(lambda values: F.pad(values, (0, behind)))
+
+
+def hold_draws(model: BayesianLoRA, draws: Mapping[str, Tensor] | None) -> hold:
+    """Context manager in which the network applies the draws; plain `network.generate` is then that draw's own.
+
+    Args:
+        model: the model.
+        draws: site -> (r, n), or (S, r, n): the network's rows are then S groups, one draw each. A site that is not in
+            it, and every site for None, is at the adapter's own weight.
+
+    Raises:
+        ConfigError: a name is no site.
+    """
+    draws = draws or {}
+    if points := sorted(draws.keys() - model.sites.keys()):
+        raise ConfigError(
+            f"generate: expected draws of the sites alone, which share a forward; got values of {points[0]} too, a "
+            "point parameter, of which the network holds one at a time; take a guide whose draws share their heads"
+        )
+    layers = {site: drawn_linear(model.sites[site], site, model.adapter) for site in draws}
+    return hold({layers[site]: WeightDraw(value) for site, value in draws.items()})

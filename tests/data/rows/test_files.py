@@ -16,7 +16,7 @@ from row_files import file_bytes
 
 from blob_pyro.config.sections import DataConfig
 from blob_pyro.data import Row, load_task, read_rows
-from blob_pyro.data.rows.values import json_value
+from blob_pyro.data.rows.row import json_value
 from blob_pyro.errors import DataError
 
 FORMATS = ("jsonl", "jsonl.gz", "json", "csv", "csv.gz", "tsv", "tsv.gz", "parquet")

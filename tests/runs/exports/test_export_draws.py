@@ -17,7 +17,7 @@ from saved_runs import base_of, classifier_batch, drawn, logits_at, logits_of, p
 import blob_pyro as bp
 from blob_pyro.errors import ConfigError, RunDirectoryError, UnsupportedPosteriorError
 from blob_pyro.guides import MLEGuide
-from blob_pyro.prediction.generation.held import hold_draws
+from blob_pyro.prediction.generation.writing import hold_draws
 from blob_pyro.runs.exports.draws import seeded_draws
 
 RANDOM = [name for name in EVERY_GUIDE if KINDS[name].is_random]
