@@ -36,6 +36,7 @@ class AdapterGuide(nn.Module, ABC):
         model: the model; it is not registered as a submodule.
 
     Attributes:
+        title: its name in tables, where no method of `config.methods.METHODS` has one for the run.
         is_random: whether draws differ; a point needs none.
         supports_flipout: whether the entries of each A are independent and symmetric about the location, so that
             flipping signs keeps the law; `bp.fit` trains without flipout otherwise.
@@ -47,6 +48,7 @@ class AdapterGuide(nn.Module, ABC):
         bayesian: which factors of the adapter it takes where nobody says: "A", "B" or "both".
     """
 
+    title: ClassVar[str]
     is_random: ClassVar[bool]
     supports_flipout: ClassVar[bool] = False
     learns_prior_scale: ClassVar[bool] = False

@@ -40,6 +40,8 @@ class BLoBGuide(FactorisedGaussianGuide):
         ConfigError: eps is not above 0, or an unknown scale.
     """
 
+    title = "BLoB"
+
     def __init__(self, model: BayesianLoRA, eps: float = 0.05, scale: str = "square") -> None:
         if not eps > 0:
             raise ConfigError(f"eps: expected a number above 0; got {eps}")

@@ -42,6 +42,7 @@ class DropoutGuide(AdapterGuide):
         ConfigError: p is not between 0 and 1, or the model has random B matrices.
     """
 
+    title = "MC dropout"
     is_random = True
 
     def __init__(self, model: BayesianLoRA, p: float = 0.1) -> None:

@@ -39,6 +39,8 @@ class MeanFieldGuide(FactorisedGaussianGuide):
         ConfigError: init_scale is not above 0.
     """
 
+    title = "BBB"
+
     def __init__(self, model: BayesianLoRA, init_scale: float = 0.002) -> None:
         if not init_scale > 0:
             raise ConfigError(f"init_scale: expected a number above 0; got {init_scale}")

@@ -73,6 +73,7 @@ class TFBGuide(PostHocGuide):
         ConfigError: a setting out of range, or the model has random B matrices.
     """
 
+    title = "TFB"
     trained_as = "mle"
 
     def __init__(

@@ -21,8 +21,8 @@ from threading import Lock, Thread
 
 import torch
 
+from blob_pyro.config.methods import METHODS, Method
 from blob_pyro.config.sections import RunConfig
-from blob_pyro.experiments.compare.methods import METHODS, Method
 from blob_pyro.experiments.compare.runs import Ended, Say, is_finished, make_run
 from blob_pyro.storage.directory import CONFIG, read_config, write_yaml
 from blob_pyro.system.terminal import quiet_libraries
