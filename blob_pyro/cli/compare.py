@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 
 from blob_pyro.cli.command import Command, add_quiet, add_run_config, command_parser, config_of, seeds
+from blob_pyro.config.methods import ABLATIONS, METHODS, SYSTEMS
 from blob_pyro.errors import Stopped
 from blob_pyro.experiments.compare import compare
-from blob_pyro.experiments.compare.methods import ABLATIONS, METHODS, SYSTEMS
 
 
 def _compare_parser() -> ArgumentParser:

@@ -50,6 +50,7 @@ class AdapterGuide(nn.Module, ABC):
         model: the model; it is not registered as a submodule.
 
     Attributes:
+        title: its name in tables, where no method of `config.methods.METHODS` has one for the run.
         is_random: whether draws differ; a point needs none.
         supports_flipout: whether the entries of each A are independent and symmetric about the location, so that
             flipping signs keeps the law; `bp.fit` trains without flipout otherwise.
@@ -62,6 +63,7 @@ class AdapterGuide(nn.Module, ABC):
         ranges: setting -> whether a value of it can work, and what would, in words.
     """
 
+    title: ClassVar[str]
     is_random: ClassVar[bool]
     supports_flipout: ClassVar[bool] = False
     learns_prior_scale: ClassVar[bool] = False

@@ -41,6 +41,7 @@ class BLoBGuide(FactorisedGaussianGuide):
         ConfigError: eps is not above 0, or an unknown scale.
     """
 
+    title = "BLoB"
     ranges: ClassVar = {"eps": POSITIVE}
 
     def __init__(self, model: BayesianLoRA, eps: float = 0.05, scale: Literal["square", "softplus"] = "square") -> None:

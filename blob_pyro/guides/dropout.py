@@ -41,6 +41,7 @@ class DropoutGuide(AdapterGuide):
         ConfigError: p is not between 0 and 1, or the model has random B matrices.
     """
 
+    title = "MC dropout"
     is_random = True
     ranges: ClassVar = {"p": (lambda p: 0 < p < 1, "a probability between 0 and 1")}
 

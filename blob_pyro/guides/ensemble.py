@@ -51,6 +51,7 @@ class EnsembleGuide(AdapterGuide):
             several of it.
     """
 
+    title = "Ensemble"
     is_random = True
     bayesian = "both"
     ranges: ClassVar = {"num_members": at_least(2, "members")}

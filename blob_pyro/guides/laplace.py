@@ -76,6 +76,7 @@ class LaplaceGuide(PostHocGuide):
         ConfigError: a setting out of range, or a likelihood with class weights.
     """
 
+    title = "Laplace-LoRA"
     trained_as = "map"
     bayesian = "both"
 

@@ -44,6 +44,7 @@ class LowRankGuide(AdapterGuide):
         ConfigError: rank is below 1, or eps is not above 0.
     """
 
+    title = "Low rank"
     is_random = True
     learns_prior_scale = True
     ranges: ClassVar = {"rank": at_least(1, "direction"), "eps": POSITIVE}

@@ -23,6 +23,7 @@ class MAPGuide(AdapterGuide):
     Cost against plain LoRA: none.
     """
 
+    title = "MAP, prior on A"
     is_random = False
 
     def scale(self, site: str) -> Tensor:

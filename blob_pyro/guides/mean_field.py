@@ -38,6 +38,7 @@ class MeanFieldGuide(FactorisedGaussianGuide):
         ConfigError: init_scale is not above 0.
     """
 
+    title = "BBB"
     ranges: ClassVar = {"init_scale": POSITIVE}
 
     def __init__(self, model: BayesianLoRA, init_scale: float = 0.002) -> None:

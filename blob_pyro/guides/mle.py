@@ -20,6 +20,7 @@ class MLEGuide(AdapterGuide):
     Cost against plain LoRA: none; it is plain LoRA.
     """
 
+    title = "MLE (plain LoRA)"
     is_random = False
 
     def scale(self, site: str) -> Tensor:

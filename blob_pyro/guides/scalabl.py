@@ -45,6 +45,7 @@ class ScalaBLGuide(AdapterGuide):
         ConfigError: eps is not above 0, or the model has random B matrices.
     """
 
+    title = "ScalaBL"
     is_random = True
     learns_prior_scale = True
     ranges: ClassVar = {"eps": POSITIVE}

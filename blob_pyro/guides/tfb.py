@@ -74,6 +74,7 @@ class TFBGuide(PostHocGuide):
         ConfigError: a setting out of range, or the model has random B matrices.
     """
 
+    title = "TFB"
     trained_as = "mle"
     ranges: ClassVar = {
         "tolerance": (lambda value: value > 0, "a relative change above 0"),

@@ -14,8 +14,8 @@ import pytest
 import tiny
 
 from blob_pyro.cli import main
+from blob_pyro.config.methods import METHODS
 from blob_pyro.experiments.compare import compare
-from blob_pyro.experiments.compare.methods import METHODS
 from blob_pyro.experiments.compare.runs import run_config
 from blob_pyro.runs.answerer import load_run
 from blob_pyro.storage.directory import read_config

@@ -14,10 +14,10 @@ import tiny
 from tiny_runs import adapter_bytes, make_config
 
 from blob_pyro.cli import main
+from blob_pyro.config.methods import METHODS
 from blob_pyro.config.sections import DataConfig, ModelConfig, RunConfig, TrainConfig, TuneConfig
 from blob_pyro.errors import ConfigError, NonFiniteLossError, RunDirectoryError
 from blob_pyro.evaluation import evaluate
-from blob_pyro.experiments.compare.methods import METHODS
 from blob_pyro.guides import GUIDES
 from blob_pyro.runs import build, item_kinds
 from blob_pyro.runs.answerer import predict_items

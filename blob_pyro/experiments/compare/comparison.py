@@ -7,9 +7,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from blob_pyro.config.methods import METHODS, Method, choose
 from blob_pyro.config.sections import RunConfig
 from blob_pyro.errors import BlobPyroError, ConfigError
-from blob_pyro.experiments.compare.methods import METHODS, Method, choose
 from blob_pyro.experiments.compare.runs import Ended, make_runs, refuse_other_runs, run_path
 from blob_pyro.experiments.compare.workers import make_runs_at_once
 from blob_pyro.guides.settings import check_settings

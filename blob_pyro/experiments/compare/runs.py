@@ -9,9 +9,9 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from blob_pyro.config.methods import METHODS, Method
 from blob_pyro.config.sections import RunConfig
 from blob_pyro.errors import BlobPyroError, RunDirectoryError
-from blob_pyro.experiments.compare.methods import METHODS, Method
 from blob_pyro.runs.evaluate import evaluate_run
 from blob_pyro.runs.fit import fit_with
 from blob_pyro.storage.directory import ABOUT, HISTORY, holds_run_of, new_run_directory, refuse_used_directory

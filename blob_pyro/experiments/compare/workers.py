@@ -23,8 +23,8 @@ from typing import IO
 import torch
 
 from blob_pyro.config.file import to_dict
+from blob_pyro.config.methods import METHODS, Method
 from blob_pyro.config.sections import RunConfig
-from blob_pyro.experiments.compare.methods import METHODS, Method
 from blob_pyro.experiments.compare.runs import Ended, is_finished, make_run
 from blob_pyro.storage.directory import CONFIG, read_config, write_yaml
 from blob_pyro.system.terminal import Console, quiet_libraries

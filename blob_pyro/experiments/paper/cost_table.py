@@ -9,9 +9,9 @@ import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from blob_pyro.config.methods import METHODS, Method
 from blob_pyro.config.sections import RunConfig
 from blob_pyro.errors import BlobPyroError, RunDirectoryError
-from blob_pyro.experiments.compare.methods import METHODS, Method
 from blob_pyro.experiments.compare.runs import run_path
 from blob_pyro.experiments.paper.measuring import MEASURED, STEPS, Cost, measure_apart
 from blob_pyro.experiments.paper.order import Order, Reproduction

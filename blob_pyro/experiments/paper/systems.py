@@ -9,6 +9,7 @@ from statistics import fmean
 
 import torch
 
+from blob_pyro.config.methods import METHODS, Method, choose
 from blob_pyro.config.sections import RunConfig
 from blob_pyro.data.tasks.load import find_task
 from blob_pyro.data.tasks.task_data import TaskData
@@ -16,7 +17,6 @@ from blob_pyro.errors import BlobPyroError, ConfigError, RunDirectoryError
 from blob_pyro.evaluation import calibrated_ece, evaluate
 from blob_pyro.evaluation.predictions import Predictions
 from blob_pyro.experiments.compare.comparison import HELD_OUT_MARK, Comparison, run_methods
-from blob_pyro.experiments.compare.methods import METHODS, Method, choose
 from blob_pyro.experiments.compare.runs import run_path
 from blob_pyro.experiments.paper.order import Order
 from blob_pyro.experiments.paper.writing import Section

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+from blob_pyro.config.methods import ABLATIONS
 from blob_pyro.config.sections import RunConfig
-from blob_pyro.experiments.compare.methods import ABLATIONS
 from blob_pyro.experiments.paper.order import Order, Reproduction
 from blob_pyro.experiments.paper.settings import config_for, decoder_config, encoder_config
 from blob_pyro.experiments.paper.systems import check_order, run_systems, tasks_of

@@ -7,7 +7,7 @@ from typing import Any
 
 from blob_pyro.config.file import flat_settings, to_dict
 from blob_pyro.config.sections import RunConfig
-from blob_pyro.report.page.naming import TITLES
+from blob_pyro.report.page.naming import title_of
 from blob_pyro.storage.run_files import RunFiles
 
 Facts = list[tuple[str, str]]
@@ -63,8 +63,7 @@ def _adapter(config: RunConfig) -> str:
 
 def _posterior(config: RunConfig) -> str:
     settings = [f"{name} {value}" for name, value in config.guide.settings.items()]
-    name = TITLES.get(config.guide.name, config.guide.name)
-    parts = [f"{name} (guide {config.guide.name})", *settings, f"prior scale {config.model.prior_scale:g}"]
+    parts = [f"{title_of(config)} (guide {config.guide.name})", *settings, f"prior scale {config.model.prior_scale:g}"]
     if config.model.bayesian is not None:
         parts.append(f"random: {config.model.bayesian}")
     if config.model.bayesian_layers is not None:

@@ -9,20 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from blob_pyro.config.file import flat_settings
+from blob_pyro.config.methods import method_of
+from blob_pyro.config.sections import RunConfig
+from blob_pyro.guides import GUIDES
 from blob_pyro.storage.run_files import RunFiles
 
-TITLES = {
-    "blob": "BLoB",
-    "dropout": "MC dropout",
-    "ensemble": "Ensemble",
-    "laplace": "Laplace-LoRA",
-    "low_rank": "Low rank",
-    "map": "MAP",
-    "mean_field": "BBB",
-    "mle": "MLE (plain LoRA)",
-    "scalabl": "ScalaBL",
-    "tfb": "TFB",
-}
 OF_ONE_RUN = ("seed", "output", "model.adapter", "train.save_steps", "train.save_total_limit", "train.trackers")
 MOST_SETTINGS = 3
 
@@ -43,6 +34,12 @@ class System:
     def first(self) -> RunFiles:
         """The run of the lowest seed."""
         return next(iter(self.runs.values()))
+
+
+def title_of(config: RunConfig) -> str:
+    """What a run's system is called: as `compare` calls the method that it is of, or else as its guide."""
+    method = method_of(config)
+    return GUIDES[config.guide.name].title if method is None else method.title
 
 
 def systems_of(runs: Sequence[RunFiles]) -> list[System]:
@@ -68,7 +65,8 @@ def run_name(system: System, run: RunFiles, alone: bool) -> str:
 def _key(run: RunFiles) -> str:
     """What runs of a system share."""
     settings = _shared_settings(run)
-    return json.dumps(settings | {"from adapter": run.config.model.adapter is not None}, default=str)
+    own = {"title": title_of(run.config), "from adapter": run.config.model.adapter is not None}
+    return json.dumps(settings | own, default=str)
 
 
 def _shared_settings(run: RunFiles) -> dict[str, Any]:
@@ -76,9 +74,9 @@ def _shared_settings(run: RunFiles) -> dict[str, Any]:
 
 
 def _names(groups: Sequence[Mapping[int, RunFiles]]) -> list[str]:
-    """The guide's name; where several have it, also the settings in which they differ, or else their directory."""
+    """`title_of` each; where several have it, also the settings in which they differ, or else their directory."""
     firsts = [next(iter(group.values())) for group in groups]
-    titles = [TITLES.get(run.config.guide.name, run.config.guide.name) for run in firsts]
+    titles = [title_of(run.config) for run in firsts]
     shared = Counter(titles)
     names = []
     for run, title in zip(firsts, titles, strict=True):

@@ -13,11 +13,13 @@ import tiny
 from tiny_runs import make_config
 
 from blob_pyro.cli import main
+from blob_pyro.config.methods import ABLATIONS, METHODS, SYSTEMS, choose
 from blob_pyro.config.sections import TuneConfig
 from blob_pyro.errors import ConfigError, NonFiniteLossError, RunDirectoryError
 from blob_pyro.experiments.compare import compare
 from blob_pyro.experiments.compare import runs as method_runs
-from blob_pyro.experiments.compare.methods import ABLATIONS, METHODS, SYSTEMS, choose
+from blob_pyro.report.page import read_run
+from blob_pyro.report.page.naming import systems_of
 from blob_pyro.runs.fit import fit_run, fit_with
 from blob_pyro.runs.predict import predict_run
 from blob_pyro.storage.directory import read_config, read_json
@@ -50,6 +52,8 @@ def test_every_method_makes_a_run_and_a_row(config, tmp_path):
     assert (tmp_path / "all" / "comparison.png").stat().st_size > 0
     lines = list(csv.DictReader((tmp_path / "all" / "comparison.csv").read_text().splitlines()))
     assert {line["method"] for line in lines} == set(found.rows)
+    systems = systems_of([read_run(tmp_path / "all" / name / "seed0") for name in METHODS])
+    assert [system.name for system in systems] == [method.title for method in METHODS.values()]
 
 
 def test_a_row_is_the_run_made_alone(config, tmp_path):

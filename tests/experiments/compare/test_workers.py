@@ -20,10 +20,10 @@ from processes import Process, Worker, finished, worker_ids
 from tiny_runs import make_config
 
 from blob_pyro.config.file import to_dict
+from blob_pyro.config.methods import METHODS
 from blob_pyro.config.sections import RunConfig
 from blob_pyro.errors import ConfigError
 from blob_pyro.experiments.compare import compare
-from blob_pyro.experiments.compare.methods import METHODS
 from blob_pyro.experiments.compare.runs import Ended, run_path
 from blob_pyro.experiments.compare.workers import make_runs_at_once
 from blob_pyro.system.terminal import SILENT

@@ -14,6 +14,7 @@ import torch
 import transformers as tf
 
 from blob_pyro.cli import main
+from blob_pyro.config.methods import ABLATIONS, METHODS
 from blob_pyro.data.batches.collate import padding_id
 from blob_pyro.data.batches.loaders import predict_loader
 from blob_pyro.data.tasks.load import load_items, load_task
@@ -21,7 +22,6 @@ from blob_pyro.errors import BlobPyroError, ConfigError, ModelLoadError, RunDire
 from blob_pyro.evaluation import auroc_out_of_distribution, evaluate, risk_coverage
 from blob_pyro.evaluation.predictions import Predictions
 from blob_pyro.experiments import paper as reproduce
-from blob_pyro.experiments.compare.methods import ABLATIONS, METHODS
 from blob_pyro.experiments.compare.runs import run_path
 from blob_pyro.experiments.paper import ITEMS, Order, find_item
 from blob_pyro.experiments.paper import cost_table as costs

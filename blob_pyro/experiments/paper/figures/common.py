@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from blob_pyro.config.methods import METHODS
 from blob_pyro.config.sections import RunConfig
 from blob_pyro.data.batches.collate import Encoded, padding_id
 from blob_pyro.data.batches.loaders import predict_loader
 from blob_pyro.experiments.compare.comparison import run_methods
-from blob_pyro.experiments.compare.methods import METHODS
 from blob_pyro.experiments.compare.runs import is_finished, run_path
 from blob_pyro.experiments.paper.order import Order, Reproduction
 from blob_pyro.experiments.paper.settings import config_for

@@ -1,16 +1,17 @@
-"""The systems that `blob-pyro compare` knows: each a few changes to one configuration."""
+"""What systems are: `METHODS`, each a few changes to one configuration, and which of them a configuration is."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from blob_pyro.config.checks import did_you_mean
+from blob_pyro.config.file import flat_settings
 from blob_pyro.config.sections import GuideConfig, RunConfig
 from blob_pyro.errors import ConfigError
-from blob_pyro.runs.tuning import tunes
 
 Changes = Mapping[str, Any]
 
@@ -38,12 +39,17 @@ class Method:
     held_out: bool = False
 
     def configure(self, config: RunConfig) -> RunConfig:
-        """`config` with this method's changes; seed and output stay. Only a guide that can be tuned is."""
+        """`config` with this method's changes; seed and output stay."""
         sections = {section: _changed(getattr(config, section), changes) for section, changes in self.changes.items()}
-        changed = dataclasses.replace(config, **sections)
-        if changed.tune.search and not tunes(changed):
-            return dataclasses.replace(changed, tune=dataclasses.replace(changed.tune, search=False))
-        return changed
+        return dataclasses.replace(config, **sections)
+
+    def fits(self, config: RunConfig) -> bool:
+        """Whether `config` has all of this method's changes."""
+        settings = flat_settings(config)
+        wanted = {
+            f"{section}.{key}": value for section, changes in self.changes.items() for key, value in changes.items()
+        }
+        return all(settings.get(name) == value for name, value in wanted.items())
 
 
 _POINT: dict[str, Any] = {"flipout": False}
@@ -53,6 +59,8 @@ _LOGITS: dict[str, Any] = {
 }  # draws of the linearised network's logits cost next to nothing
 _TEMPERED: dict[str, Any] = {"predict": {"temperature": True}}
 _TUNED: dict[str, Any] = {"tune": {"search": True}}
+_UNTUNED: dict[str, Any] = {"tune": {"search": False}}  # no single training makes them
+_BLOB: dict[str, Any] = {"guide": {"name": "blob"}}
 # What Bayes by Backprop is without BLoB's parts: the KL's share of every step is the same, and G is AdamW's.
 _BBB: dict[str, Any] = {"recipe": "decoupled", "kl_schedule": "uniform", "flipout": False}
 
@@ -69,7 +77,7 @@ METHODS: dict[str, Method] = {
         Method(
             "dropout", "MC dropout", "dropout on the adapters' input, at test as well", {"guide": {"name": "dropout"}}
         ),
-        Method("ensemble", "Ensemble", "three plain LoRAs", {"guide": {"name": "ensemble"}}),
+        Method("ensemble", "Ensemble", "three plain LoRAs", {"guide": {"name": "ensemble"}} | _UNTUNED),
         Method(
             "bbb",
             "BBB",
@@ -81,14 +89,14 @@ METHODS: dict[str, Method] = {
             "laplace",
             "Laplace-LoRA",
             "Kronecker-factored Laplace about MAP, linearised predictive",
-            {"guide": {"name": "laplace"}} | _LOGITS,
+            {"guide": {"name": "laplace"}} | _LOGITS | _UNTUNED,
             after="map",
         ),
         Method(
             "laplace_held_out",
             "Laplace-LoRA, held out",
             "the same, its prior precision chosen by the NLL of held-out items",
-            {"guide": {"name": "laplace", "prior_precision": "held_out"}} | _LOGITS,
+            {"guide": {"name": "laplace", "prior_precision": "held_out"}} | _LOGITS | _UNTUNED,
             after="map",
             held_out=True,
         ),
@@ -96,36 +104,36 @@ METHODS: dict[str, Method] = {
             "laplace_weights",
             "Laplace-LoRA, weights drawn",
             "the same posterior, with draws of the weights",
-            {"guide": {"name": "laplace"}, "predict": {"sampling": "weights"}},
+            {"guide": {"name": "laplace"}, "predict": {"sampling": "weights"}} | _UNTUNED,
             after="map",
         ),
         Method(
             "laplace_diag",
             "Laplace-LoRA, diagonal",
             "diagonal Laplace about MAP, linearised predictive",
-            {"guide": {"name": "laplace", "structure": "diag"}} | _LOGITS,
+            {"guide": {"name": "laplace", "structure": "diag"}} | _LOGITS | _UNTUNED,
             after="map",
         ),
         Method(
             "laplace_last",
             "Laplace-LoRA, last block",
             "Kronecker-factored Laplace over the last block's adapters",
-            {"guide": {"name": "laplace"}, "model": {"bayesian_layers": [-1]}} | _LOGITS,
+            {"guide": {"name": "laplace"}, "model": {"bayesian_layers": [-1]}} | _LOGITS | _UNTUNED,
             after="map",
         ),
-        Method("blob", "BLoB", "the method of this library", posterior_mean=True),
+        Method("blob", "BLoB", "the method of this library", _BLOB, posterior_mean=True),
         Method(
             "tfb",
             "TFB",
             "training-free: noise on plain LoRA by the singular values of B",
-            {"guide": {"name": "tfb"}},
+            {"guide": {"name": "tfb"}} | _UNTUNED,
             after="mle",
         ),
         Method(
             "tfb_held_out",
             "TFB, held out",
             "the same, its noise bounded by the NLL of held-out items",
-            {"guide": {"name": "tfb", "anchor": "held_out"}},
+            {"guide": {"name": "tfb", "anchor": "held_out"}} | _UNTUNED,
             after="mle",
             held_out=True,
         ),
@@ -149,7 +157,7 @@ METHODS: dict[str, Method] = {
             "blob_temperature",
             "BLoB + temperature",
             "BLoB, one temperature fitted on held-out items",
-            _TEMPERED,
+            _BLOB | _TEMPERED,
             after="blob",
             held_out=True,
         ),
@@ -164,7 +172,7 @@ METHODS: dict[str, Method] = {
             "blob_tuned",
             "BLoB, tuned",
             "BLoB, its steps, KL rate, prior scale and layers chosen by the NLL of held-out items",
-            _TUNED,
+            _BLOB | _TUNED,
             posterior_mean=True,
             held_out=True,
         ),
@@ -172,34 +180,34 @@ METHODS: dict[str, Method] = {
             "blob_last",
             "BLoB, last block",
             "only the last block's A matrices are random",
-            {"model": {"bayesian_layers": [-1]}},
+            _BLOB | {"model": {"bayesian_layers": [-1]}},
         ),
         Method(
             "blob_prior",
             "BLoB, prior learnt",
             "a LogNormal hyperprior on the prior scale",
-            {"model": {"prior_scale_spread": 1.0}},
+            _BLOB | {"model": {"prior_scale_spread": 1.0}},
         ),
         Method(
             "blob_softplus",
             "BLoB, softplus",
             "ablation: standard deviation by softplus",
-            {"guide": {"scale": "softplus"}},
+            {"guide": {"name": "blob", "scale": "softplus"}},
         ),
         Method(
             "blob_no_flipout",
             "BLoB, no flipout",
             "ablation: one draw for the whole batch",
-            {"train": {"flipout": False}},
+            _BLOB | {"train": {"flipout": False}},
         ),
         Method(
             "blob_no_reweighting",
             "BLoB, uniform KL",
             "ablation: the same KL in every step of a cycle",
-            {"train": {"kl_schedule": "uniform"}},
+            _BLOB | {"train": {"kl_schedule": "uniform"}},
         ),
-        Method("blob_B", "BLoB on B", "ablation: B is random, A a point", {"model": {"bayesian": "B"}}),
-        Method("blob_both", "BLoB on A and B", "ablation: both are random", {"model": {"bayesian": "both"}}),
+        Method("blob_B", "BLoB on B", "ablation: B is random, A a point", _BLOB | {"model": {"bayesian": "B"}}),
+        Method("blob_both", "BLoB on A and B", "ablation: both are random", _BLOB | {"model": {"bayesian": "both"}}),
     )
 }
 
@@ -218,6 +226,27 @@ def _changed(section: Any, changes: Mapping[str, Any]) -> Any:
         own = {} if changes.get("name", section.name) != section.name else {"name": section.name, **section.settings}
         return GuideConfig(**{**own, **changes})
     return dataclasses.replace(section, **changes)
+
+
+def method_of(config: RunConfig) -> Method | None:
+    """The method that a run is of; None where it has the changes of none.
+
+    A run that `compare` made lies in METHOD/seedSEED of its directory: what all of its runs share may make one method's
+    settings equal to another's. Of other runs it is the method with the most changes, all of which they have.
+
+    Example:
+        >>> from blob_pyro.config.sections import DataConfig, ModelConfig
+        >>> found = method_of(RunConfig(DataConfig(task="boolq"), ModelConfig(bayesian="B")))
+        >>> found.title if found else None
+        'BLoB on B'
+    """
+    place = Path(config.output).parts[-2:]
+    fitting = [method for method in METHODS.values() if method.fits(config)]
+    return max(fitting, key=lambda method: _rank(method, place, config.seed), default=None)
+
+
+def _rank(method: Method, place: tuple[str, ...], seed: int) -> tuple[bool, int]:
+    return place == (method.name, f"seed{seed}"), sum(map(len, method.changes.values()))
 
 
 def choose(names: Sequence[str]) -> list[Method]:
