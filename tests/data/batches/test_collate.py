@@ -12,7 +12,7 @@ from blob_pyro.data import Encoded, EncodedDataset, Example, PromptTemplate, enc
 from blob_pyro.data.batches import collate
 from blob_pyro.errors import DataError
 
-SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
+SHARED = Path(__file__).parents[3] / ".." / "shared" / "data"
 
 
 def quiet_encode(examples, tokenizer, max_length) -> EncodedDataset:

@@ -88,7 +88,7 @@ def test_a_hub_that_does_not_answer_is_said_at_once_in_one_line(tmp_path):
 
 def run(code: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     """A fresh interpreter in `folder`, with an empty cache and in offline mode."""
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     settings = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "cache"), "PYTHONPATH": root}
     return subprocess.run(
         [sys.executable, "-c", code],

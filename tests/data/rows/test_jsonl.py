@@ -10,7 +10,7 @@ import pytest
 from blob_pyro.data import Row, clean_tweets, read_jsonl, read_tweets
 from blob_pyro.errors import DataError
 
-SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
+SHARED = Path(__file__).parents[3] / ".." / "shared" / "data"
 
 
 def write(path: Path, content: str | bytes) -> Path:

@@ -15,7 +15,7 @@ from blob_pyro.data import TASKS, describe_tasks, find_task, label_token_ids, lo
 from blob_pyro.data.tasks.compat import whole_batches
 from blob_pyro.errors import ConfigError, DataError
 
-REAL = Path(__file__).parents[2] / ".." / "shared" / "data"
+REAL = Path(__file__).parents[3] / ".." / "shared" / "data"
 needs_data = pytest.mark.skipif(not REAL.is_dir(), reason="the benchmark data of ../shared/data is not here")
 LETTERS = (" A", " B", " C", " D")
 

@@ -20,7 +20,7 @@ from blob_pyro.errors import ConfigError, DataError
 from blob_pyro.runs.build import load_data
 from blob_pyro.storage.directory import read_config
 
-REAL = Path(__file__).parents[2] / ".." / "shared" / "data"
+REAL = Path(__file__).parents[3] / ".." / "shared" / "data"
 needs_data = pytest.mark.skipif(not REAL.is_dir(), reason="the benchmark data of ../shared/data is not here")
 HEAD = "Return the label of the correct answer for the question below.\n\nQuestion: "
 

@@ -12,7 +12,7 @@ from row_files import file_bytes
 from blob_pyro.config.sections import DataConfig
 from blob_pyro.data import load_task
 
-REAL = Path(__file__).parents[2] / ".." / "shared" / "data"
+REAL = Path(__file__).parents[3] / ".." / "shared" / "data"
 FOLDERS = (
     "winogrande",
     "arc_easy",
