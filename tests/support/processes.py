@@ -6,6 +6,7 @@ They are real processes, to be killed for real.
 from __future__ import annotations
 
 import functools
+import json
 import multiprocessing
 import os
 import resource
@@ -185,12 +186,12 @@ def _command(
 
 
 def _worker(place: str, num_threads: int, errors: str, stdin: Connection) -> None:
-    from blob_pyro.experiments.compare.workers import work
+    from blob_pyro.system.apart import answer
 
     os.setsid()
     os.dup2(stdin.fileno(), 0)
     _as_fresh(errors, errors, num_threads)
-    work(place)
+    answer("blob_pyro.experiments.compare.workers", json.dumps(place))
 
 
 def _as_fresh(out: str, err: str, num_threads: int) -> None:
