@@ -20,6 +20,8 @@ import blob_pyro as bp
 from blob_pyro.cli import main
 from blob_pyro.storage.saving import load
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

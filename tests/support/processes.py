@@ -177,7 +177,7 @@ def _command(
 ) -> None:
     from blob_pyro.cli import main
 
-    _as_fresh(out, err, num_threads=1)
+    as_fresh(out, err, num_threads=1)
     if launched_as is not None:
         launch(*launched_as)
     if max_file_size is not None:
@@ -190,11 +190,11 @@ def _worker(place: str, num_threads: int, errors: str, stdin: Connection) -> Non
 
     os.setsid()
     os.dup2(stdin.fileno(), 0)
-    _as_fresh(errors, errors, num_threads)
+    as_fresh(errors, errors, num_threads)
     answer("blob_pyro.experiments.compare.workers", json.dumps(place))
 
 
-def _as_fresh(out: str, err: str, num_threads: int) -> None:
+def as_fresh(out: str, err: str, num_threads: int) -> None:
     """Writes to these files, and hears signals, as a program does that somebody has just started."""
     import torch
 

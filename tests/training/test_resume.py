@@ -28,6 +28,8 @@ from blob_pyro.training.checkpoints import Checkpoints
 from blob_pyro.training.recipes import RECIPES
 from blob_pyro.training.svi import StepResult
 
+pytestmark = pytest.mark.slow
+
 STEPS = 7
 CONFIG = TrainConfig(num_steps=STEPS, batch_size=3, lr=1e-2, kl_lr=1e-3, save_steps=3)
 

@@ -21,6 +21,7 @@ def settings():
     return BenchSettings(model=str(tiny.llama()), length=(8,), max_length=32, num_prompts=3)
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_tells_its_peak():
     found = measure_memory(settings(), Case("train", 2, length=8), "blob")
     assert found.peak >= found.loaded > 50 * MIB  # the interpreter with torch alone
