@@ -12,8 +12,7 @@ from row_files import file_bytes
 
 import blob_pyro as bp
 from blob_pyro.cli import main
-from blob_pyro.data import PromptTemplate, Row, encode, examples_from_rows, read_rows
-from blob_pyro.data.batches import collate
+from blob_pyro.data import PromptTemplate, Row, collate, encode, examples_from_rows, read_rows
 from blob_pyro.data.tasks.formats import BadRowError
 from blob_pyro.data.tasks.labelled import shares_of
 from blob_pyro.errors import DataError
