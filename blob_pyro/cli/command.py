@@ -24,6 +24,7 @@ from blob_pyro.evaluation.metrics import Scores
 from blob_pyro.guides import GUIDES
 from blob_pyro.guides.settings import KEYS, describe_settings
 from blob_pyro.report.tables import annotators_table, metrics_table
+from blob_pyro.system.hub_errors import one_line
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ def json_line(row: Mapping[str, Any], encoding: str) -> str:
 
 def in_our_words(error: ArgumentError, parser: ArgumentParser) -> str:
     """jsonargparse's message as "expected X; got Y"."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     if unrecognized := re.match(r"unrecognized arguments: (.*)", text):
         return _unknown_word(unrecognized[1].split()[0], parser)
     if not (complaint := re.match(r'Parser key "([\w.]+)"(?: element \d+)?: (.*)', text)):

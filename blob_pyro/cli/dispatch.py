@@ -16,6 +16,7 @@ from blob_pyro.cli.completion import completion_command
 from blob_pyro.cli.help import help_text
 from blob_pyro.config.checks import did_you_mean
 from blob_pyro.errors import BlobPyroError, ConfigError, Stopped
+from blob_pyro.system.hub_errors import one_line
 from blob_pyro.system.terminal import quiet_libraries
 from blob_pyro.training.stopping import sigterm_as_ctrl_c
 
@@ -60,12 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader (head, less) closed our output
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (BlobPyroError, OSError) as error:  # of the latter: a full disk, no permission
-        return _fail(str(error))
+        return _fail(error)
     return 0
 
 
-def _fail(message: str) -> int:
-    print(f"blob-pyro: error: {' '.join(message.split())}", file=sys.stderr)
+def _fail(error: Exception | str) -> int:
+    print(f"blob-pyro: error: {one_line(error)}", file=sys.stderr)
     return 2
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from blob_pyro.config.file import flat_settings
 from blob_pyro.config.sections import RunConfig
 from blob_pyro.errors import BlobPyroError, ConfigError, MissingPackageError
+from blob_pyro.system.hub_errors import one_line
 from blob_pyro.system.processes import Ranks
 from blob_pyro.training.svi import StepResult
 
@@ -126,8 +127,7 @@ def _start(name: str, path: Path, done: int) -> Any:
         tracker = kind(*places, **settings.get(name, {}))
         tracker.start()
     except Exception as error:
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise BlobPyroError(f"train.trackers: expected {name} to start; it says: {why}") from error
+        raise BlobPyroError(f"train.trackers: expected {name} to start; it says: {one_line(error)}") from error
     return tracker
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from blob_pyro.errors import RunDirectoryError
 from blob_pyro.model.layers.targets import _MAX_REPEATS, may_search_long
 from blob_pyro.storage.adapter_files import CONFIG, TENSORS, read_adapter_config
+from blob_pyro.system.hub_errors import one_line
 
 _PATTERNS = ("target_modules", "exclude_modules", "layers_pattern")  # regular expressions, where they are text
 _RANKS = ("rank_pattern", "alpha_pattern")  # their keys are
@@ -59,7 +60,7 @@ def _tensors(file: Path, shown: Path) -> dict[str, Tensor]:
     try:
         tensors = load_file(file)
     except (OSError, SafetensorError, ValueError, KeyError) as error:
-        why = " ".join(str(error).split())[:200]
+        why = one_line(error, 200)
         raise RunDirectoryError(f"{shown}: expected an adapter for this base model; {TENSORS}: {why}") from error
     for name, value in tensors.items():
         if not value.is_floating_point() or not bool(value.isfinite().all()):

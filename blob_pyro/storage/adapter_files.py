@@ -19,6 +19,7 @@ from torch import Tensor
 
 from blob_pyro.errors import RunDirectoryError
 from blob_pyro.system.files import new_file, read_object, write_whole
+from blob_pyro.system.hub_errors import one_line
 
 CONFIG, TENSORS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 SETS = ("target_modules", "exclude_modules")  # sets to PEFT, which writes them as lists in any order
@@ -87,7 +88,7 @@ def _tensors(file: Path, read: Any) -> dict[str, Tensor]:
     try:
         found = read(file)
     except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        why = " ".join(str(error).split())[:200]
+        why = one_line(error, 200)
         raise RunDirectoryError(f"{file}: expected the tensors of an adapter; it cannot be read: {why}") from error
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise RunDirectoryError(f"{file}: expected tensors by name; got something else")

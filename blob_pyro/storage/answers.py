@@ -13,6 +13,7 @@ from blob_pyro.data.examples import Example
 from blob_pyro.errors import RunDirectoryError
 from blob_pyro.evaluation import mutual_information, predictive_entropy
 from blob_pyro.evaluation.predictions import Predictions
+from blob_pyro.system.hub_errors import one_line
 from blob_pyro.system.terminal import no_dataset_bars
 
 
@@ -126,7 +127,7 @@ def read_answers(path: str | Path) -> SavedAnswers:
         ids, prompts = (tuple(map(str, rows[name].to_pylist())) for name in ("id", "prompt"))
         return SavedAnswers(ids, prompts, tuple(names), predictions)
     except (OSError, LookupError, TypeError, ValueError) as error:  # pyarrow's own errors are kinds of these
-        raise RunDirectoryError(f"{path}: expected predictions of a run; {' '.join(str(error).split())}") from error
+        raise RunDirectoryError(f"{path}: expected predictions of a run; {one_line(error)}") from error
 
 
 def read_predictions(path: str | Path) -> Predictions:

@@ -15,6 +15,7 @@ from blob_pyro.data.examples import Example
 from blob_pyro.errors import RunDirectoryError
 from blob_pyro.evaluation.predictions import TokenPredictions
 from blob_pyro.storage.answers import write_rows
+from blob_pyro.system.hub_errors import one_line
 
 
 def completion_scores(predictions: TokenPredictions) -> list[dict[str, Any]]:
@@ -103,7 +104,7 @@ def read_completions(path: Path) -> SavedTexts:
             if row["log_prob"] is None or row["num_tokens"] is None:
                 raise ValueError("a text has no score")
     except (OSError, LookupError, TypeError, ValueError) as error:  # pyarrow's own errors are kinds of these
-        raise RunDirectoryError(f"{path}: expected scored texts of a run; {' '.join(str(error).split())}") from error
+        raise RunDirectoryError(f"{path}: expected scored texts of a run; {one_line(error)}") from error
     ids, prompts, completions = (tuple(str(row[name]) for row in rows) for name in ("id", "prompt", "completion"))
     return SavedTexts(ids, prompts, completions, tuple({name: row[name] for name in scores} for row in rows))
 

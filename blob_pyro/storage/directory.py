@@ -21,6 +21,7 @@ from blob_pyro.errors import BlobPyroError, ConfigError, RunDirectoryError
 from blob_pyro.guides.settings import KEYS, check_settings
 from blob_pyro.storage.saving import ADAPTER, DESCRIPTION, TENSORS
 from blob_pyro.system.files import WRITTEN, read_object, write_whole
+from blob_pyro.system.hub_errors import one_line
 
 CHECKPOINTS = "checkpoints"
 CONFIG, HISTORY, METRICS, COST = "config.yaml", "history.jsonl", "metrics.json", "cost.json"
@@ -128,7 +129,7 @@ def read_config(run_dir: str | Path) -> RunConfig:
         check_settings(config.guide)
         return config
     except (BlobPyroError, TypeError) as error:
-        why = " ".join(str(error).split())
+        why = one_line(error)
         raise RunDirectoryError(f"{file}: expected the configuration of a run; it cannot be used: {why}") from error
 
 

@@ -41,6 +41,7 @@ from blob_pyro.storage.adapter_checks import check_adapter
 from blob_pyro.storage.adapter_files import CONFIG, read_adapter_config, write_adapter_config
 from blob_pyro.storage.adapter_files import TENSORS as ADAPTER_TENSORS
 from blob_pyro.system.files import digest, read_object, replaced_together, together_in, write_whole
+from blob_pyro.system.hub_errors import one_line
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -202,7 +203,7 @@ def _refuse_altered(file: Path) -> Iterator[None]:
     except UnsupportedLayerError:  # a TypeError too, but it speaks of the network
         raise
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError) as error:
-        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        why = f"{type(error).__name__}: {one_line(error, 200)}"
         raise RunDirectoryError(
             f"{file}: expected the description of a posterior; it is incomplete or altered ({why})"
         ) from error
@@ -291,7 +292,7 @@ def _reading(folder: Path, shown: Path | None = None) -> Iterator[None]:
             warnings.filterwarnings("error", message=".*missing adapter keys")
             yield
     except Exception as error:  # whatever PEFT trips over in settings that make no sense
-        why = " ".join(str(error).split())[:300]
+        why = one_line(error, 300)
         raise RunDirectoryError(
             f"{shown or folder}: expected an adapter for this base model; PEFT says: {why}"
         ) from error

@@ -30,14 +30,14 @@ def refusal(error: BaseException) -> str:
     return ""
 
 
-def one_line(error: BaseException, limit: int) -> str:
-    """The message of an error on one line, cut to `limit` characters.
+def one_line(error: BaseException | str, limit: int | None = None) -> str:
+    """The message of an error on one line, cut to `limit` characters where one is given.
 
     The access token, should a library put it into a message, is replaced by ***, and so are names and passwords in
-    addresses.
+    addresses. An error without a message is called by its kind.
     """
     text = " ".join(_without_secrets(str(error)).split()) or type(error).__name__
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return text if limit is None or len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from blob_pyro.system.hub_errors import one_line
+
 Say = Callable[[str], None]
 
 
@@ -66,7 +68,7 @@ def quiet_libraries() -> Iterator[None]:
 
 def _show_on_one_line(message: Warning | str, category: type[Warning], *rest: object, **named: object) -> None:
     if issubclass(category, UserWarning):
-        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+        print(f"warning: {one_line(message)}", file=sys.stderr)
 
 
 @contextlib.contextmanager

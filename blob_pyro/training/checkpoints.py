@@ -27,6 +27,7 @@ from safetensors.torch import save as to_bytes
 
 from blob_pyro.errors import CheckpointError
 from blob_pyro.system.files import digest, read_object, write_whole
+from blob_pyro.system.hub_errors import one_line
 from blob_pyro.system.machine import library_versions
 from blob_pyro.system.processes import Ranks
 from blob_pyro.training.state_checks import check_state
@@ -91,7 +92,7 @@ class Checkpoints:
             try:
                 self._write(state, ranks)
             except (OSError, SafetensorError) as error:
-                failure = " ".join(str(getattr(error, "strerror", None) or error).split())
+                failure = one_line(getattr(error, "strerror", None) or error)
         failure = ranks.gather(failure)[0]
         if failure is not None:
             whole = f"the one of step {self.steps()[-1]} is whole" if self.steps() else "there is no older one"
@@ -116,13 +117,13 @@ class Checkpoints:
         try:
             state = TrainingState(load_file(path / TENSORS), described["numbers"])
         except (OSError, SafetensorError, ValueError, KeyError) as error:
-            raise _bad(path, " ".join(str(error).split())) from error
+            raise _bad(path, one_line(error)) from error
         try:
             check_state(state.tensors, state.numbers)
             if self.path(state.step) != path:
                 raise ValueError(f"it is the state after step {state.step}")
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
-            raise _bad(path, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+            raise _bad(path, f"{type(error).__name__}: {one_line(error, 200)}") from error
         return state
 
     def remove(self) -> None:
@@ -201,7 +202,7 @@ def _verified(path: Path) -> dict[str, Any]:
         kind, number, sums = content["format"], content["version"], _mapping(content, "sha256")
         _mapping(content, "versions"), _mapping(content, "belongs_to"), _mapping(content, "numbers")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _bad(path, f"{DESCRIPTION} cannot be read ({' '.join(str(error).split())[:200]})") from error
+        raise _bad(path, f"{DESCRIPTION} cannot be read ({one_line(error, 200)})") from error
     if (kind, number) != (FORMAT, VERSION):
         raise CheckpointError(
             f"{path}: expected {FORMAT} version {VERSION}; got {_short(kind)} version {_short(number)}; go on with the "

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from blob_pyro.errors import CheckpointError
+from blob_pyro.system.hub_errors import one_line
 from blob_pyro.system.processes import Ranks
 from blob_pyro.training.passes import Place
 from blob_pyro.training.random_state import RandomState
@@ -81,7 +82,7 @@ class TrainingState:
             state.restore()
             return Place(int(self.numbers["batches_of_pass"]), self.tensors.get(GENERATOR))
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
-            why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            why = f"{type(error).__name__}: {one_line(error, 200)}"
             raise CheckpointError(
                 f"expected the training state of this model, guide and recipe; it is of another, or altered ({why})"
             ) from error

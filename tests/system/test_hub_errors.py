@@ -53,10 +53,10 @@ SAID = {
 }
 PROGRAM = """
 import json, sys
-from blob_pyro.data.hub import HubSource, read_dataset, read_split
+from blob_pyro.data.rows.hub import HubSource, read_dataset, read_split
 from blob_pyro.errors import BlobPyroError
-from blob_pyro.likelihoods import CausalLM
-from blob_pyro.loading import BaseSource, load_base, load_tokenizer
+from blob_pyro.model.likelihoods import CausalLM
+from blob_pyro.model.loading import BaseSource, load_base, load_tokenizer
 found = {}
 for name in sys.argv[1:]:
     for kind, act in {
@@ -141,8 +141,8 @@ def test_a_gated_base_ends_a_run_before_anything_is_written(tmp_path: Path) -> N
 
 LOAD = """
 import time
-from blob_pyro.likelihoods import CausalLM
-from blob_pyro.loading import BaseSource, load_base, load_tokenizer
+from blob_pyro.model.likelihoods import CausalLM
+from blob_pyro.model.loading import BaseSource, load_base, load_tokenizer
 load_tokenizer("some/tiny")
 start = time.perf_counter()
 print(load_base(BaseSource("some/tiny"), CausalLM()).config.model_type, time.perf_counter() - start)
@@ -170,6 +170,7 @@ def test_what_is_secret_is_left_out_of_an_error(monkeypatch: pytest.MonkeyPatch)
     error = OSError(f"no answer from\nhttps://someone:word@a.example/x?token={TOKEN} to me@a.example")
     assert one_line(error, limit=200) == "no answer from https://***@a.example/x?token=*** to me@a.example"
     assert one_line(error, limit=10) == "no answer…" and one_line(ValueError(), limit=10) == "ValueError"
+    assert one_line(ValueError(f"a \n {'b' * 1000}")) == one_line(f"a\n{'b' * 1000}") == f"a {'b' * 1000}"
 
 
 def test_other_errors_are_no_refusal() -> None:

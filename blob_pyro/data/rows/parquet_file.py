@@ -9,6 +9,7 @@ from typing import Any
 from blob_pyro.data.rows.row import Row, json_value, read_bytes
 from blob_pyro.data.rows.wording import bad_lines, shown
 from blob_pyro.errors import DataError
+from blob_pyro.system.hub_errors import one_line
 
 
 def read_parquet(path: str | Path) -> list[Row]:
@@ -46,8 +47,9 @@ def _table(path: Path) -> Any:
     try:
         return pq.ParquetFile(pa.BufferReader(data)).read()
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: expected a whole Parquet file; it cannot be read ({why}): write it anew") from error
+        raise DataError(
+            f"{path}: expected a whole Parquet file; it cannot be read ({one_line(error)}): write it anew"
+        ) from error
 
 
 def _values(column: Any, name: str, bad: dict[int, str]) -> list[Any]:

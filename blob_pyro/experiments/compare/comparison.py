@@ -27,6 +27,7 @@ from blob_pyro.runs.checks import check_likelihood
 from blob_pyro.storage.directory import COST, METRICS, read_config
 from blob_pyro.storage.reading import read_cost, read_metrics
 from blob_pyro.system.files import write_whole
+from blob_pyro.system.hub_errors import one_line
 from blob_pyro.system.terminal import TERMINAL, Console, Say
 
 TABLE, SCORES, CHART = "comparison.md", "comparison.csv", "comparison"
@@ -170,7 +171,7 @@ def _read(run: Ended, config: RunConfig) -> tuple[dict[str, Outcome], str | None
     try:
         return _outcomes(path, METHODS[run.name], config), None
     except (BlobPyroError, OSError) as error:
-        return {}, " ".join(str(error).split())
+        return {}, one_line(error)
     except (LookupError, ValueError) as error:
         return {}, f"{path}: expected {METRICS} and {COST} as a run writes them; one was altered ({error})"
 

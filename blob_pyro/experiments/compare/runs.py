@@ -17,6 +17,7 @@ from blob_pyro.runs.fit import fit_with
 from blob_pyro.storage.directory import ABOUT, HISTORY, holds_run_of, new_run_directory, refuse_used_directory
 from blob_pyro.storage.directory import is_finished as is_finished_run
 from blob_pyro.storage.saving import ADAPTER, DESCRIPTION, TENSORS
+from blob_pyro.system.hub_errors import one_line
 from blob_pyro.system.terminal import SILENT, Console
 
 
@@ -86,7 +87,7 @@ def make_run(config: RunConfig, method: Method, seed: int, console: Console) -> 
     try:
         _make(config, method, seed, console)
     except (BlobPyroError, OSError) as error:
-        failure = " ".join(str(error).split())
+        failure = one_line(error)
         console.log(f"{method.name}, seed {seed}: {failure}")
         return Ended(method.name, seed, failure)
     return Ended(method.name, seed)

@@ -16,10 +16,11 @@ from blob_pyro.experiments.compare.runs import run_path
 from blob_pyro.experiments.paper.measuring import MEASURED, STEPS, Cost, measure_apart
 from blob_pyro.experiments.paper.order import Order, Reproduction
 from blob_pyro.experiments.paper.settings import decoder_config
-from blob_pyro.experiments.paper.systems import check_order, methods_of, one_line, tasks_of
+from blob_pyro.experiments.paper.systems import check_order, methods_of, tasks_of
 from blob_pyro.experiments.paper.writing import told, write_files
 from blob_pyro.report.tables import csv_text, markdown_table, value_cell
 from blob_pyro.storage.directory import new_run_directory, read_config, read_json
+from blob_pyro.system.hub_errors import one_line
 
 TASKS = ("winogrande_s",)
 NUM_ITEMS = {"full": 200, "small": 16}

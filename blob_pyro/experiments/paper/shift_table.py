@@ -18,7 +18,7 @@ from blob_pyro.evaluation.predictions import Predictions
 from blob_pyro.experiments.compare.runs import run_path
 from blob_pyro.experiments.paper.order import Order, Reproduction
 from blob_pyro.experiments.paper.settings import decoder_config
-from blob_pyro.experiments.paper.systems import check_order, draws_of_rows, methods_of, one_line, run_systems, tasks_of
+from blob_pyro.experiments.paper.systems import check_order, draws_of_rows, methods_of, run_systems, tasks_of
 from blob_pyro.experiments.paper.writing import Section, told, write_table
 from blob_pyro.report.comparison import Outcome, Rows
 from blob_pyro.runs.answerer import load_run, num_draws, predict_items
@@ -26,6 +26,7 @@ from blob_pyro.runs.build import encode_items, load_data
 from blob_pyro.storage.answers import read_predictions
 from blob_pyro.storage.directory import PREDICTIONS, read_config, read_json, write_json
 from blob_pyro.storage.saving import Run
+from blob_pyro.system.hub_errors import one_line
 from blob_pyro.system.terminal import Console
 
 TASKS = ("openbookqa", "arc_challenge", "arc_easy", "mmlu/college_chemistry", "mmlu/college_physics")

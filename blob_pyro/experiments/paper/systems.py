@@ -25,6 +25,7 @@ from blob_pyro.report.comparison import Outcome, Rows
 from blob_pyro.runs.build import build_likelihood, load_data, with_class_weights
 from blob_pyro.storage.answers import read_predictions
 from blob_pyro.storage.directory import PREDICTIONS
+from blob_pyro.system.hub_errors import one_line
 
 SYSTEMS = ("mle", "map", "dropout", "ensemble", "bbb", "laplace", "blob")
 """The rows of the paper's tables, names in `METHODS`."""
@@ -180,8 +181,3 @@ def _few(outcome: Outcome, path: Path) -> Outcome:
     """The outcome with the first draws of a run alone."""
     metrics = evaluate(read_predictions(path / PREDICTIONS).first_draws(FEW_DRAWS))
     return dataclasses.replace(outcome, metrics=metrics, num_samples=FEW_DRAWS)
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an error, without line breaks."""
-    return " ".join(str(error).split())

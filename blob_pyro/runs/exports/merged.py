@@ -13,6 +13,7 @@ from blob_pyro.errors import UnsupportedPosteriorError
 from blob_pyro.model.layers.substituted import substitute
 from blob_pyro.model.likelihoods import SequenceClassification
 from blob_pyro.runs.exports.subject import Subject
+from blob_pyro.system.hub_errors import one_line
 
 PROBE_ROWS, PROBE_TOKENS = 4, 32
 
@@ -80,9 +81,8 @@ def _merge(network: Any) -> Any:
     try:
         return network.merge_and_unload(safe_merge=True)
     except (ValueError, RuntimeError) as error:
-        why = " ".join(str(error).split())[:200]
         raise UnsupportedPosteriorError(
-            f"--as merged: expected an adapter that PEFT can merge; it says: {why}; take --as mean"
+            f"--as merged: expected an adapter that PEFT can merge; it says: {one_line(error, 200)}; take --as mean"
         ) from error
 
 

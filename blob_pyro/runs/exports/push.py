@@ -7,6 +7,7 @@ from pathlib import Path
 
 from blob_pyro.errors import HubError
 from blob_pyro.runs.exports.manifest import MANIFEST, check_manifest
+from blob_pyro.system.hub_errors import one_line
 
 
 def push_to_hub(folder: str | Path, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
@@ -53,10 +54,9 @@ def check_repo_id(repo_id: str) -> None:
         raise HubError(f"--push_to_hub: expected ORG/NAME, of letters, digits, '-', '_' and '.'; got {repo_id!r}")
 
 
-def _why(error: Exception, limit: int = 200) -> str:
+def _why(error: Exception) -> str:
     """What went wrong, in one line; a status of 401 or 403 with what to do."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status in (401, 403):
         return f"the hub refuses ({status}): log in with `hf auth login`, with a token that may write to it"
-    text = " ".join(str(error).split()) or type(error).__name__
-    return f"its client says: {text if len(text) <= limit else text[: limit - 1] + '…'}"
+    return f"its client says: {one_line(error, 200)}"
