@@ -1,5 +1,6 @@
 # make quickstart   the main job on real input, about four minutes on two cores after the install
-# make test         lint, types, docs, tests
+# make test         lint, types, docs, tests: what must pass, under ten minutes on two cores after the install
+# make check        lint, types, the tests that are not slow: the inner loop, under two minutes
 # make docs         the documentation as pages, in docs/_build/html/index.html; its notebooks run, which takes minutes
 
 PYTHON ?= python3
@@ -7,12 +8,19 @@ SEEDS ?= 0
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test lint types docs tests clean
+# A process for each core, with a thread each: most tests are too small for several threads. Bytecode is kept, or every
+# process would compile the tests and the package anew.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
+
+.PHONY: quickstart test check lint types docs tests clean
 
 quickstart: .venv/packaged
 	$(BIN)/python examples/quickstart.py --seeds $(SEEDS)
 
-test: lint types docs tests
+test: lint types tests
+
+check: lint types .venv/packaged
+	$(PYTEST) -m "not slow"
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -25,9 +33,9 @@ types: .venv/dev
 docs: .venv/docs .venv/packaged
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -q -W -n -j auto --keep-going docs docs/_build/html
 
-# a process for each core, with a thread each: most tests are too small for several threads
-tests: .venv/dev .venv/packaged
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
+# the pages are built by a test (tests/docs/test_notebooks.py), beside the others
+tests: .venv/dev .venv/docs .venv/packaged
+	$(PYTEST)
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

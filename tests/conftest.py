@@ -9,15 +9,11 @@ import pyro
 import pytest
 from torch.distributions import Distribution
 
-LONGEST = (
-    "test_reference_posterior.py", "test_workers.py", "test_resume_many.py", "test_compiling.py", "test_progress.py",
-    "test_docs.py", "test_compare.py", "test_several_processes.py",
-)  # fmt: skip
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take about a minute or more come first: a process that met one last would work on alone."""
-    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+    """Files with slow tests come first: a process that met one last would work on alone."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(autouse=True)

@@ -25,6 +25,8 @@ from blob_pyro.config.data import DataConfig
 from blob_pyro.data import load_task
 from blob_pyro.errors import BlobPyroError
 
+pytestmark = pytest.mark.slow
+
 TIME_LIMIT = 20  # seconds a case
 MEMORY = 3 * 2**30  # bytes that a case may ask for
 SEED = 5

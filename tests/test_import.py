@@ -134,6 +134,7 @@ after = state()
 """
 
 
+@pytest.mark.slow
 def test_importing_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     """Settings, random states, warning filters, with every socket refused; heavy optional modules stay out."""
     found = run(
@@ -150,6 +151,7 @@ print(json.dumps({"heavy": heavy, "changed": changed, "seconds": seconds}))
     assert found["heavy"] == []
 
 
+@pytest.mark.slow
 def test_importing_leaves_matplotlibs_backend() -> None:
     found = run(
         "import json, matplotlib; before = matplotlib.rcParams['backend']; import blob_pyro, blob_pyro.report\n"

@@ -145,6 +145,7 @@ def told(folder: Path, secrets: dict[str, str]) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_run_tells_nothing_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A finished run and a checkpoint, made with relative names and a token at hand: no token, no absolute path."""
     monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -167,6 +168,7 @@ def test_a_run_tells_nothing_of_the_machine(tmp_path: Path, monkeypatch: pytest.
     assert told(user / "run", secrets) == ["leak.txt: the folder above"]
 
 
+@pytest.mark.slow
 def test_an_alias_stays_as_it_was_written(tmp_path: Path) -> None:
     """A packaged model lies in a folder of this machine; the run names the alias."""
     try:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 
 from blob_pyro.data.tasks.task_data import TaskData
 from blob_pyro.model.bayesian_lora import BayesianLoRA
+from blob_pyro.system.machine import ABSENT, device_name, versions
 
 PACKAGES = ("blob_pyro", "torch", "pyro-ppl", "transformers", "peft", "accelerate", "bitsandbytes")
 
@@ -25,25 +24,14 @@ def about(model: BayesianLoRA, data: TaskData, num_processes: int = 1) -> dict[s
     Returns:
         "versions" by package and of Python, "machine", "items" by part, and "notes".
     """
-    device = model.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
-        "versions": {"python": platform.python_version()}
-        | {name: found for name in PACKAGES if (found := _version(name))},
+        "versions": {name: found for name, found in versions(PACKAGES).items() if found != ABSENT},
         "machine": {
-            "device": device.type,
-            "name": name,
+            "device": model.device.type,
+            "name": device_name(model.device),
             "threads": torch.get_num_threads(),
             "processes": num_processes,
         },
         "items": {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
         "notes": list(data.notes),
     }
-
-
-def _version(package: str) -> str | None:
-    """Its version; None where it is not installed as a package."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

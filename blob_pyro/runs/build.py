@@ -21,7 +21,7 @@ from blob_pyro.data.examples import Example
 from blob_pyro.data.tasks.compat import whole_batches
 from blob_pyro.data.tasks.completed import with_answers
 from blob_pyro.data.tasks.load import find_task, load_task
-from blob_pyro.data.tasks.own_files import with_labels
+from blob_pyro.data.tasks.own_files import TrainRows, load_own, with_labels
 from blob_pyro.data.tasks.task_data import TaskData
 from blob_pyro.errors import ConfigError, DataError
 from blob_pyro.guides import GUIDES, AdapterGuide
@@ -216,7 +216,7 @@ def max_length(model: BayesianLoRA, config: DataConfig) -> int:
     return config.max_length if context is None else min(config.max_length, context - model.likelihood.extra_tokens)
 
 
-def load_data(config: RunConfig, seed: int | None = None) -> TaskData:
+def load_data(config: RunConfig, seed: int | None = None, train_rows: TrainRows | None = None) -> TaskData:
     """The items of a run; under data.compat in whole batches, where the answers are tokens.
 
     The paper's public code drops what fills no batch for causal language models alone. Where a task of classes is
@@ -225,8 +225,10 @@ def load_data(config: RunConfig, seed: int | None = None) -> TaskData:
     Args:
         config: the run.
         seed: draws the items; None takes the run's own.
+        train_rows: what `with_read_labels` has read of own items; None reads them.
     """
-    data = load_task(config.data, config.seed if seed is None else seed)
+    seed = config.seed if seed is None else seed
+    data = load_task(config.data, seed) if train_rows is None else load_own(config.data, seed, train_rows)
     if config.learns_tokens and config.data.task is not None:
         return with_answers(data)
     return whole_batches(data, config.train.batch_size) if config.in_authors_order else data
@@ -285,18 +287,19 @@ def _with_adapter(
     return BayesianLoRA(network, likelihood, tokenizer=tokenizer, source=source, **settings)
 
 
-def with_read_labels(config: RunConfig, console: Console) -> RunConfig:
+def with_read_labels(config: RunConfig, console: Console) -> tuple[RunConfig, TrainRows | None]:
     """The configuration with labels that it leaves out, as the training file has them; the user is told of them.
 
-    A run keeps the labels it was made with, whatever becomes of the file.
+    A run keeps the labels it was made with, whatever becomes of the file. Where that was read its rows are given, too,
+    for a pipe can be read once.
 
     Raises:
         BlobPyroError: the file cannot be read, or its labels cannot serve.
     """
-    data, notes = with_labels(config.data)
+    data, notes, train_rows = with_labels(config.data)
     for note in notes:
         console.log(note)
-    return dataclasses.replace(config, data=data)
+    return dataclasses.replace(config, data=data), train_rows
 
 
 def build_parts(config: RunConfig, data: TaskData) -> Parts:

@@ -64,14 +64,14 @@ def fit_with(config: RunConfig, console: Console, *, resume: bool = False) -> Ru
     with connected() as ranks:
         console = console if ranks.is_first else SILENT
         check_run(config)
-        config = with_read_labels(config, console)
+        config, train_rows = with_read_labels(config, console)
         goes_on = resume and holds_run_of(config)
         if not goes_on and not is_unfinished_search(config):
             refuse_used_directory(config.output)
         refuse_links(config.output)
         if goes_on and is_finished(config):
             return _as_it_is(config, console)
-        data = load_data(config)
+        data = load_data(config, train_rows=train_rows)
         for note in data.notes:
             console.log(note)
         tuning = tune(config, data, console) if config.tune.search else None

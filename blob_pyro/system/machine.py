@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
 LIBRARIES = ("blob_pyro", "torch", "pyro-ppl", "transformers", "peft", "accelerate", "safetensors")
+"""What is computed depends on them."""
+ABSENT = "not installed"
 
 
-def library_versions() -> dict[str, str]:
-    """Version of Python and of each library that what is computed depends on."""
-    found = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+def versions(packages: Iterable[str] = LIBRARIES) -> dict[str, str]:
+    """Version of Python and of each package; `ABSENT` where it is not installed as a package."""
+    return {"python": platform.python_version()} | {name: version_of(name) for name in packages}
+
+
+def version_of(package: str) -> str:
+    """Its version; `ABSENT` where it is not installed as a package."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ABSENT
+
+
+def device_name(device: str | torch.device) -> str:
+    """Of a GPU its name; else the kind of processor."""
+    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else platform.machine()
 
 
 def describe_machine(device: str) -> dict[str, str | int]:
     """Processor, threads and versions of this process."""
-    found: dict[str, str | int] = {
+    machine: dict[str, str | int] = {
         "system": platform.platform(),
         "processor": _processor(),
         "cpus": os.cpu_count() or 1,
@@ -34,10 +43,10 @@ def describe_machine(device: str) -> dict[str, str | int]:
         "python": platform.python_version(),
     }
     if device.startswith("cuda"):
-        found["gpu"] = torch.cuda.get_device_name(device)
+        machine["gpu"] = device_name(device)
     packages = {"torch": "torch", "transformers": "transformers", "peft": "peft", "pyro": "pyro-ppl",
                 "bitsandbytes": "bitsandbytes"}  # fmt: skip
-    return found | {name: importlib.metadata.version(package) for name, package in packages.items()}
+    return machine | {name: version_of(package) for name, package in packages.items()}
 
 
 def _processor() -> str:

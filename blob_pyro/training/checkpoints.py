@@ -17,6 +17,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from safetensors.torch import save as to_bytes
 from blob_pyro.errors import CheckpointError
 from blob_pyro.system.files import digest, read_object, write_whole
 from blob_pyro.system.hub_errors import one_line
-from blob_pyro.system.machine import library_versions
+from blob_pyro.system.machine import versions
 from blob_pyro.system.processes import Ranks
 from blob_pyro.training.state_checks import check_state
 from blob_pyro.training.training_state import TrainingState
@@ -104,6 +105,8 @@ class Checkpoints:
     def load(self, ranks: Ranks, step: int | None = None) -> TrainingState | None:
         """The newest checkpoint, or that of a step; None where there is none.
 
+        Of one that other versions of the libraries wrote a warning tells: with them numbers may be rounded otherwise.
+
         Raises:
             CheckpointError: it is altered, incomplete, of another format version, or belongs to something else. Older
                 ones are not touched: without the bad one's folder the next older is the newest.
@@ -114,6 +117,13 @@ class Checkpoints:
         path = self.path(steps[-1] if step is None else step)
         described = _verified(path)
         self._check(path, described, ranks)
+        changed = _changes(described["versions"], versions())
+        if changed and ranks.is_first:
+            warnings.warn(
+                f"resumed under other versions than the checkpoint's ({changed}): training goes on, but need not end "
+                "bit by bit as without a break",
+                stacklevel=2,
+            )
         try:
             state = TrainingState(load_file(path / TENSORS), described["numbers"])
         except (OSError, SafetensorError, ValueError, KeyError) as error:
@@ -148,7 +158,7 @@ class Checkpoints:
                 "version": VERSION,
                 "belongs_to": self._belongs_to | {"num_processes": ranks.num},
                 "numbers": state.numbers,
-                "versions": library_versions(),
+                "versions": versions(),
                 "sha256": {str(file.relative_to(temporary)): digest(file) for file in _files(temporary)},
             }
             description = {"content": content, "sha256": _digest_of(content)}
@@ -184,14 +194,14 @@ class Checkpoints:
                 )
 
 
-def changed_versions(path: Path) -> list[str]:
-    """What has another version than when a checkpoint was written; "torch 2.12.0, now 2.13.0" each.
-
-    Raises:
-        CheckpointError: as `Checkpoints.load`.
-    """
-    before, now = _verified(path)["versions"], library_versions()
-    return [f"{name} {old}, now {now.get(name)}" for name, old in before.items() if now.get(name) != old]
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What has another version now; "torch 2.12.0, now 2.13.0"."""
+    changed = [
+        f"{name} {str(before.get(name))[:40]}, now {version}"
+        for name, version in now.items()
+        if before.get(name) != version
+    ]
+    return "; ".join(changed)
 
 
 def _verified(path: Path) -> dict[str, Any]:

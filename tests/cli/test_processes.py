@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ import torch
 import blob_pyro as bp
 from blob_pyro.cli import main
 from blob_pyro.storage.saving import load
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,13 +95,34 @@ def test_ctrl_c_keeps_what_was_learnt(config, tmp_path):
 
 
 def test_ctrl_c_before_training_says_that_nothing_was_saved(config, tmp_path, capfd, monkeypatch):
-    def interrupted(*args):
+    def interrupted(*args, **settings):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("blob_pyro.runs.fit.load_data", interrupted)
     assert main(["fit", str(config)]) == 130
     assert capfd.readouterr().err == "blob-pyro: stopped by Ctrl-C; nothing was saved\n"
     assert not (tmp_path / "run").exists()
+
+
+def test_items_from_a_pipe_are_read_once(tmp_path):
+    """With labels that are read from them; the run is that of the file. What reads them again says what to do."""
+    config = tiny.write_yaml(tmp_path / "own.yaml", tiny.settings(tmp_path, tiny.llama(), data={"labels": None}))
+    assert main(["fit", str(config), "--output", str(tmp_path / "file"), "--quiet"]) == 0
+    words = ["--data.train_file", "/dev/stdin", "--quiet"]
+    with (tmp_path / "train.jsonl").open("rb") as items, subprocess.Popen(["cat"], stdin=items, stdout=PIPE) as cat:
+        process = _process("fit", config, *words, stdin=cat.stdout)
+        out, err = process.communicate(timeout=120)
+        assert (process.returncode, err) == (0, "")
+    assert "labels: negative, positive (the values of 'label' in /dev/stdin)" in out
+    names = ("history.jsonl", "metrics.json", "adapter/adapter_model.safetensors", "posterior.safetensors")
+    for name in names:
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "file" / name).read_bytes()
+    process = _process("evaluate", tmp_path / "run", "--quiet", stdin=subprocess.DEVNULL)
+    _, err = process.communicate(timeout=120)
+    told = (
+        "expected a JSON-lines file; got a pipe with nothing in it, or nothing left, for it is read once: write a file"
+    )
+    assert process.returncode == 2 and err.startswith(f"blob-pyro: error: /dev/stdin: {told}") and err.count("\n") == 1
 
 
 def test_a_closed_pipe_is_no_traceback(finished, tmp_path):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import get_args
 
 import pytest
 from report_runs import write_run
 
 import blob_pyro as bp
 from blob_pyro.config.methods import METHODS, method_of
-from blob_pyro.config.sections import GuideName, TuneConfig
+from blob_pyro.config.sections import TuneConfig
 from blob_pyro.experiments.compare.runs import run_config
 from blob_pyro.guides import GUIDES
 from blob_pyro.report.page import read_run
@@ -38,7 +37,7 @@ SHARED = {
     "last block": shared(model=bp.ModelConfig(bayesian_layers=[-1])),
     "both": shared(model=bp.ModelConfig(bayesian="both", prior_scale_spread=1.0)),
     "softplus": shared(guide=bp.GuideConfig(scale="softplus")),
-    **{f"guide {name}": shared(guide=bp.GuideConfig(name=name)) for name in get_args(GuideName)},
+    **{f"guide {name}": shared(guide=bp.GuideConfig(name=name)) for name in GUIDES},
 }
 
 

@@ -242,6 +242,7 @@ def bytes_of_a_process() -> int:
     return nbytes(p.to_local() if isinstance(p, DTensor) else p for p in frozen)
 
 
+@pytest.mark.slow
 def test_a_sharded_base_is_shared_out_as_predicted() -> None:
     shapes = Shapes.of(CONFIGS["small"])
     found = in_processes(2, bytes_of_a_process)

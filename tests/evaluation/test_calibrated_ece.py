@@ -23,6 +23,7 @@ def drawn(predictions: Predictions, seed: int) -> Predictions:
     return Predictions(predictions.probs, predictions.draws, labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [20, 100, 500])
 def test_it_is_the_mean_ece_of_labels_drawn_from_the_answers(n):
     """The naive twin: `evaluate` on 200 sets of such labels. Off by 4 standard errors once in 16,000 cases."""

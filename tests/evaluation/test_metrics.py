@@ -243,6 +243,7 @@ def test_mutual_information_is_zero_for_one_draw_and_for_equal_draws() -> None:
         mutual_information(draws[:0])
 
 
+@pytest.mark.slow
 def test_torchmetrics_is_not_imported_before_it_is_needed() -> None:
     code = (
         "import sys, blob_pyro.evaluation, blob_pyro.report; print({'torchmetrics', 'matplotlib'} & set(sys.modules))"

@@ -16,6 +16,8 @@ import pytest
 import tiny
 from processes import Process, finished, worker_ids
 
+pytestmark = pytest.mark.slow
+
 STEPS = 30
 METHODS = "mle,map,ensemble,laplace,tfb,temperature,blob"
 TABLES = ("comparison.md", "comparison.csv")

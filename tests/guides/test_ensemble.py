@@ -302,6 +302,7 @@ def test_pyros_elbos_are_the_nll_of_a_member(elbo: type[Trace_ELBO]) -> None:
     assert float(guide.kl()) == 0.0
 
 
+@pytest.mark.slow
 def test_members_are_drawn_alike() -> None:
     """3,000 draws: each count within 5 standard errors of 1,000 (0.3 in a million runs fail); all sites agree."""
     model, guide = trained("llama")

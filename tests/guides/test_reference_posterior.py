@@ -17,6 +17,8 @@ import pytest
 
 from blob_pyro.guides import GUIDES
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[2] / "examples" / "reference_posterior.py"
 
 

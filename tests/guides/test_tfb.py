@@ -45,6 +45,7 @@ def naive_nll(model: bp.BayesianLoRA, batch: bp.Batch, draws: list[dict[str, Ten
     return total / len(batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tolerance", [0.003, 0.1])
 def test_sigma_is_that_of_a_grid_search(tolerance: float) -> None:
     """The largest sigma of a grid of ratio 1.02 below which every one is within the tolerance, on the same draws.

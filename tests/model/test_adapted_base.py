@@ -121,6 +121,7 @@ def all_loaded(found: dict[str, Case]) -> dict[str, Loaded]:
     return {name: loaded(case, shard_base=True) for name, case in found.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*random there")
 @pytest.mark.parametrize("count", [2, 3])
 def test_each_process_holds_its_share_of_what_one_alone_loads(count: int, tmp_path: Path) -> None:
@@ -156,6 +157,7 @@ def of_a_run(run: str) -> list[dict[str, Tensor]]:
     return [*found, saved_run.guide.tensors() | {"next": torch.rand(3)}]
 
 
+@pytest.mark.slow
 def test_trained_adapters_lie_on_a_base_that_is_shared_out(tmp_path: Path) -> None:
     """`model.adapter`, and `bp.load` of a run."""
     raw = tiny.settings(tmp_path, tiny.llama())
@@ -189,6 +191,7 @@ def peak_of_loading(path: str, other: str) -> tuple[int, int]:
     return peak - before, after - before
 
 
+@pytest.mark.slow
 def test_no_process_but_the_first_ever_holds_the_base(tmp_path: Path) -> None:
     """Resident memory of three processes, on the blocks of SmolLM2-135M."""
     network = tf.LlamaForCausalLM(tf.LlamaConfig(**SIZES, vocab_size=96, pad_token_id=0))
@@ -241,6 +244,7 @@ def all_told(good: str, broken: str) -> list[tuple[str, str]]:
     ]
 
 
+@pytest.mark.slow
 def test_what_fails_in_one_process_fails_in_all(tmp_path: Path) -> None:
     """Each has the error of its own, or is told of the first; afterwards they can still load together."""
     first, second, third = in_processes(3, all_told, str(base_folder()), str(broken_base(tmp_path)))
@@ -268,6 +272,7 @@ def killed_first(path: str, folder: str) -> None:
     (Path(folder) / str(Ranks.here().index)).write_text(" ".join(found))
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_ends_the_others(tmp_path: Path) -> None:
     with pytest.raises(AssertionError):
         in_processes(3, killed_first, str(base_folder()), str(tmp_path))
@@ -276,6 +281,7 @@ def test_a_process_that_is_killed_ends_the_others(tmp_path: Path) -> None:
         assert file.read_text().startswith("ModelLoadError model.shard_base: expected all processes to load")
 
 
+@pytest.mark.slow
 def test_a_broken_file_ends_every_process_in_one_line(tmp_path: Path) -> None:
     raw = tiny.settings(tmp_path, broken_base(tmp_path / "base"), model={"shard_base": True})
     start = time.monotonic()

@@ -184,6 +184,7 @@ def test_pyros_elbo_weighs_a_batch_as_stated(num_tokens: int | None, weight: flo
     assert svi.step(batch).loss == pytest.approx(loss, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_tokens", [None, 9])
 def test_training_learns_the_texts(num_tokens: int | None) -> None:
     """Flipout and all: the perplexity of the four texts falls to less than half of what it was."""

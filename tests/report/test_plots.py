@@ -69,6 +69,7 @@ def test_figures_are_written_in_the_format_of_their_ending(
     assert path.read_bytes().startswith(start)
 
 
+@pytest.mark.slow
 def test_no_pyplot_figure_is_made_and_no_backend_chosen(tmp_path: Path) -> None:
     # torchmetrics imports pyplot, so that its presence proves nothing.
     code = (

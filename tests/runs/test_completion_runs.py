@@ -28,6 +28,8 @@ from blob_pyro.runs.predict import predict_run
 from blob_pyro.storage.completions import completion_scores
 from blob_pyro.storage.directory import read_config, read_json
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "completions.yaml"
 TOKEN_GUIDES = ("blob", "dropout", "ensemble", "low_rank", "map", "mean_field", "mle", "scalabl")
 COMPLETION = {"labels": None, "completion": " {answer}", "prompt": "Q: {text}\nA:"}

@@ -92,6 +92,7 @@ def examples_of(path, with_labels=False):
 ALL = {"target_risk": 0.2, "delta": 0.3, "coverage": 0.9, "ood": "entropy"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["finished", "scaled"])
 @pytest.mark.parametrize(("score", "set_score", "risk"), [("confidence", "lac", 0.2), ("bald", "aps", 0.3)])
 def test_decisions_are_those_of_the_pure_functions(request, which, score, set_score, risk):

@@ -33,6 +33,8 @@ from blob_pyro.runs.predict import predict_run
 from blob_pyro.storage.directory import read_config
 from blob_pyro.training.svi import BLoBSVI
 
+pytestmark = pytest.mark.slow
+
 FILES = {
     "about.json",
     "adapter",

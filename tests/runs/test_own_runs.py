@@ -79,6 +79,7 @@ def test_a_bad_row_of_a_file_to_predict_is_one_line(run, tmp_path, capfd):
     assert err.startswith(f"blob-pyro: error: {tmp_path}/new.csv: expected comma-separated cells") and "line 3" in err
 
 
+@pytest.mark.slow
 def test_compare_reads_the_labels_for_all_its_runs(tmp_path):
     from tiny_runs import make_config
 

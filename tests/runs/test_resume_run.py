@@ -18,6 +18,8 @@ import blob_pyro as bp
 from blob_pyro.cli import main
 from blob_pyro.storage.directory import CHECKPOINTS
 
+pytestmark = pytest.mark.slow
+
 STEPS = 12
 KILLED_AFTER = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
 COMPARED = ("history.jsonl", "metrics.json", "adapter/adapter_model.safetensors", "posterior.safetensors")

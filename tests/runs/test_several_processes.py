@@ -15,6 +15,8 @@ from several import in_processes
 
 from blob_pyro.runs.evaluate import evaluate_run
 
+pytestmark = pytest.mark.slow
+
 COMPARED = ("history.jsonl", "metrics.json", "adapter/adapter_model.safetensors", "posterior.safetensors")
 
 

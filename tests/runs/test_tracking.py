@@ -23,6 +23,8 @@ from blob_pyro.runs.tracking import check_trackers, tracked
 from blob_pyro.system.processes import Ranks
 from blob_pyro.training.svi import StepResult
 
+pytestmark = pytest.mark.slow
+
 with_tensorboard = pytest.mark.skipif(find_spec("tensorboard") is None, reason="tensorboard is not installed")
 
 

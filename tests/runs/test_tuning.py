@@ -39,6 +39,8 @@ from blob_pyro.storage.directory import read_config, read_json
 from blob_pyro.storage.saving import load
 from blob_pyro.system.terminal import SILENT
 
+pytestmark = pytest.mark.slow
+
 TASK = RunConfig(DataConfig(task="tweets"), train=TrainConfig(kl_lr=0.01), tune=TuneConfig(search=True))
 NOTHING = 1e9  # a margin that no trial beats
 

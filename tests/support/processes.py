@@ -6,6 +6,7 @@ They are real processes, to be killed for real.
 from __future__ import annotations
 
 import functools
+import json
 import multiprocessing
 import os
 import resource
@@ -176,7 +177,7 @@ def _command(
 ) -> None:
     from blob_pyro.cli import main
 
-    _as_fresh(out, err, num_threads=1)
+    as_fresh(out, err, num_threads=1)
     if launched_as is not None:
         launch(*launched_as)
     if max_file_size is not None:
@@ -185,15 +186,15 @@ def _command(
 
 
 def _worker(place: str, num_threads: int, errors: str, stdin: Connection) -> None:
-    from blob_pyro.experiments.compare.workers import work
+    from blob_pyro.system.apart import answer
 
     os.setsid()
     os.dup2(stdin.fileno(), 0)
-    _as_fresh(errors, errors, num_threads)
-    work(place)
+    as_fresh(errors, errors, num_threads)
+    answer("blob_pyro.experiments.compare.workers", json.dumps(place))
 
 
-def _as_fresh(out: str, err: str, num_threads: int) -> None:
+def as_fresh(out: str, err: str, num_threads: int) -> None:
     """Writes to these files, and hears signals, as a program does that somebody has just started."""
     import torch
 

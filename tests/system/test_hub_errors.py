@@ -19,6 +19,8 @@ from hub_server import Answer, Hub, hub
 
 from blob_pyro.system.hub_errors import one_line, refusal
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 TOKEN = "hf_" + 8 * "Tsecret"
 OK = Answer(200)

@@ -21,6 +21,8 @@ from blob_pyro.system.processes import Ranks
 from blob_pyro.training.checkpoints import Checkpoints
 from blob_pyro.training.recipes import RECIPES
 
+pytestmark = pytest.mark.slow
+
 Trained = tuple[list[tuple[float, float, float, float]], list[Tensor]]
 
 

@@ -92,6 +92,7 @@ def everything(master: int) -> bytes:
     return shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_without_a_terminal_there_are_lines(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = words_of(name, place)
@@ -106,6 +107,7 @@ def test_without_a_terminal_there_are_lines(name: str, place: Path, capsys: pyte
         assert re.search(line, err, re.MULTILINE) and not re.search(line, out, re.MULTILINE), err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_quiet_tells_nothing(name: str, place: Path) -> None:
     """Not on a terminal either, where a bar would be."""
@@ -115,6 +117,7 @@ def test_quiet_tells_nothing(name: str, place: Path) -> None:
     assert not re.search(r"\d+/\d+.*(left|%)", shown), shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_a_terminal_gets_bars(name: str, place: Path) -> None:
     code, shown = on_a_terminal(words_of(name, place), apart=name in APART)
@@ -124,6 +127,7 @@ def test_a_terminal_gets_bars(name: str, place: Path) -> None:
     assert "s left" not in shown
 
 
+@pytest.mark.slow
 def test_a_terminal_that_does_not_know_its_width_gets_bars_too(place: Path) -> None:
     code, shown = on_a_terminal(words_of("evaluate", place), apart=True, columns=0)
     assert code == 0 and re.search(BAR.format(title="predict N=2"), shown), shown

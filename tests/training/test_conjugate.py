@@ -28,6 +28,8 @@ from blob_pyro.model.likelihoods import ClassLikelihood
 from blob_pyro.model.loading import BaseSource
 from blob_pyro.training.kl_schedule import constant
 
+pytestmark = pytest.mark.slow
+
 NOISE, SIGMA, SCALING = 0.5, 0.8, 2.0
 DESIGN = torch.tensor([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) * torch.tensor([1, 1, 2, 1])
 B = torch.tensor([[0.6, 0.0], [0.0, 0.9], [0.0, 0.0]]) + torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.8, 0.0]])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -25,6 +27,8 @@ from blob_pyro.errors import CheckpointError, Stopped
 from blob_pyro.training.checkpoints import Checkpoints
 from blob_pyro.training.recipes import RECIPES
 from blob_pyro.training.svi import StepResult
+
+pytestmark = pytest.mark.slow
 
 STEPS = 7
 CONFIG = TrainConfig(num_steps=STEPS, batch_size=3, lr=1e-2, kl_lr=1e-3, save_steps=3)
@@ -109,6 +113,22 @@ def broken(
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_going_on_under_other_versions_is_told_in_one_line(tmp_path: Path) -> None:
+    """The same versions are not spoken of: here as everywhere a warning is an error."""
+    broken(CONFIG, "blob", tmp_path, 4)
+    file = Checkpoints(tmp_path).path(Checkpoints(tmp_path).last_step) / "training.json"
+    content = json.loads(file.read_text())["content"]
+    now = content["versions"]
+    content["versions"] = now | {"torch": "2.1.0", "peft": "9" * 1000}
+    signed = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    file.write_text(json.dumps({"content": content, "sha256": signed}))
+    told = f"torch 2.1.0, now {now['torch']}; peft {'9' * 40}, now {now['peft']}"
+    with pytest.warns(UserWarning, match=re.escape(f"than the checkpoint's ({told}): training goes on")) as caught:
+        bp.fit(*start(), loader(), CONFIG, progress=False, checkpoints=Checkpoints(tmp_path), resume=True)
+    (warning,) = [str(entry.message) for entry in caught if entry.category is UserWarning]
+    assert "\n" not in warning
 
 
 @pytest.mark.parametrize("recipe", list(RECIPES))

@@ -36,7 +36,8 @@ def read_bytes(path: Path, kind: str) -> bytes:
         kind: what it should be, for messages ("CSV").
 
     Raises:
-        DataError: the file is missing, a folder, unreadable, or a packed file that is damaged.
+        DataError: the file is missing, a folder, unreadable, a pipe that was read before, or a packed file that is
+            damaged.
     """
     if path.is_dir():
         raise DataError(f"{path}: expected a {kind} file; got a folder: name a file in it")
@@ -44,11 +45,17 @@ def read_bytes(path: Path, kind: str) -> bytes:
         raise DataError(f"{path}: expected a {kind} file; there is none: check the path")
     try:
         with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as handle:
-            return handle.read()
+            content = handle.read()
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
             f"{path}: expected a readable file; got {error}: check its rights and that it is whole"
         ) from error
+    if not content and not path.is_file():
+        raise DataError(
+            f"{path}: expected a {kind} file; got a pipe with nothing in it, or nothing left, for it is read once: "
+            "write a file, and name that"
+        )
+    return content
 
 
 def json_value(value: Any) -> Any:

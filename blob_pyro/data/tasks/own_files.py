@@ -22,11 +22,20 @@ from blob_pyro.data.tasks.splitting import grouped, hold_out, shuffled, take, wi
 from blob_pyro.data.tasks.task_data import TaskData, task_data
 from blob_pyro.errors import ConfigError, DataError
 
+TrainRows = tuple[list[Row], str]
+"""The raw rows to train on, and the name of where they are from."""
 
-def load_own(config: DataConfig, seed: int) -> TaskData:
-    """The items of files, or of a data set, that a configuration names (see `load_task`)."""
+
+def load_own(config: DataConfig, seed: int, train_rows: TrainRows | None = None) -> TaskData:
+    """The items of files, or of a data set, that a configuration names (see `load_task`).
+
+    Args:
+        config: names them.
+        seed: draws the training items.
+        train_rows: what `with_labels` has read, for a pipe can be read once; None reads it.
+    """
     template, _ = _template(config), _completion(config)
-    rows, source = train_rows(config)
+    rows, source = train_rows or read_train_rows(config)
     config, notes = _labelled(config, rows, source)
     train = own_examples(config, rows, require_label=True, source=source)
     keys: Sequence[Hashable] = [("line", row.line) for row in rows]
@@ -57,7 +66,7 @@ def _test(config: DataConfig) -> list[Example]:
     return take(examples, config.num_test, "data.num_test", source)
 
 
-def train_rows(config: DataConfig) -> tuple[list[Row], str]:
+def read_train_rows(config: DataConfig) -> TrainRows:
     """The raw rows to train on, and the name of where they are from."""
     if config.dataset is not None:
         split = config.train_split or "train"
@@ -82,7 +91,7 @@ def own_examples(config: DataConfig, rows: Sequence[Row], require_label: bool, s
     """
     if config.own_texts:
         return completed_rows(rows, _template(config), _completion(config), source)
-    config, _ = with_labels(config)
+    config = with_labels(config)[0]
     template, labels = _template(config), config.labels or []
     if config.choices_field is not None:
         _check_letters(labels)
@@ -90,8 +99,8 @@ def own_examples(config: DataConfig, rows: Sequence[Row], require_label: bool, s
     return examples_from_rows(rows, template, labels, config.label_field, require_label, source)
 
 
-def with_labels(config: DataConfig) -> tuple[DataConfig, tuple[str, ...]]:
-    """The configuration with its labels, and a note where they are read from the training file.
+def with_labels(config: DataConfig) -> tuple[DataConfig, tuple[str, ...], TrainRows | None]:
+    """The configuration with its labels; a note, and the rows, where they are read from the training file.
 
     Labels that are left out are the distinct values of the label field in the training file, sorted as text, or letters
     for the most choices that an item there has. A space is put in front, where the prompt does not end in white space:
@@ -102,9 +111,10 @@ def with_labels(config: DataConfig) -> tuple[DataConfig, tuple[str, ...]]:
         DataError: the file cannot be read, or its labels cannot serve: fewer than two, not there, or no words.
     """
     if config.task is not None or config.labels is not None or config.own_texts:
-        return config, ()
+        return config, (), None
     _template(config)
-    return _labelled(config, *train_rows(config))
+    rows, source = read_train_rows(config)
+    return *_labelled(config, rows, source), (rows, source)
 
 
 def _labelled(config: DataConfig, rows: Sequence[Row], source: str) -> tuple[DataConfig, tuple[str, ...]]:

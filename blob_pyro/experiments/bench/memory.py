@@ -1,12 +1,11 @@
-"""Peak memory of one contender, in a process of its own: `python -m blob_pyro.experiments.bench.memory REQUEST`."""
+"""Peak memory of one contender, in a process of its own."""
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +13,7 @@ from blob_pyro.errors import BlobPyroError
 from blob_pyro.experiments.bench.lineup import line_up
 from blob_pyro.experiments.bench.networks import Base
 from blob_pyro.experiments.bench.settings import BenchSettings, Case, as_record, from_record
-from blob_pyro.system.terminal import quiet_libraries
+from blob_pyro.system.apart import run_apart
 
 NUM_ROUNDS = 3
 PAGE = 4096  # bytes
@@ -44,16 +43,11 @@ def measure_memory(settings: BenchSettings, case: Case, name: str) -> Memory:
     Raises:
         BlobPyroError: the process failed, or was killed (as the system does where memory ends).
     """
-    request = json.dumps({"settings": as_record(settings), "case": as_record(case), "contender": name})
-    command = [sys.executable, "-m", "blob_pyro.experiments.bench.memory", request]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
-        raise BlobPyroError(
-            f"memory of {name}: expected its process to end well; got exit code {done.returncode}, and it says: "
-            f"{said}; leave it out with --no-memory"
-        )
-    return Memory(**json.loads(done.stdout.strip().splitlines()[-1]))
+    request = {"settings": as_record(settings), "case": as_record(case), "contender": name}
+    try:
+        return Memory(**run_apart(__name__, request))
+    except BlobPyroError as error:
+        raise BlobPyroError(f"memory of {name}: {error}; leave it out with --no-memory") from error
 
 
 def memory_here(settings: BenchSettings, case: Case, name: str) -> Memory:
@@ -135,14 +129,7 @@ def _touch(base: Base) -> None:
             tensor.detach().reshape(-1).view(torch.uint8)[::PAGE].sum()
 
 
-def main(request: str) -> None:
-    """Answer one request; the last line of standard output is the `Memory` as JSON."""
-    asked = json.loads(request)
-    settings = BenchSettings(**from_record(asked["settings"]))
-    with quiet_libraries():
-        memory = memory_here(settings, Case(**from_record(asked["case"])), asked["contender"])
-    print(json.dumps(vars(memory)))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+def main(request: dict[str, Any]) -> dict[str, int]:
+    """Answer a request of `measure_memory`."""
+    settings, case = BenchSettings(**from_record(request["settings"])), Case(**from_record(request["case"]))
+    return vars(memory_here(settings, case, request["contender"]))

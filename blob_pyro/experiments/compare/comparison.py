@@ -108,7 +108,7 @@ def run_methods(
     """
     chosen = choose(methods)
     _check(config, chosen, seeds, workers)
-    config = with_read_labels(config, console)
+    config, _ = with_read_labels(config, console)
     refuse_other_runs(config, chosen, seeds)
     rows: Rows = {row: {} for method in chosen for row in _row_names(method, config)}
     failures: list[str] = []

@@ -1,4 +1,4 @@
-"""Runs of several methods made at once, each a `python -m blob_pyro.experiments.compare.workers FOLDER`.
+"""Runs of several methods made at once, each in a process of its own.
 
 A step on a few short items leaves cores idle between its small products, so that two processes of one thread get more
 done than one of two threads.
@@ -11,13 +11,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Lock
 from typing import IO
 
 import torch
@@ -27,7 +26,8 @@ from blob_pyro.config.methods import METHODS, Method
 from blob_pyro.config.sections import RunConfig
 from blob_pyro.experiments.compare.runs import Ended, is_finished, make_run
 from blob_pyro.storage.directory import CONFIG, read_config, write_yaml
-from blob_pyro.system.terminal import Console, quiet_libraries
+from blob_pyro.system.apart import start_apart, why_ended
+from blob_pyro.system.terminal import Console
 
 CHAIN, ENDED, ERRORS = "chain.json", "ended.jsonl", "errors.txt"
 Start = Callable[[Path, int, IO[bytes]], "subprocess.Popen[bytes]"]
@@ -60,11 +60,8 @@ def start_interpreter(place: Path, threads: int, errors: IO[bytes]) -> subproces
 
     In a session of its own, where Ctrl-C in the terminal does not reach it a second time.
     """
-    return subprocess.Popen(
-        [sys.executable, "-m", "blob_pyro.experiments.compare.workers", str(place)],
-        stdin=subprocess.PIPE, stdout=errors, stderr=errors, env=os.environ | {"OMP_NUM_THREADS": str(threads)},
-        start_new_session=True,
-    )  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    return start_apart(__name__, str(place), stdout=errors, stderr=errors, env=environment, start_new_session=True)
 
 
 def make_runs_at_once(
@@ -168,46 +165,20 @@ def _results(chain: Chain, place: Path, code: int) -> list[tuple[Ended, list[str
     """What became of each run of a chain, and what was said of it; where the process died, its last word."""
     text = (place / ENDED).read_text(encoding="utf-8") if (place / ENDED).exists() else ""
     found = [(Ended(**line["ended"]), line["said"]) for line in map(json.loads, text.splitlines())]
-    words = (place / ERRORS).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    why = f"expected its process to end well; got exit code {code}, and it says: {(words or ['nothing'])[-1]}"
+    errors = (place / ERRORS).read_text(encoding="utf-8", errors="replace")
+    why = why_ended(code, errors)
     missing = [Ended(name, chain.seed, why) for name in chain.names[len(found) :]]
     results = found + [(ended, [f"{ended.name}, seed {ended.seed}: {why}"]) for ended in missing]
-    warnings = list(dict.fromkeys(word for word in words if word.startswith("warning: ")))
+    warnings = list(dict.fromkeys(word for word in errors.splitlines() if word.startswith("warning: ")))
     return [(ended, warnings + said if ended is results[0][0] else said) for ended, said in results]
-
-
-def end_with_parent() -> None:
-    """From now on this process ends when the one that started it does, however that ends: nothing else closes the pipe
-    that is its standard input.
-    """
-
-    def wait() -> None:
-        os.read(0, 1)  # not by sys.stdin, whose lock would be held when the interpreter ends
-        os._exit(1)  # as by SIGKILL: what is on the disk is whole at any moment
-
-    Thread(target=wait, daemon=True).start()
-
-
-def work(folder: str) -> None:
-    """Be the process that makes the runs of a folder."""
-    end_with_parent()
-    try:
-        main(folder)
-    except KeyboardInterrupt as interrupt:
-        sys.exit(f"stopped by Ctrl-C; {str(interrupt) or 'nothing was saved'}")
 
 
 def main(folder: str) -> None:
     """Make the runs that a folder names; a line there for each that has ended."""
     place = Path(folder)
     config, chain = read_config(place), Chain(**json.loads((place / CHAIN).read_text(encoding="utf-8")))
-    with quiet_libraries():
-        for name in chain.names:
-            said: list[str] = []
-            ended = make_run(config, METHODS[name], chain.seed, Console(progress=False, log=said.append))
-            with (place / ENDED).open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"ended": dataclasses.asdict(ended), "said": said}) + "\n")
-
-
-if __name__ == "__main__":
-    work(sys.argv[1])
+    for name in chain.names:
+        said: list[str] = []
+        ended = make_run(config, METHODS[name], chain.seed, Console(progress=False, log=said.append))
+        with (place / ENDED).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"ended": dataclasses.asdict(ended), "said": said}) + "\n")

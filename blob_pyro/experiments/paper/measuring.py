@@ -1,10 +1,8 @@
-"""What one system costs, in a process of its own: `python -m blob_pyro.experiments.paper.measuring DIRECTORY`."""
+"""What one system costs, in a process of its own."""
 
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -12,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blob_pyro.config.sections import RunConfig
-from blob_pyro.errors import BlobPyroError
 from blob_pyro.experiments.bench.memory import memory_meter
 from blob_pyro.guides import GUIDES, PostHocGuide
 from blob_pyro.runs.answerer import num_draws, predict_items
 from blob_pyro.runs.build import build_parts, load_data
 from blob_pyro.runs.fit import parameter_counts
 from blob_pyro.runs.train import learn
-from blob_pyro.storage.directory import read_config, read_json, write_json
+from blob_pyro.storage.directory import read_config, write_json
 from blob_pyro.storage.saving import Run
-from blob_pyro.system.terminal import SILENT, quiet_libraries
+from blob_pyro.system.apart import run_apart
+from blob_pyro.system.terminal import SILENT
 
 MEASURED = "measured.json"
 WARM_UP, STEPS = 3, 20
@@ -82,17 +80,14 @@ def measure(config: RunConfig) -> Cost:
 
 
 def measure_apart(path: Path) -> Cost:
-    """`measure` of the configuration in a directory, in a fresh process that leaves its finding there.
+    """`measure` of the configuration in a directory, in a process of its own; what it finds is kept there.
 
     Raises:
         BlobPyroError: the process failed, or was killed.
     """
-    command = [sys.executable, "-m", "blob_pyro.experiments.paper.measuring", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
-        raise BlobPyroError(f"expected its process to end well; got exit code {done.returncode}, and it says: {said}")
-    return Cost(**read_json(path / MEASURED))
+    cost = Cost(**run_apart(__name__, str(path)))
+    write_json(path / MEASURED, dataclasses.asdict(cost))
+    return cost
 
 
 def _with_steps(config: RunConfig, num_steps: int) -> RunConfig:
@@ -105,12 +100,6 @@ def _seconds(action: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def main(path: str) -> None:
+def main(path: str) -> dict[str, float]:
     """Measure the configuration in a directory."""
-    with quiet_libraries():
-        cost = measure(read_config(path))
-    write_json(Path(path) / MEASURED, dataclasses.asdict(cost))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+    return dataclasses.asdict(measure(read_config(path)))

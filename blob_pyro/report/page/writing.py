@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from blob_pyro.errors import ConfigError, DataError, RunDirectoryError
@@ -18,6 +17,7 @@ from blob_pyro.report.page.tables import scores_table, system_rows, systems_tabl
 from blob_pyro.report.tables import Cells, annotators_cells
 from blob_pyro.storage.run_files import RunFiles, read_run
 from blob_pyro.system.files import write_whole
+from blob_pyro.system.machine import version_of
 
 NUM_ITEMS = 10
 
@@ -72,7 +72,7 @@ def page_of(runs: Sequence[RunFiles], num_items: int = NUM_ITEMS) -> Page:
         for system in systems
         for run in system.runs.values()
     ]
-    by = f"blob_pyro {_own_version()}"
+    by = f"blob_pyro {version_of('blob_pyro')}"
     if alone:
         return Page(f"Run {runs[0].path.resolve().name}: {systems[0].name}", by, parts)
     table, pictures = _side_by_side(systems)
@@ -145,10 +145,3 @@ def _is_report(file: Path) -> bool:
         return False
     with file.open("rb") as opened:
         return opened.read(len(MARK)) == MARK.encode()
-
-
-def _own_version() -> str:
-    try:
-        return version("blob_pyro")
-    except PackageNotFoundError:
-        return "(not installed)"

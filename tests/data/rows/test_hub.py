@@ -47,6 +47,7 @@ def test_a_missing_file_or_folder_is_named(tmp_path):
         read_split(SOURCE, "train", str(tmp_path / "none"), "rain")
 
 
+@pytest.mark.slow
 def test_datasets_reads_a_configuration_and_split_by_name(tmp_path, monkeypatch):
     """`datasets` takes a folder of the data set's name for the data set: what runs here is its own loading."""
     write(tmp_path, "some/rain/wet/train.jsonl")
@@ -70,6 +71,7 @@ def test_datasets_reads_a_configuration_and_split_by_name(tmp_path, monkeypatch)
     )
 
 
+@pytest.mark.slow
 def test_a_hub_that_does_not_answer_is_said_at_once_in_one_line(tmp_path):
     code = (
         "from blob_pyro.config.sections import DataConfig\nfrom blob_pyro.data import load_task\n"

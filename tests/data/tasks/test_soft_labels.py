@@ -73,6 +73,7 @@ def test_shares_are_the_same_in_every_format(ending: str, tmp_path) -> None:
     assert [example.shares for example in found] == expected
 
 
+@pytest.mark.slow
 def test_a_run_is_scored_against_its_annotators(tmp_path, monkeypatch, capfd) -> None:
     """Where test items have shares, metrics.json, the file of predictions and the terminal have what they score."""
     monkeypatch.chdir(tmp_path)

@@ -96,6 +96,7 @@ def found():
     return result
 
 
+@pytest.mark.slow
 def test_every_case_is_measured_in_order(found):
     cases = [measurement.case for measurement in found.measurements]
     assert [(c.part, c.layers, c.length, c.num_samples, len(c.in_features)) for c in cases] == [

@@ -24,6 +24,8 @@ from blob_pyro.runs.fit import fit_run, fit_with
 from blob_pyro.runs.predict import predict_run
 from blob_pyro.storage.directory import read_config, read_json
 
+pytestmark = pytest.mark.slow
+
 
 def silent(line: str) -> None:
     """No word."""

@@ -28,7 +28,7 @@ from blob_pyro.experiments.compare.runs import Ended, run_path
 from blob_pyro.experiments.compare.workers import make_runs_at_once
 from blob_pyro.system.terminal import SILENT
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")]
 PATIENCE = 120  # seconds
 
 

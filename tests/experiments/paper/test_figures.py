@@ -37,6 +37,8 @@ from blob_pyro.storage.directory import PREDICTIONS, read_config, read_json
 from blob_pyro.system.terminal import SILENT, Console
 from blob_pyro.training.kl_schedule import kl_schedule
 
+pytestmark = pytest.mark.slow
+
 CHANGES = {
     "data": {"num_train": 6, "num_test": 5, "num_validation": 0},
     "train": {"num_steps": 3, "batch_size": 3, "kl_cycle": 2},

@@ -59,6 +59,7 @@ def test_softplus_under_the_papers_schedule_hardly_moves() -> None:
     assert 1.05 < float(found[-1] / found[0]) < math.exp(0.16)
 
 
+@pytest.mark.slow
 def test_both_end_at_the_prior_and_the_square_is_there_first() -> None:
     """At a constant weight: within 5 % of sigma_p after 20 steps, and after more than 500."""
     square, softplus = scale_growth("square"), scale_growth("softplus")

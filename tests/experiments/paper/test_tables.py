@@ -38,6 +38,8 @@ from blob_pyro.storage.answers import read_predictions, write_predictions
 from blob_pyro.storage.directory import new_run_directory, read_config, write_json
 from blob_pyro.system.terminal import SILENT, Console
 
+pytestmark = pytest.mark.slow
+
 REAL = Path(__file__).parents[3] / ".." / "shared" / "data"
 needs_data = pytest.mark.skipif(not REAL.is_dir(), reason="the benchmark data of ../shared/data is not here")
 METHODS_HERE = ("ensemble", "laplace", "blob")  # and map, which laplace starts from

@@ -24,7 +24,10 @@ from blob_pyro.model.layers.compiling import compile_blocks
 from blob_pyro.training.elbo import negative_log_likelihood
 
 # torch reads .grad of tensors that are no leaves and hides the warning itself; where warnings are errors it cannot
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
+]
 
 NAMES = ("llama", "llama_bfloat16", "llama_both", "gpt2", "bert")
 LONGER = (11, 3, 9, 10, 2)  # sizes unlike each other's and the model's: torch takes two equal ones for the same

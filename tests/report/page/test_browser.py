@@ -11,7 +11,7 @@ from report_runs import HOSTILE, NAMES, answers, steps, write_run
 
 from blob_pyro.report.page import write_report
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=WHY_NOT)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason=WHY_NOT)]
 
 OPEN_ALL = "document.querySelectorAll('details').forEach(d => d.open = true)"
 PICTURES = "[...document.images].map(i => i.naturalWidth)"

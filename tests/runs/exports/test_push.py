@@ -16,6 +16,8 @@ from saved_runs import saved
 import blob_pyro as bp
 from blob_pyro.errors import HubError, RunDirectoryError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
