@@ -8,8 +8,7 @@ import pytest
 import torch
 from toy_tokenizers import byte_level
 
-from blob_pyro.data import Encoded, EncodedDataset, Example, PromptTemplate, encode, padding_id, read_jsonl
-from blob_pyro.data.batches import collate
+from blob_pyro.data import Encoded, EncodedDataset, Example, PromptTemplate, collate, encode, padding_id, read_jsonl
 from blob_pyro.errors import DataError
 
 SHARED = Path(__file__).parents[3] / ".." / "shared" / "data"

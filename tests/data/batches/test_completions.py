@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from blob_pyro.data import Example, encode_completions, num_predicted
-from blob_pyro.data.batches import collate
+from blob_pyro.data import Example, collate, encode_completions, num_predicted
 from blob_pyro.data.prompts import PromptTemplate
 from blob_pyro.errors import DataError
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from blob_pyro.data.batches import partition
+from blob_pyro.data import partition
 from blob_pyro.data.batches.partition import FORWARD_TOKENS, draws_per_forward
 
 
