@@ -73,6 +73,7 @@ nitpick_ignore_regex = [
     ("py:obj", ".*"),
     ("py:.*", r"(torch|pyro|transformers|peft|datasets|matplotlib|tqdm|collections|typing|pathlib|abc)\..*"),
     ("py:.*", rf"({OTHERS})"),
+    ("py:class", r"tuple\[\w+"),  # of a signature with a default_factory, which Sphinx splits at its commas
     ("py:.*", rf"(blob_pyro\.[\w.]+\.)?({INTERNAL}|_\w+)"),
 ]
 

@@ -13,7 +13,7 @@ from blob_pyro.config.checks import unknown_name
 from blob_pyro.data.examples import Batch
 from blob_pyro.distributions import ColumnNormal
 from blob_pyro.errors import ConfigError, DataError, UnsupportedPosteriorError
-from blob_pyro.guides.base import POSITIVE, at_least
+from blob_pyro.guides.base import at_least
 from blob_pyro.guides.only_A import refuse_lora_B
 from blob_pyro.guides.post_hoc import PostHocGuide
 from blob_pyro.guides.sigma_search import SigmaSearch, search_sigma
@@ -79,8 +79,6 @@ class TFBGuide(PostHocGuide):
     ranges: ClassVar = {
         "tolerance": (lambda value: value > 0, "a relative change above 0"),
         "num_samples": at_least(1, "draw"),
-        "min_sigma": POSITIVE,
-        "max_sigma": POSITIVE,
         "num_steps": at_least(1, "step"),
     }
 
@@ -99,11 +97,9 @@ class TFBGuide(PostHocGuide):
         super().__init__(model)
         refuse_lora_B("tfb", model.sites)
         model.class_likelihood("guide tfb")
-        self.check(
-            tolerance=tolerance, num_samples=num_samples, min_sigma=min_sigma, max_sigma=max_sigma, num_steps=num_steps
-        )
-        if not min_sigma < max_sigma:
-            raise ConfigError(f"min_sigma: expected one below max_sigma; got {min_sigma} and {max_sigma}")
+        self.check(tolerance=tolerance, num_samples=num_samples, num_steps=num_steps)
+        if not 0 < min_sigma < max_sigma:
+            raise ConfigError(f"min_sigma: expected 0 < min_sigma < max_sigma; got {min_sigma} and {max_sigma}")
         if anchor not in ANCHORS:
             raise unknown_name("anchor", ANCHORS, anchor)
         self.tolerance, self.num_samples, self.anchor = float(tolerance), int(num_samples), anchor

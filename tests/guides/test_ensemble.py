@@ -363,7 +363,7 @@ def test_plain_pyro_is_refused_with_heads() -> None:
 
 
 def test_settings_out_of_range() -> None:
-    with pytest.raises(ConfigError, match="num_members: expected at least 2; got 1"):
+    with pytest.raises(ConfigError, match="num_members: expected at least 2 members; got 1"):
         EnsembleGuide(MODELS["llama_both"](), 1)
     for name in ("llama", "llama_B"):
         with pytest.raises(ConfigError, match="guide ensemble: expected a model with bayesian='both'; got '[AB]'"):

@@ -226,7 +226,7 @@ def test_bad_data() -> None:
         ({"num_samples": 0}, "num_samples: expected at least 1 draw; got 0"),
         ({"min_sigma": 0.0}, "min_sigma: expected 0 < min_sigma < max_sigma; got 0.0 and 1.0"),
         ({"max_sigma": 1e-6}, "min_sigma: expected 0 < min_sigma < max_sigma; got 1e-05 and 1e-06"),
-        ({"num_steps": 0}, "num_steps: expected at least 1; got 0"),
+        ({"num_steps": 0}, "num_steps: expected at least 1 step; got 0"),
         ({"anchor": "test"}, "anchor: expected one of train, held_out; got 'test'"),
     ],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from blob_pyro.errors import ConfigError
-from blob_pyro.system.terminal import TERMINAL, Console
+from blob_pyro.system.terminal import Console
 
 Changes = Mapping[str, Mapping[str, Any]]
 
@@ -43,7 +43,7 @@ class Order:
     data_dir: str | None = None
     changes: Changes = field(default_factory=dict)
     workers: int = 1
-    console: Console = TERMINAL
+    console: Console = field(default_factory=Console)
 
     def __post_init__(self) -> None:
         if self.workers < 1:

@@ -115,7 +115,7 @@ def run_of(order: Order, task: str, method: str) -> Path:
     """The run directory of seed 0, made if need be."""
     config = configuration(order, task)
     if not finished_runs(config, method, (0,)):
-        compare(config, [method], (0,), progress=False, say=order.say)
+        compare(config, [method], (0,), progress=False, say=order.console.log)
     return finished_runs(config, method, (0,))[0]
 
 
