@@ -215,6 +215,7 @@ def test_run_directories(
         assert not watch.opened
 
 
+@pytest.mark.filterwarnings("default:resumed under other versions")  # where the versions are what was altered
 @pytest.mark.parametrize("mutation", OF_CHECKPOINTS, ids=ids)
 def test_checkpoints(
     mutation: Mutation, place: Place, watch: Watch, capfd: pytest.CaptureFixture[str], reference: dict[str, Any]

@@ -9,6 +9,7 @@ import pytest
 from report_runs import write_run
 
 import blob_pyro as bp
+from blob_pyro.config.file import to_dict
 from blob_pyro.config.methods import METHODS, method_of
 from blob_pyro.config.sections import TuneConfig
 from blob_pyro.experiments.compare.runs import run_config
@@ -104,7 +105,7 @@ def test_a_report_calls_runs_as_compare_does(tmp_path: Path) -> None:
             output = str(tmp_path / name / f"seed{seed}")
             config = METHODS[name].configure(SHARED["no flipout"])
             path = write_run(
-                Path(output), seed=seed, guide=dataclasses.asdict(config.guide), train=dataclasses.asdict(config.train)
+                Path(output), seed=seed, guide=to_dict(config)["guide"], train=dataclasses.asdict(config.train)
             )
             paths[path] = METHODS[name].title
     runs = [read_run(path) for path in paths]
