@@ -1,6 +1,6 @@
 # make quickstart   the main job on real input, about four minutes on two cores after the install
-# make test         lint, types, docs, tests: what must pass, under ten minutes on two cores after the install
-# make check        lint, types, the tests that are not slow: the inner loop, under two minutes
+# make test         lint, types, docs, tests: what must pass
+# make check        lint, types, the tests that are not slow: the inner loop
 # make docs         the documentation as pages, in docs/_build/html/index.html; its notebooks run, which takes minutes
 
 PYTHON ?= python3
