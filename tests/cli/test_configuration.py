@@ -190,6 +190,7 @@ BAD_OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BAD_OPTIONS)
 def test_a_bad_option_is_one_line_and_no_directory_is_left(refused, config, tmp_path, case):
     options, message = BAD_OPTIONS[case]

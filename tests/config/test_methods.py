@@ -42,6 +42,7 @@ SHARED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", SHARED.values(), ids=SHARED)
 def test_a_run_that_compare_made_has_the_title_of_its_method(config: bp.RunConfig) -> None:
     titles = {name: title_of(run_config(config, method, 3)) for name, method in METHODS.items()}

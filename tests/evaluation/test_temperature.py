@@ -86,6 +86,7 @@ def test_temperatures_multiply() -> None:
     torch.testing.assert_close(twice.draws, once.draws, atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_draws", [1, 10])
 @pytest.mark.parametrize("sharpness", [0.3, 1.0, 3.0])
 @pytest.mark.parametrize("num_classes", [2, 5])

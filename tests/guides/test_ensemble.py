@@ -234,6 +234,7 @@ def test_mean_and_spread_over_members(name: str) -> None:
         assert float((found.probs - model.logits(batch).softmax(-1)).abs().max()) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(BASES))
 @pytest.mark.parametrize("adapter", ["default", "opinion"])
 def test_round_trip(name: str, adapter: str, tmp_path: Path) -> None:

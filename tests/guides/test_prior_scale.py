@@ -235,6 +235,7 @@ def test_prior_scale_step(share: float, start: float) -> None:
     assert learned(guide) == pytest.approx(math.sqrt(expected), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "name"),
     [(recipe, "blob") for recipe in RECIPES] + [("blob", name) for name in LEARNING if name != "blob"],

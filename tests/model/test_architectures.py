@@ -33,6 +33,7 @@ def check(path: str, likelihood: Likelihood, targets: set[str], run: Path) -> No
     assert torch.equal(bp.PosteriorPredictive(again.model, again.guide, num_samples=3)(batch).draws, found.draws)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(CAUSAL))
 def test_causal_language_models(name: str, tmp_path: Path) -> None:
     model_class, settings, targets = CAUSAL[name]

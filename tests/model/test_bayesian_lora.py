@@ -244,6 +244,7 @@ def test_pyros_autoguides_learn(name: str) -> None:
     assert torch.equal(mean, model.logits(batch, median).softmax(-1).detach())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("local", [False, True], ids=["global", "module_local_params"])
 @pytest.mark.parametrize("name", list(EVERY_GUIDE))
 def test_elbo_as_a_module_under_one_torch_optimiser(name: str, local: bool) -> None:

@@ -164,6 +164,7 @@ def test_law_of_each_rows_weight() -> None:
     assert float((z[:, 0] * z[:, 0]).mean(0).min()) > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shared_tokens", "eps", "bound"), [(8, 0.1, 0.15), (7, 0.4, 0.7)])
 def test_lower_gradient_variance_than_a_shared_draw(
     shared_tokens: int, eps: float, bound: float, capsys: pytest.CaptureFixture[str]

@@ -87,6 +87,7 @@ def test_draws_in_one_forward_are_those_of_a_loop(likelihood: str, base: str) ->
     assert_equal_draws(together, one_by_one)
 
 
+@pytest.mark.slow
 @EVERY
 def test_a_saved_run_comes_back_bit_for_bit(likelihood: str, base: str, tmp_path: Path) -> None:
     model, batch = make(likelihood, base), batch_for(likelihood)

@@ -107,6 +107,7 @@ def texts_of(found: bp.Generations) -> Iterator[tuple[int, int, list[int]]]:
 # --- each draw's own text ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_texts_are_those_of_plain_generate_under_each_draw(name: str) -> None:
     model = endless(NETWORKS[name]())

@@ -130,6 +130,7 @@ TOLERANCE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("max_tokens", [1, 20, 150, 10**9])
 @pytest.mark.parametrize("name", list(MODELS))

@@ -220,6 +220,7 @@ PICTURES: dict[str, Callable[[], Axes | tuple[Axes, ...]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PICTURES)
 def test_every_picture_is_written_twice_and_the_same_again(name: str, tmp_path: Path) -> None:
     png, svg = save_png_and_svg(PICTURES[name](), tmp_path / "N=1.5")

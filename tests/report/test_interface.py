@@ -82,6 +82,7 @@ def test_a_picture_of_one_panel_is_drawn_on_the_axes_given(name: str) -> None:
     assert made.figure is not figure and made.has_data()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SEVERAL)
 def test_a_picture_of_several_panels_is_drawn_on_those_given(name: str) -> None:
     count, draw = SEVERAL[name]
@@ -111,6 +112,7 @@ def points(axes: Axes | tuple[Axes, ...]) -> list[Any]:
     return [torch.tensor(line.get_xydata()).nan_to_num(-1).tolist() for ax in panels for line in ax.lines]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Path, str, "run"])
 def test_a_run_is_drawn_as_what_it_holds(run_dir: Path, kind: Any) -> None:
     # no model is asked of a run here, so that a Run without one serves

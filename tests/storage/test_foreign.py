@@ -63,6 +63,7 @@ SERVED: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed", "ignore:Adapter 'default'. 2 LoRA tensor")  # PEFT
 @pytest.mark.parametrize("name", list(SERVED))
 def test_a_run_starts_from_it_and_exports_it(name: str, tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ def in_a_process(target: Any, *arguments: object) -> None:
     assert process.exitcode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("guide_name", "way"), [("blob", KILL), ("ensemble", KILL), ("blob", FAIL)])
 def test_an_interrupted_save_leaves_the_old_run_or_the_new_one(tmp_path: Path, guide_name: str, way: str) -> None:
     old, places = tmp_path / "old", tmp_path / "places"

@@ -92,6 +92,7 @@ def test_altered_scores_are_refused_by_every_command(
     assert why in message and "\n" not in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_score_may_be_nan(command: str, run: Path, compared: bp.RunConfig, tmp_path: Path) -> None:
     """As the standard errors of a single item are."""

@@ -97,6 +97,7 @@ def test_adapter_file_holds_nothing_else(name: str, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(MODELS))
 def test_disable_unload_and_merge(name: str) -> None:
     """Disabled and unloaded: the base, bit for bit. Merged: what plain PEFT merges, bit for bit.
@@ -128,6 +129,7 @@ def test_disable_unload_and_merge(name: str) -> None:
         assert torch.equal(logits_of(unloaded), base)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(EVERY_GUIDE))
 @pytest.mark.parametrize("quantization", [None, "4bit", "8bit"])
 def test_round_trip(name: str, quantization: str | None, tmp_path: Path) -> None:
@@ -337,6 +339,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", list(DAMAGES))
 def test_damaged_runs_are_refused_in_one_line(damage: str, tmp_path: Path) -> None:
     model = MODELS["llama"]()

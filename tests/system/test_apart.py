@@ -23,11 +23,13 @@ def found_by_a_fresh_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, places)))
 
 
+@pytest.mark.slow
 def test_what_main_gives_comes_back() -> None:
     request = {"text": "ü\n\"'$", "numbers": [1, 2.5, None]}
     assert run_apart(MODULE, request) == request
 
 
+@pytest.mark.slow
 def test_the_last_word_of_one_that_fails() -> None:
     told = "^expected its process to end well; got exit code {}, and it says: {}$"
     with pytest.raises(BlobPyroError, match=told.format(-9, "Killed by the system")):
@@ -42,6 +44,7 @@ def _ask(path: str, places: str) -> None:
     run_apart(MODULE, {"sleep": path})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_it_ends_with_the_process_that_asked(tmp_path: Path, number: signal.Signals) -> None:
     """`bench`'s and `reproduce cost`'s used to work on alone."""

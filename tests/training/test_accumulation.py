@@ -36,6 +36,7 @@ def trained(pieces: int, recipe: str = "blob", name: str = "blob", **settings: A
     return results, [parameter.detach().clone() for parameter in svi.recipe.parameters()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pieces", [2, 3, 4, 9])
 @pytest.mark.parametrize("recipe", list(RECIPES))
 @pytest.mark.parametrize("name", list(GUIDES))

@@ -34,6 +34,7 @@ def test_it_is_the_papers_at_the_papers_settings():
     assert grown(bp.TrainConfig(), 316, PAPER_RATE, 0.2) == pytest.approx(PAPER_SHARE * 0.2, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["reweighted", "uniform", "constant"])
 @pytest.mark.parametrize(("num_steps", "cycle"), [(200, 66), (80, 26), (600, 100), (30, 10)])
 @pytest.mark.parametrize("prior_scale", [0.05, 0.2, 0.8])

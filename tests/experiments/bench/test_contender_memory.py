@@ -33,6 +33,7 @@ def test_a_prediction_can_be_measured_too():
     assert found.peak >= found.loaded > 0
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_is_one_line():
     """It says why, in its last line."""
     nowhere = dataclasses.replace(settings(), model="/nowhere")

@@ -57,6 +57,7 @@ def check_draws(run: bp.Run, folder: Path) -> None:
     assert not torch.equal(found[0], found[1]) and not torch.equal(found[1], found[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RANDOM)
 def test_a_draw_is_a_plain_adapter(name: str, tmp_path: Path) -> None:
     run = saved(tmp_path / "run", name)
@@ -75,6 +76,7 @@ def test_beside_a_quantised_base(quantization: str, tmp_path: Path) -> None:
     check_draws(run, exported(run))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RANDOM)
 def test_the_average_is_that_of_posterior_predictive(name: str, tmp_path: Path) -> None:
     """The same draws, one plain network each: probabilities bit for bit."""

@@ -21,6 +21,7 @@ from blob_pyro.runs.exports.subject import public_name
 from blob_pyro.system.files import WRITTEN
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(EVERY_GUIDE))
 def test_plain_peft_loads_it_and_so_does_blob_pyro(name: str, tmp_path: Path) -> None:
     """The mean's logits bit for bit; the posterior's spread, too. Of an ensemble it is the first member."""
