@@ -64,9 +64,9 @@ def answer(module: str, request: str) -> None:
     Thread(target=_end_with_input, daemon=True).start()
     try:
         with quiet_libraries():
-            found = importlib.import_module(module).main(json.loads(request))
-        if found is not None:
-            print(json.dumps(found))
+            reply = importlib.import_module(module).main(json.loads(request))
+        if reply is not None:
+            print(json.dumps(reply))
     except KeyboardInterrupt as interrupt:
         sys.exit(f"stopped by Ctrl-C; {str(interrupt) or 'nothing was saved'}")
 

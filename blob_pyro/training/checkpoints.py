@@ -197,7 +197,7 @@ class Checkpoints:
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What has another version now; "torch 2.12.0, now 2.13.0"."""
     changed = [
-        f"{name} {str(before.get(name))[:40]}, now {version}"
+        f"{name} {one_line(str(before.get(name)), 40)}, now {version}"
         for name, version in now.items()
         if before.get(name) != version
     ]

@@ -124,7 +124,7 @@ def test_going_on_under_other_versions_is_told_in_one_line(tmp_path: Path) -> No
     content["versions"] = now | {"torch": "2.1.0", "peft": "9" * 1000}
     signed = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     file.write_text(json.dumps({"content": content, "sha256": signed}))
-    told = f"torch 2.1.0, now {now['torch']}; peft {'9' * 40}, now {now['peft']}"
+    told = f"torch 2.1.0, now {now['torch']}; peft {'9' * 39}…, now {now['peft']}"
     with pytest.warns(UserWarning, match=re.escape(f"than the checkpoint's ({told}): training goes on")) as caught:
         bp.fit(*start(), loader(), CONFIG, progress=False, checkpoints=Checkpoints(tmp_path), resume=True)
     (warning,) = [str(entry.message) for entry in caught if entry.category is UserWarning]
