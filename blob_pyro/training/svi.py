@@ -60,7 +60,7 @@ class BLoBSVI:
     Args:
         model: the model.
         guide: one of `bp.guides` (for Pyro's autoguides take `pyro.infer.SVI`).
-        recipe: "blob" (the authors' code), "decoupled" or "elbo"; see `inference.recipes`.
+        recipe: "blob" (the authors' code), "decoupled" or "elbo"; see `training.recipes`.
         num_steps: length of the linear learning-rate schedule; None keeps the rates constant.
         lr, adam_eps, weight_decay: of AdamW.
         kl_lr: learning rate of the separate KL step (SGD); unused by "elbo".

@@ -47,7 +47,7 @@ def measure_memory(settings: BenchSettings, case: Case, name: str) -> Memory:
     try:
         return Memory(**run_apart(__name__, request))
     except BlobPyroError as error:
-        raise BlobPyroError(f"memory of {name}: {error}; leave it out with --no-memory") from error
+        raise BlobPyroError(f"memory of {name}: {error}; leave it out with --memory false") from error
 
 
 def memory_here(settings: BenchSettings, case: Case, name: str) -> Memory:

@@ -72,7 +72,7 @@ def make_runs_at_once(
     console: Console,
     start: Start = start_interpreter,
 ) -> Generator[Ended, None, None]:
-    """Make every run where it is not there yet, as `method_runs.make_runs`, in several processes.
+    """Make every run where it is not there yet, as `runs.make_runs`, in several processes.
 
     Each process has its share of this one's threads. When the caller stops, as after Ctrl-C, each process is
     interrupted as by Ctrl-C: what it had learnt is saved, with a checkpoint from which the next call goes on. When the
