@@ -8,9 +8,10 @@ SEEDS ?= 0
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-# A process for each core, with a thread each: most tests are too small for several threads. Bytecode is kept, or every
-# process would compile the tests and the package anew.
-PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
+# A process more than there are cores, since some tests wait for others' processes, with a thread each, since most are
+# too small for several. Bytecode is kept, or every process would compile the tests and the package anew.
+WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: quickstart test check lint types docs tests clean
 

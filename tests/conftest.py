@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pyro
 import pytest
+import torch
 from torch.distributions import Distribution
 
 
@@ -14,6 +15,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first: a process that met one last would work on alone."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_seed_for_absent_devices() -> Iterator[None]:
+    """torch.manual_seed keeps a formatted stack for each kind of device that is not there: milliseconds a seed."""
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (torch.cuda, torch.xpu):
+            if not kind.is_available():
+                patch.setattr(kind, "manual_seed_all", lambda seed: None)
+        yield
 
 
 @pytest.fixture(autouse=True)

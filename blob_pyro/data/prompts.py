@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ class PromptTemplate:
     setting: str = "data.prompt"
 
     def __post_init__(self) -> None:
-        names = [name for _, name in self._pieces() if name is not None]
+        names = [name for _, name in self._pieces if name is not None]
         if not names:
             raise ConfigError(
                 f'{self.setting}: expected a field in braces, like "{{text}}"; got none in {self.template!r}'
@@ -59,7 +60,7 @@ class PromptTemplate:
     @property
     def fields(self) -> tuple[str, ...]:
         """Names of the fields, each once, in order of appearance."""
-        return tuple(dict.fromkeys(name for _, name in self._pieces() if name is not None))
+        return tuple(dict.fromkeys(name for _, name in self._pieces if name is not None))
 
     def render(self, row: Mapping[str, Any], where: str) -> tuple[str, tuple[int, int] | None]:
         """The prompt of one row.
@@ -75,7 +76,7 @@ class PromptTemplate:
             DataError: the row lacks a field, or its value is something else (a list, null, half a character).
         """
         text, span = "", None
-        for literal, name in self._pieces():
+        for literal, name in self._pieces:
             text += literal
             if name is None:
                 continue
@@ -85,6 +86,7 @@ class PromptTemplate:
             text += value
         return text, span
 
+    @functools.cached_property
     def _pieces(self) -> list[tuple[str, str | None]]:
         """The template as pairs (text, name of the field after it or None)."""
         template = self.template

@@ -58,7 +58,7 @@ def fresh_model(num_data: int) -> bp.BayesianLoRA:
     with quiet_libraries():
         return bp.BayesianLoRA.from_pretrained(
             "minilm", bp.SequenceClassification(3), target_modules=r".*layer\.[45]\..*\.(query|value)",
-            num_data=num_data, dtype="bfloat16",
+            num_data=num_data,
         )  # fmt: skip
 
 

@@ -109,7 +109,7 @@ def fresh_model() -> bp.BayesianLoRA:
     with quiet_libraries():
         return bp.BayesianLoRA.from_pretrained(
             "minilm", bp.SequenceClassification(3), target_modules=r".*layer\.[45]\..*\.(query|value)",
-            num_data=len(train), dtype="bfloat16",
+            num_data=len(train),
         )  # fmt: skip
 
 

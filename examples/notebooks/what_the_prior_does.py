@@ -42,7 +42,7 @@ def fresh_model(prior_scale: float) -> bp.BayesianLoRA:
     with quiet_libraries():
         return bp.BayesianLoRA.from_pretrained(
             "minilm", bp.SequenceClassification(3), target_modules=r".*layer\.[45]\..*\.(query|value)",
-            num_data=len(train), prior_scale=prior_scale, dtype="bfloat16",
+            num_data=len(train), prior_scale=prior_scale,
         )  # fmt: skip
 
 

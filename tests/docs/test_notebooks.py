@@ -232,7 +232,7 @@ def test_comparing_guides(output: Callable[[str], str]) -> None:
 
 @pytest.mark.slow
 def test_when_to_trust(output: Callable[[str], str]) -> None:
-    """Both posteriors in every table; what the text says of the two holds: promises kept, BLoB answers more."""
+    """Both posteriors in every table; what the text says holds: promises kept, BLoB answers more for the strict one."""
     text = output("when_to_trust")
     assert [row[0] for row in table(text, "method")] == ["plain LoRA", "BLoB"]
     rows = table(text, "posterior")
@@ -241,7 +241,8 @@ def test_when_to_trust(output: Callable[[str], str]) -> None:
     for name, rule, _, wrong in rows:
         if promised := re.match(r"at most (\d+) % wrong", rule):
             assert wrong == "–" or float(wrong) <= float(promised[1])
-            assert answered[("BLoB", rule)] >= answered[(name, rule)]
+    strict = "at most 30 % wrong, promised"
+    assert answered["BLoB", strict] > answered["plain LoRA", strict]
     by_entropy, by_draws = numbers(r"BLoB: AUROC by entropy ([\d.]+), by mutual information ([\d.]+)", text)
     assert 0.4 < by_entropy < 0.8 and 0.5 < by_draws < 0.85
 

@@ -218,16 +218,18 @@ def _without(row: Row, field: str) -> Row:
 def _load_whole(task: Task, config: DataConfig, seed: int) -> TaskData:
     """A task of a single split: the test items are cut off it."""
     loaded = task.load(task.train.name, config.data_dir)
-    examples = _examples(loaded.rows, task, task.labels, task.name)
     num_test = task.num_test if config.num_test is None else config.num_test
-    test_order = shuffled(range(len(examples)), _TEST_SEED)
+    test_order = shuffled(range(len(loaded.rows)), _TEST_SEED)
     in_test = set(take(test_order, num_test, "data.num_test", task.name))
     # The seed orders all items and the test items are then skipped: another num_test changes few training items.
-    rest = [[examples[i]] for i in _ordered(range(len(examples)), config, seed) if i not in in_test]
+    rest = [[loaded.rows[i]] for i in _ordered(range(len(loaded.rows)), config, seed) if i not in in_test]
     source = f"{task.name} without its {num_test} test items"
     held = hold_out(rest, config.num_train, config.num_validation, source)
-    test = [examples[i] for i in test_order if i in in_test]
-    return task_data(held.train, test, held.validation, task.labels, task.template, loaded.notes)
+    test = [loaded.rows[i] for i in test_order if i in in_test]
+    train, test_items, validation = (
+        _examples(rows, task, task.labels, task.name) for rows in (held.train, test, held.validation)
+    )
+    return task_data(train, test_items, validation, task.labels, task.template, loaded.notes)
 
 
 def _load_splits(task: Task, test_split: Split, config: DataConfig, seed: int) -> TaskData:

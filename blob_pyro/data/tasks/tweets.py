@@ -76,9 +76,10 @@ def clean_tweets(rows: Iterable[Row]) -> TweetCorpus:
     dropped = Counter({"non-ASCII character": 0, "link": 0, "retweet": 0, "fewer than 3 words": 0})
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        decoded = _ENTITY.sub(lambda entity: html.unescape(entity.group()), row.fields["text"])
+        given = row.fields["text"]
+        decoded = _ENTITY.sub(lambda entity: html.unescape(entity.group()), given) if "&" in given else given
         raw = " ".join(decoded.split())
-        text = _HANDLE.sub("@user", _EMAIL.sub("@user", raw))
+        text = _HANDLE.sub("@user", _EMAIL.sub("@user", raw)) if "@" in raw else raw
         if reason := _reason_to_drop(raw, text):
             dropped[reason] += 1
         else:

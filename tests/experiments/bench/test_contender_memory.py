@@ -37,7 +37,9 @@ def test_a_prediction_can_be_measured_too():
 def test_a_process_that_fails_is_one_line():
     """It says why, in its last line."""
     nowhere = dataclasses.replace(settings(), model="/nowhere")
-    with pytest.raises(BlobPyroError, match=r"^memory of blob: .* exit code 1, .*/nowhere.*; .*--memory false$") as caught:
+    with pytest.raises(
+        BlobPyroError, match=r"^memory of blob: .* exit code 1, .*/nowhere.*; .*--memory false$"
+    ) as caught:
         measure_memory(nowhere, Case("train", 2, length=8), "blob")
     assert "\n" not in str(caught.value)
 
