@@ -35,7 +35,7 @@ MAX_VALUES = 10_000
 
 
 def check_file(path: str | Path, known: Mapping[str, Any]) -> dict[str, Any]:
-    """Read a configuration file and check its keys; values are checked where the dataclasses are made.
+    """Read a configuration file and check its keys; other values are checked where the dataclasses are made.
 
     Args:
         path: the file.
@@ -45,7 +45,8 @@ def check_file(path: str | Path, known: Mapping[str, Any]) -> dict[str, Any]:
         The mapping as it stands in the file; numbers like 1e-4 may still be text, as YAML 1.1 reads them.
 
     Raises:
-        ConfigError: the file is missing or no YAML mapping, a section is not a mapping, or a key is unknown.
+        ConfigError: the file is missing or no YAML mapping, a section is not a mapping, a key is unknown, or null
+            stands for a value that cannot be.
     """
     raw = _read_yaml(Path(path))
     expected = f"a mapping with the keys {', '.join(name for name in known if '.' not in name)}"
@@ -58,6 +59,8 @@ def check_file(path: str | Path, known: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"{path}: {unknown_key(str(name), known)}")
         if dataclasses.is_dataclass(known[name]):
             _check_section(path, name, value, known)
+        else:
+            _check_null(path, name, value, known)
     return raw
 
 
@@ -69,6 +72,14 @@ def _check_section(path: str | Path, name: str, value: Any, known: Mapping[str, 
     for key in value:
         if key not in keys:
             raise ConfigError(f"{path}: {unknown_key(f'{name}.{key}', known)}")
+        _check_null(path, f"{name}.{key}", value[key], known)
+
+
+def _check_null(path: str | Path, name: str, value: Any, known: Mapping[str, Any]) -> None:
+    if value is None and not fits(None, known[name]):
+        raise ConfigError(
+            f"{path}: {name}: expected {expected_type(known[name])}; got null: leave it out to have its default"
+        )
 
 
 def _read_yaml(path: Path) -> Any:

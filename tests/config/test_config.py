@@ -13,7 +13,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 import blob_pyro as bp
-from blob_pyro.config.file import check_file, expected_type, unknown_key
+from blob_pyro.config.file import check_file, expected_type, fits, unknown_key
 from blob_pyro.data.tasks.load import TASKS
 from blob_pyro.errors import ConfigError
 from blob_pyro.guides.settings import KEYS
@@ -97,6 +97,19 @@ def test_unknown_keys_get_the_nearest_name():
 def test_check_file_returns_the_mapping(tmp_path):
     raw = {"data": {"task": "tweets"}, "seed": 3}
     assert check_file(tiny.write_yaml(tmp_path / "a.yaml", raw), KEYS) == raw
+
+
+@pytest.mark.parametrize("name", [name for name in KEYS if name not in bp.RunConfig.__dataclass_fields__] + ["seed"])
+def test_null_is_a_value_or_refused_in_one_line(tmp_path, name):
+    """YAML's `key:` and `key: null`: where null means nothing, it says what would."""
+    section, _, key = name.rpartition(".")
+    path = tiny.write_yaml(tmp_path / "a.yaml", {section: {key: None}} if section else {name: None})
+    if fits(None, KEYS[name]):
+        check_file(path, KEYS)
+    else:
+        with pytest.raises(ConfigError, match=rf"a\.yaml: {name}: expected .*; got null: leave it out") as told:
+            check_file(path, KEYS)
+        assert "\n" not in str(told.value)
 
 
 OWN_PROMPTS = ("Review: {text}\nSentiment:", "Question: {question}\nAnswer:")

@@ -238,7 +238,7 @@ def test_when_to_trust(output: Callable[[str], str]) -> None:
     rows = table(text, "posterior")
     assert len(rows) == 6
     answered = {(name, rule): int(count) for name, rule, count, _ in rows}
-    for name, rule, _, wrong in rows:
+    for _, rule, _, wrong in rows:
         if promised := re.match(r"at most (\d+) % wrong", rule):
             assert wrong == "–" or float(wrong) <= float(promised[1])
     strict = "at most 30 % wrong, promised"
