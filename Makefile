@@ -8,10 +8,10 @@ SEEDS ?= 0
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-# A process more than there are cores, since some tests wait for others' processes, with a thread each, since most are
-# too small for several. Bytecode is kept, or every process would compile the tests and the package anew.
-WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
-PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# Processes with a thread each, since most tests are too small for several; one more than there are cores where some
+# tests wait for others' processes. Bytecode is kept, or every process would compile the tests and the package anew.
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
 .PHONY: quickstart test check lint types docs tests clean
 
@@ -21,7 +21,7 @@ quickstart: .venv/packaged
 test: lint types tests
 
 check: lint types .venv/packaged
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -n $(CORES) -m "not slow"
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -36,7 +36,7 @@ docs: .venv/docs .venv/packaged
 
 # the pages are built by a test (tests/docs/test_notebooks.py), beside the others
 tests: .venv/dev .venv/docs .venv/packaged
-	$(PYTEST)
+	$(PYTEST) -n $(shell expr $(CORES) + 1)
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

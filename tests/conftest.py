@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 
@@ -9,6 +10,14 @@ import pyro
 import pytest
 import torch
 from torch.distributions import Distribution
+
+gc.disable()  # while everything is imported: millions of objects that stay
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported is looked through no more."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

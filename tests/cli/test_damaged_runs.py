@@ -149,6 +149,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Found missing adapter keys")
 @pytest.mark.parametrize("case", DAMAGED)
 def test_a_damaged_run_is_one_line(refused, finished, tmp_path, case):

@@ -41,6 +41,7 @@ def test_the_first_screen_of_help_fits_one_and_shows_an_example(command, capsys)
         assert capsys.readouterr().out.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 @pytest.mark.parametrize(
     ("words", "expected"),

@@ -146,6 +146,7 @@ def test_without_a_map_a_command_takes_its_gpu(
     assert own_device(bp.ModelConfig(shard_base=shard_base)) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default:.*which is not here")
 def test_a_run_is_answered_where_its_device_is_not_there(tmp_path: Path, monkeypatch, capfd) -> None:
     """A map in the configuration reaches the base; evaluate, predict and generate fall back, and say so."""
@@ -178,6 +179,7 @@ def test_a_run_is_answered_where_its_device_is_not_there(tmp_path: Path, monkeyp
     assert not Path("new").exists()
 
 
+@pytest.mark.slow
 def test_a_trained_adapter_starts_on_a_map_too(tmp_path: Path) -> None:
     """`model.adapter` has a road of its own through the loading."""
     raw = tiny.settings(tmp_path, tiny.llama())

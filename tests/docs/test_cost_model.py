@@ -103,6 +103,7 @@ def noise(setup: Setup) -> Any:
 GUIDES = ("blob", "mean_field", "low_rank", "scalabl", "mle", "map", "dropout")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("k_proj", "down_proj", "lm_head"), ALL])
 @pytest.mark.parametrize("guide", GUIDES)
 def test_every_trained_number_is_counted(guide: Any, targets: tuple[str, ...]) -> None:
@@ -135,6 +136,7 @@ def test_moments_copies_and_gradients_are_those_of_a_real_step(recipe: Any, guid
     assert twice.copies == 2 * found.copies  # `training.best.Best` copies as much
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide_name", ["blob", "mle"])
 @pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ALL], ids=["two", "all"])
 @pytest.mark.parametrize(("dtype", "attention"), list(itertools.product(DTYPES, ("sdpa", "eager"))))
@@ -174,6 +176,7 @@ SETUPS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setup", SETUPS, ids=lambda s: "-".join(map(str, (
     s.dtype, s.attn_implementation, "recomputed" if s.gradient_checkpointing else "kept", s.length, s.answer_tokens
 ))))  # fmt: skip

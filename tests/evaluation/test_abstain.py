@@ -163,6 +163,7 @@ def missed(build: Any, target: float, num_sets: int, n: int) -> int:
     return count
 
 
+@pytest.mark.slow
 def test_on_new_items_the_guaranteed_target_holds_and_the_empirical_one_does_not() -> None:
     """300 held-out sets of 150 items, delta 0.05, fixed seeds.
 

@@ -118,6 +118,7 @@ def test_members_are_three_separate_runs(name: str) -> None:
     assert model.network.active_adapters == [model.adapter]
 
 
+@pytest.mark.slow
 def test_heads_that_no_file_holds_start_anew_in_each_member(tmp_path: Path) -> None:
     """From a checkpoint without a head: members are runs of `from_pretrained` under a seed each, heads too, bit by bit.
 

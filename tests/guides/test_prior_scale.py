@@ -184,6 +184,7 @@ def test_loss_of_trace_elbo(name: str) -> None:
     assert loss == pytest.approx(float(expected) - penalty, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOLDING)
 def test_other_guides_hold_it_at_the_centre(name: str) -> None:
     """The same KL as under that number, and nothing more to train."""
@@ -309,6 +310,7 @@ def test_the_model_draws_it_before_the_sites() -> None:
     assert PRIOR_SCALE not in poutine.trace(MODELS["llama"]()).get_trace(make_batch()).nodes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(GUIDES))
 def test_prediction(name: str) -> None:
     """Pyro's Predictive, parallel and serial, and PosteriorPredictive take no notice of the site."""

@@ -40,6 +40,7 @@ def test_causal_language_models(name: str, tmp_path: Path) -> None:
     check(saved(model_class, settings), bp.MultipleChoice([5, 17, 40]), targets, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default:.*random there")
 @pytest.mark.parametrize("name", list(CLASSIFIERS))
 def test_classifiers(name: str, tmp_path: Path) -> None:

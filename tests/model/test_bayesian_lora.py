@@ -46,6 +46,7 @@ def select(batch: bp.Batch, rows: list[int]) -> bp.Batch:
     return bp.Batch(batch.input_ids[rows], batch.attention_mask[rows])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(ALL))
 def test_an_items_probabilities_are_its_own(name: str) -> None:
     """Padding side and width, the rest of the batch, its order, and gaps in the mask: within 1e-5."""
@@ -185,6 +186,7 @@ def test_vectorised_particles_agree_with_the_loop(name: str) -> None:
     assert loss == pytest.approx(float(expected), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "flipped"), [(name, False) for name in TRAINED] + [(name, True) for name in FLIPPABLE]
 )
@@ -221,6 +223,7 @@ AUTOGUIDES: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(AUTOGUIDES))
 def test_pyros_autoguides_learn(name: str) -> None:
     """The mean loss of the last 5 of 40 steps is below that of the first 5; B moves; they start at the adapter."""

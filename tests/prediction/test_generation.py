@@ -128,6 +128,7 @@ def test_quantised_bases(kind: str) -> None:
         assert torch.equal(found.tokens[:, s], plain_generate(model, draw, batch)), f"draw {s}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["llama", "gpt2", "opt", "qwen2", "mistral_window", "gemma2_window", "llama_head_both"]
 )
@@ -165,6 +166,7 @@ def test_texts_that_do_not_fit_one_forward_are_read_in_several(monkeypatch: pyte
 # --- one text by the averaged law ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "gemma2_window", "cohere", "llama_last"])
 def test_the_average_writes_as_a_loop_over_tokens_and_draws(name: str) -> None:
     model = endless(NETWORKS[name]())
@@ -192,6 +194,7 @@ def test_the_average_is_of_probabilities_and_not_of_logits_or_of_weights() -> No
 # --- sampling ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"temperature": 0.7, "top_k": 20, "top_p": 0.8}], ids=["plain", "cut"])
 @pytest.mark.parametrize("mode", ["per_draw", "average"])
 def test_sampled_tokens_are_those_of_a_loop_with_the_same_numbers(mode: str, settings: dict[str, Any]) -> None:
@@ -252,6 +255,7 @@ def test_a_seed_repeats_a_call_and_greedy_takes_no_number_but_the_draws() -> Non
 # --- prompts ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "phi", "mistral_window"])
 @pytest.mark.parametrize("mode", ["per_draw", "average"])
 def test_neither_padding_nor_other_prompts_change_a_text(name: str, mode: str) -> None:
@@ -346,6 +350,7 @@ def test_nothing_is_read_once_every_text_has_ended() -> None:
 # --- guides ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", EVERY_GUIDE)
 def test_every_guide(guide: str) -> None:
     model = endless(model_for(guide))

@@ -22,6 +22,7 @@ def fitted(name: str = "llama_both", **settings: Any) -> tuple[bp.BayesianLoRA, 
     return model, guide
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "llama_both", "gpt2", "bert_both"])
 def test_small_spreads_answer_as_weight_draws_do(name: str) -> None:
     """Where the network is nearly linear: the logits' covariance under 4,000 weight draws of BLoB at a small scale.

@@ -63,6 +63,7 @@ def labels_of(batch: bp.Batch) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("name", [*PLAIN, *SHAPED, "llama_head"])
 def test_the_nll_is_the_sum_over_a_texts_tokens(name: str, side: str) -> None:

@@ -79,6 +79,7 @@ CASES = [(kind, command) for kind in ALTERED for command in COMMANDS]
 CASES.remove(("of tokens", "picture"))  # which takes scores of either kind: it reads no configuration
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "command"), CASES)
 def test_altered_scores_are_refused_by_every_command(
     kind: str, command: str, run: Path, compared: bp.RunConfig, tmp_path: Path

@@ -63,6 +63,7 @@ def base_of(name: str) -> Any:
     return MODELS[name]().network.unload().eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(MODELS))
 def test_plain_peft_loads_the_mean(name: str, tmp_path: Path) -> None:
     """Bit-equal logits at all positions, on a fresh base."""
@@ -163,6 +164,7 @@ def test_round_trip(name: str, quantization: str | None, tmp_path: Path) -> None
     bp.BLoBSVI(run.model, run.guide).step(batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(MODELS))
 def test_round_trip_with_a_base_in_memory(name: str, tmp_path: Path) -> None:
     model, guide = trained(name)

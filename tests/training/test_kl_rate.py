@@ -55,6 +55,7 @@ def test_where_the_kl_hardly_acts_it_is_the_papers():
     assert widening_rate(lambda step: 0.0, 10, 0.2) == PAPER_RATE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_data", [12, 5000, None])
 def test_a_training_without_a_likelihood_widens_by_the_share(num_data):
     """B is 0 and AdamW hardly moves, so that the KL alone acts; for any number of items in three pulses or more."""

@@ -132,6 +132,7 @@ def hand_step(recipe: str, twin: ByHand, adamw: torch.optim.Optimizer, batch: bp
                 p -= kl_lr * gradient
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(GAUSSIANS))
 @pytest.mark.parametrize("recipe", list(RECIPES))
 def test_steps_equal_steps_by_hand(recipe: str, name: str) -> None:

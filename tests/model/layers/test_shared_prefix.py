@@ -54,6 +54,7 @@ def rows_seen(model: bp.BayesianLoRA) -> list[int]:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attn", ["eager", "sdpa"])
 @pytest.mark.parametrize("lengths", [(7, 4, 6, 3), (5, 5, 5, 5), (6,)])
 @pytest.mark.parametrize("name", list(CASES))

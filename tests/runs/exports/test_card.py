@@ -143,6 +143,7 @@ def test_a_run_that_learnt_texts(kind: str, tmp_path: Path, monkeypatch: pytest.
     assert run_code(tmp_path / "out", base, monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KIND_NAMES)
 def test_a_run_whose_items_have_the_shares_of_annotators(kind: str, tmp_path: Path) -> None:
     raw = tiny.settings(tmp_path, tiny.llama())

@@ -147,6 +147,7 @@ def test_drawing_leaves_the_random_state(tmp_path: Path) -> None:
         assert all(torch.equal(ours[site], theirs[site]) for site in run.model.sites)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RANDOM)
 def test_every_guide_draws_one_after_another(name: str, tmp_path: Path) -> None:
     """So that more draws begin with the same ones."""
