@@ -129,13 +129,15 @@ class TrainConfig:
         lr: AdamW's learning rate.
         adam_eps: AdamW's epsilon.
         weight_decay: AdamW's decoupled weight decay on A, B and the head.
-        kl_lr: learning rate of the separate KL step (SGD); None takes the one that widens the posterior in these steps
+        kl_lr: learning rate of the separate KL step; None takes the one that widens the posterior in these steps
             as far as the paper's settings do (`kl_rate.widening_rate`): 0.01 on its winogrande_s, more in few steps.
         kl_schedule: how the KL is spread over the steps of a cycle.
         kl_cycle: steps in a cycle, or of the rise for "warmup"; None takes the paper's rule
             (`kl_schedule.cycle_length`) but a third of the steps at most, or the learning rate's warm-up. "reweighted"
             and "uniform" spread about one KL over a cycle; "constant" and "warmup" count it whole at every step.
         kl_weight: factor on the KL, on top of the schedule.
+        kl_step: how a step descends the KL: "explicit", the plain SGD of the authors' code, or "flow", which is stable
+            at any rate and prior scale (see `BLoBSVI`).
         warmup_ratio: share of the steps over which learning rates rise from zero; they then fall linearly.
         flipout: give each example its own sign-flipped noise.
         group_by_length: put items of similar length into a batch, which saves padding; the order stays random.
@@ -165,6 +167,7 @@ class TrainConfig:
     kl_schedule: Literal["reweighted", "uniform", "constant", "warmup"] = "reweighted"
     kl_cycle: int | None = None
     kl_weight: float = 1.0
+    kl_step: Literal["explicit", "flow"] = "explicit"
     warmup_ratio: float = 0.06
     flipout: bool = True
     group_by_length: bool = True

@@ -71,7 +71,9 @@ class LabelCategorical(dist.Categorical):
         shares = (1 - self.label_smoothing) * shares + self.label_smoothing / count
         if self.class_weights is not None:
             shares = shares * self.class_weights.to(shares)
-        return (shares * self.logits).sum(-1)
+        terms = shares * self.logits
+        # an impossible class that nobody chose counts nothing: 0 times -inf is NaN
+        return torch.where(shares == 0, torch.zeros_like(terms), terms).sum(-1)
 
 
 def check_label_smoothing(label_smoothing: float) -> None:

@@ -23,12 +23,15 @@ class ScaleMap:
         parameter: what the free parameter is called.
         to_scale: free parameter -> standard deviation, at least `SCALE_FLOOR`.
         to_free: standard deviation above 0 -> the (positive, for "square") free parameter.
+        kl_flow: (free parameter, time, prior scale) -> the free parameter that far down the gradient flow of its KL;
+            None where it has no closed form.
     """
 
     name: str
     parameter: str
     to_scale: Callable[[Tensor], Tensor]
     to_free: Callable[[Tensor], Tensor]
+    kl_flow: Callable[[Tensor, float, float | Tensor], Tensor] | None = None
 
 
 def inverse_softplus(scale: Tensor) -> Tensor:
@@ -66,7 +69,31 @@ def softplus(free: Tensor) -> Tensor:
     return floored(F.softplus(free))
 
 
+def square_kl_flow(free: Tensor, time: float, prior_scale: float | Tensor) -> Tensor:
+    r"""G after dG/dt = -dKL/dG for some time, KL being that of Normal(0, G^4) from Normal(0, sigma_p^2), elementwise.
+
+    With sigma = G^2 the flow is :math:`\dot\sigma = 4 (1 - \sigma^2 / \sigma_p^2)`, which a hyperbolic tangent solves:
+
+    .. math:: \sigma(t) = \sigma_p \tanh(\operatorname{artanh}(\sigma(0) / \sigma_p) + 4 t / \sigma_p),
+
+    and a cotangent from above. It comes to sigma_p from either side and never crosses it, however long the time.
+
+    Args:
+        free: G, any shape.
+        time: at least 0; 0 leaves G as it is, bit by bit.
+        prior_scale: sigma_p.
+
+    Example:
+        >>> square_kl_flow(torch.tensor([0.05, -0.05, 2.0]), 1.0, 0.25).square()  # the prior's, from both sides
+        tensor([0.2500, 0.2500, 0.2500])
+    """
+    gain = torch.tanh(4 * time / torch.as_tensor(prior_scale, dtype=free.dtype, device=free.device))
+    scale = free.square()
+    moved = (scale + gain * prior_scale) / (1 + gain * scale / prior_scale)
+    return torch.copysign(moved.sqrt(), free)
+
+
 SCALE_MAPS: dict[str, ScaleMap] = {
-    "square": ScaleMap("square", "root_scale", square, torch.sqrt),
+    "square": ScaleMap("square", "root_scale", square, torch.sqrt, square_kl_flow),
     "softplus": ScaleMap("softplus", "unconstrained_scale", softplus, inverse_softplus),
 }

@@ -39,6 +39,10 @@ def at_least(least: int, what: str) -> Range:
     return lambda value: bool(value >= least), f"at least {least} {what}"
 
 
+MOST_QUARTERINGS = 30
+"""Times that a step down the KL is shortened before it is left out."""
+
+
 class AdapterGuide(nn.Module, ABC):
     """Abstract. A guide whose posterior at each site is centred at the adapter's own weight.
 
@@ -194,6 +198,53 @@ class AdapterGuide(nn.Module, ABC):
         """
         terms = [kl_divergence(self.posterior(site), self.prior(site)) for site in self.model.sites]
         return self._with_hyperprior(torch.stack([term.to(terms[0].device) for term in terms]).sum())
+
+    @torch.no_grad()
+    def descend_kl_(self, loc_time: float, scale_time: float) -> None:
+        r"""Move the random matrices and the spread down the KL, in place; the KL never rises, however long the times.
+
+        A matrix of mean M takes the gradient flow of M^2 / (2 sigma_p^2), :math:`M e^{-t / \sigma_p^2}`, exactly; a
+        parameter of the spread a linearised implicit Euler step, :math:`g t / (1 + h t)` with the KL's gradient g and
+        the sum h of its row of the Hessian, where that is positive; a quarter of the time as often as the KL would
+        rise. To first order in the times these are steps of gradient descent at these rates.
+
+        Args:
+            loc_time: for the random matrices: learning rate times weight of the KL, at least 0.
+            scale_time: for the parameters of the spread.
+        """
+        for parameter, slope in self._kl_slopes(self.location_parameters()):
+            reach = self._reach(loc_time).to(slope.device)
+            parameter.sub_((reach * slope).to(parameter.dtype))
+        scales = self._kl_slopes(self.scale_parameters(), with_curvature=True)
+        before, starts = self.kl(), [parameter.clone() for parameter, *_ in scales]
+        for _ in range(MOST_QUARTERINGS if scales else 0):
+            for (parameter, slope, curvature), start in zip(scales, starts, strict=True):
+                parameter.copy_(start - scale_time * slope / (1 + scale_time * curvature))
+            if self.kl() <= before:
+                break
+            scale_time /= 4
+
+    def _kl_slopes(self, parameters: Mapping[str, nn.Parameter], *, with_curvature: bool = False) -> list[Any]:
+        """(parameter, gradient of the KL) of each that is trained and in it; on demand (.., positive row sum)."""
+        trained = [parameter for parameter in parameters.values() if parameter.requires_grad]
+        with torch.enable_grad():
+            kl = self.kl()
+            if not (trained and kl.requires_grad):
+                return []
+            slopes = torch.autograd.grad(kl, trained, create_graph=with_curvature, allow_unused=True)
+            found = [(p, slope) for p, slope in zip(trained, slopes, strict=True) if slope is not None]
+            if not with_curvature:
+                return found
+            rows = torch.autograd.grad([slope.sum() for _, slope in found], [p for p, _ in found], allow_unused=True)
+        curvatures = (
+            torch.zeros_like(p) if row is None else row.clamp(min=0) for (p, _), row in zip(found, rows, strict=True)
+        )
+        return [(p, slope.detach(), h) for (p, slope), h in zip(found, curvatures, strict=True)]
+
+    def _reach(self, loc_time: float) -> Tensor:
+        """sigma_p^2 (1 - e^(-t / sigma_p^2)): how far along the gradient of M^2 / (2 sigma_p^2) its flow comes."""
+        variance = torch.as_tensor(self.prior_scale, dtype=torch.float32).detach() ** 2
+        return -variance * torch.expm1(-loc_time / variance)
 
     def _with_hyperprior(self, kl: Tensor) -> Tensor:
         """`kl` minus the log density of the learned prior scale."""

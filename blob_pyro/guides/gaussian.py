@@ -83,6 +83,20 @@ class FactorisedGaussianGuide(AdapterGuide):
             prior_scale = prior_scale.to(device)
         return gaussian_kl(loc, self.scale_map.to_scale(free), prior_scale)
 
+    @torch.no_grad()
+    def descend_kl_(self, loc_time: float, scale_time: float) -> None:
+        """As `AdapterGuide.descend_kl_`; where the free parameter's flow has a closed form, that."""
+        if self.scale_map.kl_flow is None:
+            super().descend_kl_(loc_time, scale_time)
+            return
+        variance = torch.as_tensor(self.prior_scale).detach() ** 2
+        for site in self.model.sites:
+            loc, free = self.model.location(site), self.free_scale(site)
+            prior_scale = torch.as_tensor(self.prior_scale).detach().to(free.device)
+            if loc.requires_grad:
+                loc.mul_(torch.exp(-loc_time / variance).to(loc.device, loc.dtype))
+            free.copy_(self.scale_map.kl_flow(free, scale_time, prior_scale))
+
     def mean_scale(self) -> Tensor:
         """As `AdapterGuide.mean_scale`, in a handful of operations."""
         devices: dict[torch.device, list[Tensor]] = {}

@@ -15,9 +15,17 @@ from typing import Protocol
 
 from blob_pyro.errors import ConfigError
 
+NUM_CYCLES = 3
+"""Cycles that a training should see at the least: in one that it does not see the end of, the KL does not act."""
 
-def cycle_length(num_data: int, batch_size: int, gamma: float = 8.0, num_processes: int = 1) -> int:
+
+def cycle_length(
+    num_data: int, batch_size: int, gamma: float = 8.0, num_processes: int = 1, num_steps: int | None = None
+) -> int:
     """Steps in a KL cycle: M = int(100 N^(pi / gamma) / batch_size / num_processes), at least 1.
+
+    Nearly all of a `reweighted` cycle's KL falls on its last few steps: a training that is shorter than a cycle never
+    meets it. Say how long it is, and the cycle is a third of it at most.
 
     The rule of BLoB's public code; pi is the number 3.14159... As there, N counts the items of whole batches
     only: 2,248 of ARC-Easy's 2,251 at batch size 4, hence 517 and not 518.
@@ -27,20 +35,22 @@ def cycle_length(num_data: int, batch_size: int, gamma: float = 8.0, num_process
         batch_size: items a step and process.
         gamma: larger values give shorter cycles.
         num_processes: data-parallel processes.
+        num_steps: optimiser steps of the training; None bounds nothing.
 
     Raises:
         ConfigError: an argument is not positive.
 
     Example:
-        >>> cycle_length(640, 4)
-        316
+        >>> cycle_length(640, 4), cycle_length(640, 4, num_steps=60)
+        (316, 20)
     """
     arguments = {"num_data": num_data, "batch_size": batch_size, "gamma": gamma, "num_processes": num_processes}
     for name, value in arguments.items():
         if not value > 0:
             raise ConfigError(f"expected {name} above 0; got {value}; give a positive number")
     in_whole_batches = num_data // batch_size * batch_size or num_data
-    return max(1, int(100 * in_whole_batches ** (math.pi / gamma) / batch_size / num_processes))
+    by_rule = int(100 * in_whole_batches ** (math.pi / gamma) / batch_size / num_processes)
+    return max(1, by_rule if num_steps is None else min(by_rule, num_steps // NUM_CYCLES))
 
 
 def reweighted(step: int, cycle: int) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def linear_warmup_decay(step: int, num_steps: int, num_warmup_steps: int) -> float:
+def linear_warmup_decay(step: int, num_steps: int, num_warmup_steps: float) -> float:
     """Factor on the learning rate: linear from 0 to 1 over the warm-up, then linear to 0 at `num_steps`.
 
     Equal to `transformers.get_linear_schedule_with_warmup`, as a pure function. With a warm-up the very first
@@ -12,7 +12,7 @@ def linear_warmup_decay(step: int, num_steps: int, num_warmup_steps: int) -> flo
     Args:
         step: number of optimiser steps taken so far, from 0 (KL schedules count from 1).
         num_steps: length of the schedule.
-        num_warmup_steps: steps of the rise; 0 starts at the full rate.
+        num_warmup_steps: steps of the rise, a fraction allowed; 0 starts at the full rate.
 
     Returns:
         A number in [0, 1].
@@ -33,4 +33,4 @@ def linear_warmup_decay(step: int, num_steps: int, num_warmup_steps: int) -> flo
         )
     if step < num_warmup_steps:
         return step / num_warmup_steps
-    return max(0.0, (num_steps - step) / max(1, num_steps - num_warmup_steps))
+    return max(0.0, (num_steps - step) / max(1.0, num_steps - num_warmup_steps))

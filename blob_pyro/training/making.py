@@ -9,12 +9,9 @@ from blob_pyro.config.sections import TrainConfig
 from blob_pyro.guides import AdapterGuide
 from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.system.processes import Ranks
-from blob_pyro.training.kl_rate import widening_rate
+from blob_pyro.training.kl_rate import widening_rate, with_warmup
 from blob_pyro.training.kl_schedule import cycle_length, kl_schedule
-from blob_pyro.training.lr_schedule import linear_warmup_decay
 from blob_pyro.training.svi import BLoBSVI
-
-NUM_CYCLES = 3  # at the least: in a cycle that training does not see the end of, the KL does not act
 
 
 def make_svi(model: BayesianLoRA, guide: AdapterGuide, config: TrainConfig, ranks: Ranks | None = None) -> BLoBSVI:
@@ -37,12 +34,8 @@ def kl_learning_rate(config: TrainConfig, num_data: int | None, prior_scale: flo
     """
     if config.kl_lr is not None:
         return config.kl_lr
-    schedule, num_warmup = _kl_schedule(config, num_data), int(config.num_steps * config.warmup_ratio)
-
-    def kl_weight(step: int) -> float:
-        return schedule(step) * linear_warmup_decay(step - 1, config.num_steps, num_warmup)
-
-    return widening_rate(kl_weight, config.num_steps, prior_scale)
+    acting = with_warmup(_kl_schedule(config, num_data), config.num_steps, config.warmup_ratio)
+    return widening_rate(acting, config.num_steps, prior_scale)
 
 
 def _kl_schedule(config: TrainConfig, num_data: int | None) -> Callable[[int], float]:
@@ -53,4 +46,4 @@ def _default_cycle(config: TrainConfig, num_data: int | None) -> int:
     """The paper's rule, or a third of the steps; for a warm-up, or an unknown number of items, the warm-up's length."""
     if config.kl_schedule == "warmup" or num_data is None:
         return max(1, int(config.num_steps * config.warmup_ratio))
-    return max(1, min(cycle_length(num_data, config.batch_size), config.num_steps // NUM_CYCLES))
+    return cycle_length(num_data, config.batch_size, num_steps=config.num_steps)

@@ -2,9 +2,12 @@
 
 | recipe | M (mean) | B, heads | G |
 | --- | --- | --- | --- |
-| `blob` | AdamW on NLL, then SGD on pi*KL | AdamW on NLL | SGD on NLL + pi*KL |
-| `decoupled` | AdamW on NLL, then SGD on pi*KL | AdamW on NLL | AdamW on NLL, then SGD on pi*KL |
+| `blob` | AdamW on NLL, then down pi*KL | AdamW on NLL | SGD on NLL, then down pi*KL |
+| `decoupled` | AdamW on NLL, then down pi*KL | AdamW on NLL | AdamW on NLL, then down pi*KL |
 | `elbo` | AdamW on N*NLL + kl_weight*KL | the same | the same |
+
+"Down pi*KL" is a plain SGD step, which is what the authors' code takes (kl_step="explicit"), or
+`AdapterGuide.descend_kl_`, which is stable at any rate (kl_step="flow"): the two agree to first order in the rate.
 
 A learned prior scale takes `PriorScaleStep` on pi*KL in the first two, and AdamW with the rest in `elbo`.
 """
@@ -26,6 +29,8 @@ from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.training.elbo import negative_elbo
 from blob_pyro.training.lr_schedule import linear_warmup_decay
 
+KL_STEPS = ("explicit", "flow")
+
 
 @dataclass(frozen=True)
 class OptimSettings:
@@ -37,12 +42,13 @@ class OptimSettings:
     kl_lr: float
     num_steps: int | None
     warmup_ratio: float
+    kl_step: str = "explicit"
 
     def factor(self, steps_done: int) -> float:
         """Multiplier of every learning rate: linear warm-up and decay; 1 where num_steps is None."""
         if self.num_steps is None:
             return 1.0
-        return linear_warmup_decay(steps_done, self.num_steps, int(self.num_steps * self.warmup_ratio))
+        return linear_warmup_decay(steps_done, self.num_steps, self.num_steps * self.warmup_ratio)
 
 
 class Recipe(ABC):
@@ -88,6 +94,10 @@ class Recipe(ABC):
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
+    @abstractmethod
+    def set_kl_rate(self, rate: float) -> None:
+        """Set the full learning rate of the KL's own step, where there is one."""
+
     def set_rates(self, steps_done: int) -> None:
         """Set every learning rate to what the schedule says after so many steps."""
         factor = self._settings.factor(steps_done)
@@ -103,20 +113,36 @@ class _SplitRecipe(Recipe):
     Adam's second moments, whose normalisation would undo the schedule's pulse.
     """
 
+    def __init__(self, model: BayesianLoRA, guide: AdapterGuide, settings: OptimSettings) -> None:
+        super().__init__(model, guide, settings)
+        self._guide = guide
+
     def objective(self, nll: Tensor, kl: Tensor, kl_weight: float) -> Tensor:
         return nll + kl_weight * kl
+
+    def set_kl_rate(self, rate: float) -> None:
+        _, of_sgd, *_ = self._full
+        of_sgd[:] = [rate] * len(of_sgd)
 
     def backward_kl(self, kl: Tensor, kl_weight: float) -> None:
         """Nothing: the KL has a step of its own."""
 
     def update(self, kl: Callable[[], Tensor], kl_weight: float) -> None:
-        adamw, *of_the_kl = self.optimizers
+        adamw, sgd, *of_the_prior = self.optimizers
         adamw.step()
         adamw.zero_grad(set_to_none=True)
-        weighted = kl_weight * kl()
-        if weighted.requires_grad:
-            weighted.backward()
-        for optimizer in of_the_kl:
+        if self._settings.kl_step == "explicit":
+            _backward(kl_weight * kl())
+            sgd.step()
+        else:
+            sgd.step()  # what the NLL left it
+            if of_the_prior:
+                _backward(kl_weight * kl())
+            time = sgd.param_groups[0]["lr"] * kl_weight
+            if time > 0:
+                self._guide.descend_kl_(time, time)
+        sgd.zero_grad(set_to_none=True)
+        for optimizer in of_the_prior:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
@@ -166,6 +192,9 @@ class ElboRecipe(Recipe):
         if kl.requires_grad:
             (kl_weight * kl).backward()
 
+    def set_kl_rate(self, rate: float) -> None:
+        """Nothing: there is no such step."""
+
     def update(self, kl: Callable[[], Tensor], kl_weight: float) -> None:
         (adamw,) = self.optimizers
         adamw.step()
@@ -173,6 +202,11 @@ class ElboRecipe(Recipe):
 
 
 RECIPES: dict[str, type[Recipe]] = {"blob": BlobRecipe, "decoupled": DecoupledRecipe, "elbo": ElboRecipe}
+
+
+def _backward(loss: Tensor) -> None:
+    if loss.requires_grad:
+        loss.backward()
 
 
 def _points(model: BayesianLoRA) -> list[nn.Parameter]:

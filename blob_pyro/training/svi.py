@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,9 +20,10 @@ from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.model.likelihoods import Likelihood
 from blob_pyro.system.processes import Ranks
 from blob_pyro.training.elbo import negative_log_likelihood
+from blob_pyro.training.kl_rate import PAPER_RATE, never_acts, widening_rate, with_warmup
 from blob_pyro.training.kl_schedule import constant, cycle_length, reweighted
 from blob_pyro.training.loss_scale import LossScale
-from blob_pyro.training.recipes import RECIPES, OptimSettings
+from blob_pyro.training.recipes import KL_STEPS, RECIPES, OptimSettings
 
 KLSchedule = Callable[[int], float]
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -63,10 +66,14 @@ class BLoBSVI:
         recipe: "blob" (the authors' code), "decoupled" or "elbo"; see `training.recipes`.
         num_steps: length of the linear learning-rate schedule; None keeps the rates constant.
         lr, adam_eps, weight_decay: of AdamW.
-        kl_lr: learning rate of the separate KL step (SGD); unused by "elbo".
-        kl_schedule: step (from 1) -> weight of the KL. None takes the paper's ascending re-weighting, its
-            cycle length from `model.num_data` and the first batch's size; and 1 for "elbo".
+        kl_lr: learning rate of the separate KL step; unused by "elbo". None takes that of `default_kl`, or the paper's
+            0.01 where num_steps is None.
+        kl_schedule: step (from 1) -> weight of the KL. None takes the paper's ascending re-weighting, its cycle from
+            `model.num_data`, the first batch's size and num_steps (`cycle_length`); and 1 for "elbo".
         kl_weight: factor on the schedule.
+        kl_step: "explicit" is the authors' SGD step on the KL, which overshoots where kl_lr times weight is not well
+            below prior_scale^2 (of a mean) or the square of a spread's root; "flow" follows the KL for that time, never
+            past the prior (`AdapterGuide.descend_kl_`). Equal to first order; not of "elbo".
         warmup_ratio: share of num_steps over which learning rates rise from zero.
         gradient_accumulation_steps: forwards, one after another, that each process shares its items of a step out to,
             each with a draw of its own; the gradients are those of the whole batch, and the KL counts once.
@@ -100,9 +107,10 @@ class BLoBSVI:
         lr: float = 1e-4,
         adam_eps: float = 1e-6,
         weight_decay: float = 0.0,
-        kl_lr: float = 0.01,
+        kl_lr: float | None = None,
         kl_schedule: KLSchedule | None = None,
         kl_weight: float = 1.0,
+        kl_step: str = "explicit",
         warmup_ratio: float = 0.06,
         gradient_accumulation_steps: int = 1,
         max_grad_norm: float | None = None,
@@ -112,13 +120,16 @@ class BLoBSVI:
     ) -> None:
         if recipe not in RECIPES:
             raise unknown_name("recipe", RECIPES, recipe)
+        if kl_step not in KL_STEPS:
+            raise unknown_name("kl_step", KL_STEPS, kl_step)
         if mixed_precision not in ("no", *AUTOCAST):
             raise ConfigError(f"mixed_precision: expected one of no, {', '.join(AUTOCAST)}; got {mixed_precision!r}")
         if not isinstance(guide, AdapterGuide):
             raise ConfigError(
                 f"guide: expected one of bp.guides; got {type(guide).__name__}; train it with pyro.infer.SVI"
             )
-        settings = OptimSettings(lr, adam_eps, weight_decay, kl_lr, num_steps, warmup_ratio)
+        rate = PAPER_RATE if kl_lr is None else kl_lr
+        settings = OptimSettings(lr, adam_eps, weight_decay, rate, num_steps, warmup_ratio, kl_step)
         self.model, self.guide = model, guide
         self.kl_weight = kl_weight
         self.steps_done = self.num_skipped = 0
@@ -130,6 +141,8 @@ class BLoBSVI:
         self._dtype = AUTOCAST.get(mixed_precision)
         self._ranks = ranks or Ranks()
         self._schedule = constant if kl_schedule is None and recipe == "elbo" else kl_schedule
+        self._num_steps, self._warmup_ratio = num_steps, warmup_ratio
+        self._kl_lr, self._is_settled = kl_lr, num_steps is None or recipe == "elbo"
 
     def step(self, batch: Batch) -> StepResult:
         """Update every parameter once, with one posterior draw a forward.
@@ -144,6 +157,8 @@ class BLoBSVI:
         """
         step = self.steps_done + 1
         kl_weight = self.kl_weight * self.kl_schedule(batch)(step)
+        if not self._is_settled:
+            self._settle()
         nll = self._descend_nll(batch)
         kl = self.guide.kl()
         self.recipe.backward_kl(kl, kl_weight)
@@ -168,9 +183,25 @@ class BLoBSVI:
                 raise ConfigError(
                     "kl_schedule: expected num_data on BayesianLoRA to set its cycle; give one of the two"
                 )
-            cycle = cycle_length(self.model.num_data, len(batch))
-            self._schedule = lambda step: reweighted(step, cycle)
+            cycle = cycle_length(self.model.num_data, len(batch), num_steps=self._num_steps)
+            self._schedule = partial(reweighted, cycle=cycle)
         return self._schedule
+
+    def _settle(self) -> None:
+        """Before the first step of a training of known length: the KL rate that was left out, or whether it acts."""
+        self._is_settled = True
+        assert self._schedule is not None and self._num_steps is not None
+        acting = with_warmup(self._schedule, self._num_steps, self._warmup_ratio)
+        if self._kl_lr is None:
+            self.recipe.set_kl_rate(widening_rate(acting, self._num_steps, self.model.prior_scale))
+            self.recipe.set_rates(self.steps_done)
+        wanted = self.kl_weight > 0 and self._kl_lr != 0
+        if wanted and never_acts(acting, self._num_steps):
+            warnings.warn(
+                f"kl_schedule: expected weights that sum to at least 0.01 in {self._num_steps} steps; these sum to less: "
+                "the posterior stays at its start; take cycle_length(..., num_steps=...), or kl_schedule=None",
+                stacklevel=3,
+            )
 
     def _descend_nll(self, batch: Batch) -> Tensor:
         """Gradients of the whole batch's mean NLL, over all forwards and processes; and that NLL."""

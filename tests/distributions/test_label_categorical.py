@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pyro.distributions as dist
 import pytest
@@ -82,3 +83,19 @@ def test_samples_follow_the_probabilities() -> None:
 def test_options_out_of_range_are_refused(smoothing: float, weights: list[float] | None, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_label_options(smoothing, weights, 3)
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 2.0, 1.0])], ids=["plain", "weighted"])
+def test_an_impossible_class_that_nobody_chose_counts_nothing(weights: torch.Tensor | None) -> None:
+    """Logits of minus infinity: zero shares of it are zero, not NaN, and so are its gradients; chosen, it is -inf."""
+    logits = torch.tensor([[2.0, -math.inf, 0.5]], requires_grad=True)
+    law = LabelCategorical(logits, class_weights=weights, validate_args=False)
+    found = law.log_prob(torch.tensor([[0.25, 0.0, 0.75]]))
+    w = torch.ones(3) if weights is None else weights
+    two = torch.tensor([2.0, 0.5]).log_softmax(-1)
+    torch.testing.assert_close(found, 0.25 * w[:1] * two[0] + 0.75 * w[2:] * two[1])
+    found.sum().backward()
+    assert bool(logits.grad.isfinite().all())
+    assert law.log_prob(torch.tensor([[0.5, 0.5, 0.0]])).item() == -math.inf
+    if weights is not None:
+        assert law.log_prob(torch.tensor([0])).isfinite().all()

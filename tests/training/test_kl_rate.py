@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import MODELS, make_batch
+from cases import MODELS, NUM_DATA, make_batch
 
 import blob_pyro as bp
 from blob_pyro.experiments.paper.scale_growth import scale_growth
-from blob_pyro.training.kl_rate import INIT_SCALE, PAPER_RATE, PAPER_SHARE, widening_rate
+from blob_pyro.training.kl_rate import INIT_SCALE, PAPER_RATE, PAPER_SHARE, default_kl, widening_rate
 from blob_pyro.training.kl_schedule import kl_schedule
 from blob_pyro.training.lr_schedule import linear_warmup_decay
 from blob_pyro.training.making import kl_learning_rate
@@ -17,7 +17,7 @@ from blob_pyro.training.making import kl_learning_rate
 def grown(train: bp.TrainConfig, cycle: int, rate: float, prior_scale: float) -> float:
     """The naive twin: every step of the descent in float64, by autograd."""
     pulse = kl_schedule(train.kl_schedule, cycle)
-    num_warmup = int(train.warmup_ratio * train.num_steps)
+    num_warmup = train.warmup_ratio * train.num_steps
     curve = scale_growth(
         "square",
         init_scale=INIT_SCALE,
@@ -70,3 +70,55 @@ def test_a_training_without_a_likelihood_widens_by_the_share(num_data):
     scales = torch.cat([guide.scale(site).detach().flatten() for site in model.sites])
     assert float(scales.mean()) == pytest.approx(PAPER_SHARE * model.prior_scale, rel=0.05)
     assert sum(result.kl_weight > 0.4 for result in results) >= 3
+
+
+def items(seed: int) -> bp.Batch:
+    return make_batch((7, 4, 6, 3), seed=seed)
+
+
+def test_every_road_has_the_same_schedule_and_rate():
+    """`bp.fit`, `BLoBSVI` with a number of steps, and `BLoBSVI` with what `default_kl` gives: the same steps."""
+    config = bp.TrainConfig(num_steps=12, lr=1e-2)
+    kl = default_kl(NUM_DATA, 4, 12, 0.2)
+    given = {"kl_schedule": kl.schedule, "kl_lr": kl.lr}
+
+    def by_hand(**settings):
+        model, guide = start()
+        svi = bp.BLoBSVI(model, guide, num_steps=12, lr=1e-2, **settings)
+        with bp.flipout():
+            return [svi.step(items(seed)) for seed in range(12)]
+
+    model, guide = start()
+    fitted = bp.fit(model, guide, [items(seed) for seed in range(12)], config, progress=False)
+    assert fitted == by_hand() == by_hand(**given)
+    assert fitted[-1].scale > 20 * fitted[0].scale and kl.lr == kl_learning_rate(config, NUM_DATA, 0.2)
+
+
+def start():
+    model = MODELS["llama"]()
+    torch.manual_seed(0)
+    guide = bp.BLoBGuide(model)
+    torch.manual_seed(1)
+    return model, guide
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 5, 60])
+def test_blob_svi_of_any_length_leaves_its_start(num_steps):
+    """Its cycle would be 106 steps: the KL would never act."""
+    model, guide = start()
+    svi = bp.BLoBSVI(model, guide, num_steps=num_steps, warmup_ratio=0.0)
+    before = float(guide.mean_scale())
+    for step in range(num_steps):
+        svi.step(items(step))
+    assert float(guide.mean_scale()) > 10 * before
+
+
+def test_a_kl_that_never_acts_is_told():
+    model, guide = start()
+    svi = bp.BLoBSVI(model, guide, num_steps=60, kl_schedule=kl_schedule("reweighted", 106))
+    with pytest.warns(UserWarning, match=r"^kl_schedule: expected weights .* in 60 steps; .*cycle_length"):
+        svi.step(items(0))
+    svi.step(items(1))  # once
+    for silent in ({"kl_lr": 0.0}, {"kl_weight": 0.0}, {"recipe": "elbo", "kl_weight": 1e-3}):
+        model, guide = start()
+        bp.BLoBSVI(model, guide, num_steps=60, kl_schedule=kl_schedule("reweighted", 106), **silent).step(items(0))

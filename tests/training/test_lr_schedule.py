@@ -10,8 +10,10 @@ import torch
 from blob_pyro.training.lr_schedule import linear_warmup_decay
 
 
-@pytest.mark.parametrize(("num_steps", "num_warmup_steps"), [(100, 6), (10, 0), (7, 7), (5, 9), (1, 0)])
-def test_equal_to_transformers(num_steps: int, num_warmup_steps: int) -> None:
+@pytest.mark.parametrize(
+    ("num_steps", "num_warmup_steps"), [(100, 6), (10, 0), (7, 7), (5, 9), (1, 0), (20, 1.2), (9, 0.54)]
+)
+def test_equal_to_transformers(num_steps: int, num_warmup_steps: float) -> None:
     transformers = pytest.importorskip("transformers")
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = transformers.get_linear_schedule_with_warmup(optimizer, num_warmup_steps, num_steps)

@@ -176,7 +176,8 @@ def held_out(model: bp.BayesianLoRA, guide: Any) -> Any:
 
 
 def test_evaluation_changes_nothing_and_the_best_parameters_are_kept(tmp_path: Path) -> None:
-    config = dataclasses.replace(CONFIG, lr=0.5, eval_steps=2)  # so high a rate that later steps are worse
+    # so high a rate, from the first step on, that later steps are worse
+    config = dataclasses.replace(CONFIG, lr=0.5, warmup_ratio=0.0, eval_steps=2)
     plain, _ = straight(dataclasses.replace(config, eval_steps=None), "blob")
     expected, end = straight(config, "blob", validate=held_out)
     assert [result.nll for result in expected] == [result.nll for result in plain]

@@ -58,7 +58,7 @@ def growth_curves(train: TrainConfig, cycle: int, prior_scale: float) -> dict[st
         prior_scale: where all of them tend to.
     """
     pulse = kl_schedule("reweighted", cycle)
-    warmup = int(train.warmup_ratio * train.num_steps)
+    warmup = train.warmup_ratio * train.num_steps
 
     def pulsed(step: int) -> float:
         return pulse(step) * linear_warmup_decay(step - 1, train.num_steps, warmup)
