@@ -198,7 +198,7 @@ class BLoBSVI:
         wanted = self.kl_weight > 0 and self._kl_lr != 0
         if wanted and never_acts(acting, self._num_steps):
             warnings.warn(
-                f"kl_schedule: expected weights that sum to at least 0.01 in {self._num_steps} steps; these do not: the "
+                f"kl_schedule: expected weights that sum to 0.01 or more in {self._num_steps} steps; these do not: the "
                 "posterior stays at its start; take cycle_length(..., num_steps=...), or kl_schedule=None",
                 stacklevel=3,
             )
