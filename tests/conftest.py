@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pyro
 import pytest
 import torch
 from torch.distributions import Distribution
 
-gc.disable()  # while everything is imported: millions of objects that stay
 
-
-def pytest_collection_finish() -> None:
-    """What has been imported is looked through no more."""
-    gc.freeze()
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Millions of objects come with what is imported, and stay: no garbage is looked for among them, then or later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

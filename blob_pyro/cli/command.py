@@ -165,7 +165,7 @@ def print_metrics(metrics: Mapping[str, Scores]) -> None:
 
 def write_lines(rows: Iterable[Mapping[str, Any]], output: str | None) -> None:
     """One JSON object a line, to standard output for None."""
-    encoding = sys.stdout.encoding if output is None else "utf-8"
+    encoding = (sys.stdout.encoding if output is None else None) or "utf-8"
     lines = "".join(json_line(row, encoding) for row in rows)
     if output is None:
         sys.stdout.write(lines)

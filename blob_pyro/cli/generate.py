@@ -85,7 +85,7 @@ def _show(generations: Generations, tokenizer: Any, parsed: Namespace) -> None:
         names = ["posterior mean"]
     if parsed.json:
         for row in json_rows(generations, tokenizer, names):
-            print(json_line({"prompt": parsed.prompt} | row, sys.stdout.encoding), end="")
+            print(json_line({"prompt": parsed.prompt} | row, sys.stdout.encoding or "utf-8"), end="")
         return
     tell = _in_colour if wants_colour(sys.stdout.isatty(), os.environ) else _in_tables
     print(tell(generations, tokenizer, names, parsed))

@@ -159,15 +159,17 @@ def unknown_key(key: str, known: Iterable[str], prefix: str = "") -> str:
     """
     known = list(known)
     start = f"{prefix}{key}: no such {'option' if prefix else 'key'}; "
-    last = key.rsplit(".", 1)[-1]
+    section, _, last = key.rpartition(".")
+    siblings = [name.split(".", 1)[1] for name in known if section and name.startswith(f"{section}.")]
     moved = [name for name in known if name.rsplit(".", 1)[-1] == last]
-    near = moved[0] if moved else nearest(key, known, least=0.75)
-    if near:
-        return f"{start}did you mean {prefix}{near}?"
-    section = key.split(".", 1)[0]
-    siblings = [name.split(".", 1)[1] for name in known if name.startswith(f"{section}.")]
+    if moved:
+        return f"{start}did you mean {prefix}{moved[0]}?"
+    if near := nearest(last, siblings, least=0.75):
+        return f"{start}did you mean {prefix}{section}.{near}?"
     if siblings:
         return f"{start}{section} has {', '.join(siblings)}"
+    if near := nearest(key, known, least=0.75):
+        return f"{start}did you mean {prefix}{near}?"
     return f"{start}expected one of {', '.join(prefix + name for name in known if '.' not in name)}"
 
 

@@ -7,6 +7,7 @@ command line (`--train.num_steps 200`).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -98,24 +99,34 @@ class ModelConfig:
 
 @dataclass(frozen=True, init=False)
 class GuideConfig:
-    """Which posterior to learn. What settings there are the guides know (`guides.check_settings`).
+    """Which posterior to learn. What settings there are the guides know (`guides.settings.check_settings`).
 
     Args:
         name: one of `bp.guides.GUIDES`.
-        settings: of the guide, by their names; one that is None takes the guide's own default.
+        settings: of the guide, as a mapping.
+        more: of the guide, by their names. A setting that is None takes the guide's own default.
 
     Attributes:
         name: as given.
         settings: those that were given.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> replace(GuideConfig("blob", eps=0.1), name="low_rank")
+        GuideConfig(name='low_rank', settings={'eps': 0.1})
     """
 
     name: str
     settings: dict[str, Any]
 
-    def __init__(self, name: str = "blob", **settings: Any) -> None:
+    def __init__(self, name: str = "blob", settings: Mapping[str, Any] | None = None, **more: Any) -> None:
         object.__setattr__(self, "name", name)
-        given = {setting: value for setting, value in settings.items() if value is not None}
+        given = {setting: value for setting, value in {**(settings or {}), **more}.items() if value is not None}
         object.__setattr__(self, "settings", given)
+
+    def __hash__(self) -> int:
+        """Of name and settings, in any order."""
+        return hash((self.name, frozenset(self.settings.items())))
 
 
 @dataclass(frozen=True)

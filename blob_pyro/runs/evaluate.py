@@ -70,10 +70,11 @@ def evaluate_run(
     Args:
         run_dir: a directory that `fit_run` wrote.
         num_samples: posterior draws; None takes the run's own number.
-        progress: show progress bars.
+        progress: show progress bars; those of other libraries are theirs (`system.terminal.quiet_libraries`).
         say: receives lines for the user.
 
     Raises:
+        ConfigError: `num_samples` is below 0.
         RunDirectoryError: the directory is not a whole run.
         DataError: the run has no test items.
     """

@@ -50,7 +50,7 @@ def fit_run(config: RunConfig, *, resume: bool = False, progress: bool = True, s
         resume: go on with the run of this very configuration that `config.output` holds, from its newest checkpoint,
             bit by bit as if it had never stopped (CPU, same libraries, threads and processes); start where there is
             none. Of a finished run the metrics come back as they are, without predictions.
-        progress: show progress bars.
+        progress: show progress bars; those of other libraries are theirs (`system.terminal.quiet_libraries`).
         say: receives lines for the user.
 
     Raises:

@@ -87,7 +87,7 @@ def predict_run(
         file: .jsonl, .csv, .tsv (also .gz) or .parquet, with the fields of the run's prompt; labels are not needed.
         num_samples: posterior draws; None takes the run's own number.
         decisions: what else to decide on each item, by held-out items under the same draws and temperature.
-        progress: show a progress bar.
+        progress: show a progress bar; those of other libraries are theirs (`system.terminal.quiet_libraries`).
         say: receives lines for the user.
 
     Returns:
@@ -99,7 +99,7 @@ def predict_run(
     Raises:
         RunDirectoryError: the directory is not a whole run.
         DataError: the file cannot be read, or a row lacks a field of the prompt or of the completion.
-        ConfigError: a decision cannot be made, as `prepare` has it.
+        ConfigError: `num_samples` is below 0, or a decision cannot be made, as `prepare` has it.
     """
     console = Console(progress, say)
     config, decisions = with_samples(read_config(run_dir), num_samples), decisions or Decisions()

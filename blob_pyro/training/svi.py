@@ -191,12 +191,12 @@ class BLoBSVI:
         """Before the first step of a training of known length: the KL rate that was left out, or whether it acts."""
         self._is_settled = True
         assert self._schedule is not None and self._num_steps is not None
-        acting = with_warmup(self._schedule, self._num_steps, self._warmup_ratio)
         if self._kl_lr is None:
+            acting = with_warmup(self._schedule, self._num_steps, self._warmup_ratio)
             self.recipe.set_kl_rate(widening_rate(acting, self._num_steps, self.model.prior_scale))
             self.recipe.set_rates(self.steps_done)
         wanted = self.kl_weight > 0 and self._kl_lr != 0
-        if wanted and never_acts(acting, self._num_steps):
+        if wanted and never_acts(self._schedule, self._num_steps):
             warnings.warn(
                 f"kl_schedule: expected weights that sum to 0.01 or more in {self._num_steps} steps; these do not: the "
                 "posterior stays at its start; take cycle_length(..., num_steps=...), or kl_schedule=None",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
 import shutil
@@ -139,3 +141,11 @@ def test_predict_writes_the_same_to_a_file_and_to_standard_output(finished, tmp_
 def test_probabilities_of_a_run_are_numbers(finished):
     for answer in json.loads((finished / "run" / "metrics.json").read_text()).values():
         assert all(math.isfinite(value) for value in answer.values())
+
+
+def test_rows_go_to_an_output_without_an_encoding(finished):
+    """A StringIO, as in a notebook, has none."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        assert main(["predict", str(finished / "run"), str(finished / "test.jsonl"), "--quiet"]) == 0
+    assert len(output.getvalue().splitlines()) == len(tiny.read_jsonl(finished / "test.jsonl"))

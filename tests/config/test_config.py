@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 import math
+import pickle
 from pathlib import Path
 
 import pytest
@@ -91,7 +93,18 @@ def test_every_key_has_words_for_its_type():
 def test_unknown_keys_get_the_nearest_name():
     assert unknown_key("modle", KEYS).endswith("did you mean model?")
     assert unknown_key("num_steps", KEYS).endswith("did you mean train.num_steps?")
+    assert unknown_key("tune.x", KEYS).startswith("tune.x: no such key; tune has search, ")
+    assert unknown_key("guide.nix", KEYS).startswith("guide.nix: no such key; guide has name, ")
     assert unknown_key("zzz", KEYS).endswith("expected one of data, model, guide, train, predict, tune, seed, output")
+
+
+def test_a_guide_configuration_is_a_record():
+    """It can be copied with changes, compared, hashed and pickled."""
+    guide = bp.GuideConfig("blob", eps=0.1, scale="softplus")
+    assert dataclasses.replace(guide) == guide == bp.GuideConfig("blob", {"scale": "softplus"}, eps=0.1)
+    assert dataclasses.replace(guide, name="low_rank") == bp.GuideConfig("low_rank", eps=0.1, scale="softplus")
+    assert hash(guide) == hash(bp.GuideConfig("blob", scale="softplus", eps=0.1)) != hash(bp.GuideConfig("blob"))
+    assert pickle.loads(pickle.dumps(guide)) == copy.deepcopy(guide) == guide
 
 
 def test_check_file_returns_the_mapping(tmp_path):

@@ -133,7 +133,7 @@ def test_moments_copies_and_gradients_are_those_of_a_real_step(recipe: Any, guid
     assert found.optimizer == nbytes(moments)
     assert found.copies == found.gradients == nbytes(svi.last_good) == nbytes(svi.recipe.parameters())
     twice = memory(Shapes.of(CONFIGS["small"]), Setup(recipe=recipe, guide=guide, evaluates=True))
-    assert twice.copies == 2 * found.copies  # `training.best.Best` copies as much
+    assert twice.copies == 2 * found.copies  # `training_state.Best` copies as much
 
 
 @pytest.mark.slow

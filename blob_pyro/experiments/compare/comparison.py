@@ -68,10 +68,27 @@ def compare(
     progress: bool = True,
     say: Say = print,
 ) -> Comparison:
-    """`run_methods`, and tables and a chart in `config.output`, written anew after each run.
+    """Run every method under every seed, with tables and a chart in `config.output`, written anew after each run.
+
+    All runs share the configuration but for what makes the method, and all runs of one seed their items and the start
+    of their adapter. An interrupted comparison goes on where it stopped; a run that fails is told and left out of the
+    means.
+
+    Args:
+        config: what the methods share; `config.output` is the directory, `config.seed` is not used.
+        methods: names in `config.methods.METHODS`, or "systems" or "ablations".
+        seeds: of the runs.
+        workers: runs to make at once, each in a process with its share of the threads, which may change last digits.
+        progress: show progress bars, in this process alone.
+        say: receives lines for the user.
+
+    Returns:
+        The rows: of each method the metrics of its runs by seed, and what failed.
 
     Raises:
-        BlobPyroError: as `run_methods`.
+        ConfigError: an unknown method, no seed or one given twice, held-out items missing, or no run ends.
+        RunDirectoryError: the directory holds runs of another configuration.
+        DataError: there are no items to test on.
     """
     return run_methods(config, methods, seeds, workers=workers, console=Console(progress, say), on_run=_write)
 
