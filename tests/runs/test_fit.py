@@ -258,7 +258,7 @@ def test_every_guide_and_likelihood_makes_a_whole_run(tmp_path, guide, network):
 def test_training_learns_the_words_of_the_labels(tmp_path):
     targets = {"target_modules": ["q_proj", "v_proj", "up_proj", "down_proj"], "r": 4, "lora_alpha": 16}
     config = make_config(
-        tmp_path, model=targets, train={"num_steps": 60, "batch_size": 6, "lr": 0.02}, predict={"num_samples": 4}
+        tmp_path, model=targets, train={"num_steps": 120, "batch_size": 6, "lr": 0.02}, predict={"num_samples": 4}
     )
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, test_file=config.data.train_file))
     result = run(config)
