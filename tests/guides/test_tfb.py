@@ -21,7 +21,7 @@ from blob_pyro.guides.sigma_search import SigmaSearch, search_sigma
 def trained(name: str = "llama") -> bp.BayesianLoRA:
     """A model whose adapter has learnt one batch of four, to an NLL that is small and not nothing."""
     model = MODELS[name]()
-    settings = {"num_steps": 12, "batch_size": 4, "lr": 1e-2}
+    settings = {"num_steps": 12, "batch_size": 4, "lr": 1e-2, "warmup_ratio": 0.0}
     bp.fit(model, bp.guides.MLEGuide(model), [make_batch()], bp.TrainConfig(**settings), progress=False)
     model.network.eval()
     return model
