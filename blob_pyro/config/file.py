@@ -159,8 +159,9 @@ def unknown_key(key: str, known: Iterable[str], prefix: str = "") -> str:
     """
     known = list(known)
     start = f"{prefix}{key}: no such {'option' if prefix else 'key'}; "
-    section, _, last = key.rpartition(".")
-    siblings = [name.split(".", 1)[1] for name in known if section and name.startswith(f"{section}.")]
+    section, _, rest = key.partition(".")
+    last = key.rsplit(".", 1)[-1]
+    siblings = [name.split(".", 1)[1] for name in known if rest and name.startswith(f"{section}.")]
     moved = [name for name in known if name.rsplit(".", 1)[-1] == last]
     if moved:
         return f"{start}did you mean {prefix}{moved[0]}?"

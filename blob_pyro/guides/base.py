@@ -201,7 +201,7 @@ class AdapterGuide(nn.Module, ABC):
 
     @torch.no_grad()
     def descend_kl_(self, loc_time: float, scale_time: float) -> None:
-        r"""Move the random matrices and the spread down the KL, in place; the KL never rises, however long the times.
+        r"""Move the random matrices and the spread down the KL, in place; but for rounding the KL never rises.
 
         A matrix of mean M takes the gradient flow of M^2 / (2 sigma_p^2), :math:`M e^{-t / \sigma_p^2}`, exactly; a
         parameter of the spread a linearised implicit Euler step, :math:`g t / (1 + h t)` with the KL's gradient g and

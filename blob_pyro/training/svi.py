@@ -195,7 +195,7 @@ class BLoBSVI:
             acting = with_warmup(self._schedule, self._num_steps, self._warmup_ratio)
             self.recipe.set_kl_rate(widening_rate(acting, self._num_steps, self.model.prior_scale))
             self.recipe.set_rates(self.steps_done)
-        wanted = self.kl_weight > 0 and self._kl_lr != 0
+        wanted = self.kl_weight > 0 and self._kl_lr != 0 and self.guide.scale_parameters()
         if wanted and never_acts(self._schedule, self._num_steps):
             warnings.warn(
                 f"kl_schedule: expected weights that sum to 0.01 or more in {self._num_steps} steps; these do not: the "

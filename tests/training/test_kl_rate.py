@@ -119,6 +119,7 @@ def test_a_kl_that_never_acts_is_told():
     with pytest.warns(UserWarning, match=r"^kl_schedule: expected weights .* in 60 steps; .*cycle_length"):
         svi.step(items(0))
     svi.step(items(1))  # once
+    bp.BLoBSVI(model, bp.MLEGuide(model), num_steps=60, kl_schedule=kl_schedule("reweighted", 106)).step(items(0))
     for silent in ({"kl_lr": 0.0}, {"kl_weight": 0.0}, {"recipe": "elbo", "kl_weight": 1e-3}):
         model, guide = start()
         bp.BLoBSVI(model, guide, num_steps=60, kl_schedule=kl_schedule("reweighted", 106), **silent).step(items(0))

@@ -12,9 +12,8 @@ from blob_pyro.experiments.paper.order import Order, Reproduction
 from blob_pyro.experiments.paper.scale_growth import scale_growth
 from blob_pyro.report.plots import growth_plot
 from blob_pyro.report.tables import csv_text, markdown_table
-from blob_pyro.training.kl_rate import INIT_SCALE, PAPER_RATE
+from blob_pyro.training.kl_rate import INIT_SCALE, PAPER_RATE, with_warmup
 from blob_pyro.training.kl_schedule import cycle_length, kl_schedule
-from blob_pyro.training.lr_schedule import linear_warmup_decay
 
 NUM_DATA = 640  # winogrande_s
 SQUARE, SOFTPLUS = "σ = ρ²", "σ = log(1 + exp ρ)"
@@ -57,11 +56,7 @@ def growth_curves(train: TrainConfig, cycle: int, prior_scale: float) -> dict[st
         cycle: steps between pulses.
         prior_scale: where all of them tend to.
     """
-    pulse = kl_schedule("reweighted", cycle)
-    warmup = train.warmup_ratio * train.num_steps
-
-    def pulsed(step: int) -> float:
-        return pulse(step) * linear_warmup_decay(step - 1, train.num_steps, warmup)
+    pulsed = with_warmup(kl_schedule("reweighted", cycle), train.num_steps, train.warmup_ratio)
 
     def curve(scale: str, kl_weight: Callable[[int], float]) -> Tensor:
         return scale_growth(
