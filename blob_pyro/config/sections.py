@@ -140,15 +140,21 @@ class TrainConfig:
         lr: AdamW's learning rate.
         adam_eps: AdamW's epsilon.
         weight_decay: AdamW's decoupled weight decay on A, B and the head.
-        kl_lr: learning rate of the separate KL step; None takes the one that widens the posterior in these steps
-            as far as the paper's settings do (`kl_rate.widening_rate`): 0.01 on its winogrande_s, more in few steps.
-        kl_schedule: how the KL is spread over the steps of a cycle.
-        kl_cycle: steps in a cycle, or of the rise for "warmup"; None takes the paper's rule
-            (`kl_schedule.cycle_length`) but a third of the steps at most, or the learning rate's warm-up. "reweighted"
-            and "uniform" spread about one KL over a cycle; "constant" and "warmup" count it whole at every step.
+        kl_lr: learning rate of the separate KL step, by which the posterior widens. None takes the rate that brings it
+            to kl_width (`kl_rate.widening_rates`); the paper's is 0.01.
+        kl_lr_loc: the same for the mean; None takes kl_lr, or no more than leaves 95 % of it where that is not set.
+        kl_width: share of the prior's standard deviation, between 0 and 1, that the KL alone brings the posterior's to
+            by the last step. None takes more the more often training sees its items, and the fewer they are
+            (`kl_rate.default_width`): 0.21 for one pass over 120 items, 0.58 for ten. Not beside kl_lr.
+        kl_schedule: how the KL is spread over the steps of a cycle. None takes "late" where kl_lr is not set, else
+            the paper's "reweighted".
+        kl_cycle: steps in a cycle, or of the rise for "warmup". None takes all steps for "late"; the learning rate's
+            warm-up for "warmup"; else the paper's rule (`kl_schedule.cycle_length`) but a third of the steps at most.
+            "late", "reweighted" and "uniform" spread about one KL over a cycle; "constant" and "warmup" count it whole
+            at every step.
         kl_weight: factor on the KL, on top of the schedule.
-        kl_step: how a step descends the KL: "explicit", the plain SGD of the authors' code, or "flow", which is stable
-            at any rate and prior scale (see `BLoBSVI`).
+        kl_step: how a step descends the KL: "flow", which is stable at any rate and prior scale, or "explicit", the
+            plain SGD of the authors' code (see `BLoBSVI`).
         warmup_ratio: share of the steps over which learning rates rise from zero; they then fall linearly.
         flipout: give each example its own sign-flipped noise.
         group_by_length: put items of similar length into a batch, which saves padding; the order stays random.
@@ -175,10 +181,12 @@ class TrainConfig:
     adam_eps: float = 1e-6
     weight_decay: float = 0.0
     kl_lr: float | None = None
-    kl_schedule: Literal["reweighted", "uniform", "constant", "warmup"] = "reweighted"
+    kl_lr_loc: float | None = None
+    kl_width: float | None = None
+    kl_schedule: Literal["late", "reweighted", "uniform", "constant", "warmup"] | None = None
     kl_cycle: int | None = None
     kl_weight: float = 1.0
-    kl_step: Literal["explicit", "flow"] = "explicit"
+    kl_step: Literal["flow", "explicit"] = "flow"
     warmup_ratio: float = 0.06
     flipout: bool = True
     group_by_length: bool = True
@@ -197,9 +205,16 @@ class TrainConfig:
         _check(self.batch_size >= 1, "train.batch_size", "at least 1 item", self.batch_size)
         for name in ("lr", "adam_eps"):
             _check_positive(f"train.{name}", getattr(self, name))
-        for name in ("weight_decay", "kl_lr", "kl_weight"):
+        for name in ("weight_decay", "kl_lr", "kl_lr_loc", "kl_weight"):
             value = getattr(self, name)
             _check(value is None or 0 <= value < math.inf, f"train.{name}", "a number of at least 0", value)
+        width = self.kl_width
+        _check(width is None or 0 < width < 1, "train.kl_width", "a share between 0 and 1, or null", width)
+        if width is not None:
+            _check(self.kl_lr is None, "train.kl_width", "no train.kl_lr beside it", f"kl_lr: {self.kl_lr}")
+            flows = self.kl_step == "flow" and self.recipe != "elbo"
+            expected = "train.kl_step: flow and a train.recipe other than elbo beside it"
+            _check(flows, "train.kl_width", expected, f"{self.kl_step} and {self.recipe}")
         _check(self.kl_cycle is None or self.kl_cycle >= 1, "train.kl_cycle", "at least 1 step, or null", self.kl_cycle)
         _check(0 <= self.warmup_ratio <= 1, "train.warmup_ratio", "a share in [0, 1]", self.warmup_ratio)
         if self.max_grad_norm is not None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,7 +25,8 @@ def about(model: BayesianLoRA, data: TaskData, num_processes: int = 1) -> dict[s
         num_processes: that train together.
 
     Returns:
-        "versions" by package and of Python, "machine", "items" by part, and "notes".
+        "versions" by package and of Python, "machine", "items" by part, "label_entropy" of the training labels'
+        frequencies in nats (null where items have none), and "notes".
     """
     return {
         "versions": {name: found for name, found in versions(PACKAGES).items() if found != ABSENT},
@@ -33,5 +37,14 @@ def about(model: BayesianLoRA, data: TaskData, num_processes: int = 1) -> dict[s
             "processes": num_processes,
         },
         "items": {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
+        "label_entropy": _entropy([example.label for example in data.train if example.label is not None]),
         "notes": list(data.notes),
     }
+
+
+def _entropy(labels: Sequence[int]) -> float | None:
+    """What naming each label as often as it occurs costs: nats per item."""
+    if not labels:
+        return None
+    counts = Counter(labels).values()
+    return -sum(count / len(labels) * math.log(count / len(labels)) for count in counts)

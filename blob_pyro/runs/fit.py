@@ -9,6 +9,7 @@ from blob_pyro.config.sections import RunConfig
 from blob_pyro.errors import Stopped
 from blob_pyro.guides import AdapterGuide
 from blob_pyro.model.bayesian_lora import BayesianLoRA
+from blob_pyro.report.page.cautions import OF_THE_POSTERIOR, cautions_of
 from blob_pyro.runs.about import about
 from blob_pyro.runs.build import Parts, build_parts, load_data, with_read_labels
 from blob_pyro.runs.checks import check_run
@@ -29,6 +30,7 @@ from blob_pyro.storage.directory import (
     write_json,
 )
 from blob_pyro.storage.reading import read_metrics
+from blob_pyro.storage.run_files import read_run
 from blob_pyro.storage.saving import Run
 from blob_pyro.system.processes import Ranks, connected
 from blob_pyro.system.terminal import SILENT, Console, Say
@@ -119,6 +121,8 @@ def _evaluate(parts: Parts, config: RunConfig, console: Console) -> RunResult:
         raise Stopped.after(error, told) from None
     if Ranks.here().is_first:
         Checkpoints(path / CHECKPOINTS).remove()
+        for caution in cautions_of(read_run(path), OF_THE_POSTERIOR):
+            console.log(f"note: {caution.text}")
     return result
 
 

@@ -22,7 +22,6 @@ from blob_pyro.runs.tuning import (
     Tuning,
     remove_trial_checkpoints,
     search,
-    with_kl_rate,
 )
 from blob_pyro.storage.directory import CONFIG, new_run_directory, write_json
 from blob_pyro.storage.saving import Run
@@ -61,7 +60,7 @@ def tune(config: RunConfig, data: TaskData, console: Console) -> Tuning:
 
     log = TrialLog(path, measure)
     try:
-        found = search(config, log, start=with_kl_rate(config, len(data.train)), say=console.log)
+        found = search(config, log, num_data=len(data.train), say=console.log)
     except KeyboardInterrupt as error:
         told = f"{path} holds {len(log)} trials; the same command goes on" if path.exists() else "nothing was saved"
         raise Stopped.after(error, told) from None

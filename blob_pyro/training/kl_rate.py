@@ -1,20 +1,24 @@
-"""The KL's schedule and learning rate, where nobody sets them: they widen the posterior as far as the paper's do."""
+"""How far and how fast the KL acts where nobody says: by the number of passes over the items, and late."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-from blob_pyro.training.kl_schedule import cycle_length, kl_schedule
+from blob_pyro.errors import ConfigError
+from blob_pyro.training.kl_schedule import late
 from blob_pyro.training.lr_schedule import linear_warmup_decay
 
 PAPER_RATE = 0.01
-PAPER_SHARE = 0.9335
-"""Share of the prior scale that the paper's settings reach on winogrande_s, from `INIT_SCALE`, by the KL alone."""
 INIT_SCALE = (0.05 * (1 + math.sqrt(0.5)) / 2) ** 2
 """Standard deviation at the start: G at the mean of U(eps / sqrt 2, eps) with the paper's eps = 0.05."""
-SMALLEST_WEIGHT = 1e-9
+WIDENING = 0.7
+"""See `default_width`; chosen by docs/defaults.md."""
+WIDEST = 0.9
+MEAN_KEPT = 0.95
+"""Share of the mean that the KL leaves where nobody sets its rate."""
 
 
 @dataclass(frozen=True)
@@ -23,40 +27,117 @@ class KLSettings:
 
     Attributes:
         schedule: step (from 1) -> weight of the KL (paper: pi_i).
-        lr: learning rate of the KL's own step, before its warm-up and decay.
+        lr: learning rate of the KL's own step on the spread, before its warm-up and decay.
+        lr_loc: the same for the mean.
     """
 
     schedule: Callable[[int], float]
     lr: float
+    lr_loc: float
+
+
+def default_width(num_data: int, batch_size: int, num_steps: int) -> float:
+    r"""How wide a training makes the posterior where nobody says: a share of the prior's standard deviation.
+
+    What a training has seen once, of many items, it has learnt; what it comes back to often, of few items, it knows by
+    heart, and may be less sure of:
+
+    .. math:: \min(0.9, \tanh(0.7 \sqrt{\text{passes} / \sqrt{\text{num\_data}}})), \qquad
+        \text{passes} = \text{num\_steps} \cdot \text{batch\_size} / \text{num\_data}.
+
+    Args:
+        num_data: training items.
+        batch_size: items a step.
+        num_steps: optimiser steps.
+
+    Raises:
+        ConfigError: one of them is not positive.
+
+    Source: this library's, chosen and tested by the protocol of docs/defaults.md.
+
+    Example:
+        >>> [round(default_width(120, 4, num_steps), 2) for num_steps in (30, 60, 200, 600)]
+        [0.21, 0.29, 0.5, 0.74]
+        >>> [round(default_width(num_data, 4, 2 * num_data // 4), 2) for num_data in (40, 240, 5000)]  # two passes
+        [0.37, 0.25, 0.12]
+    """
+    for name, value in (("num_data", num_data), ("batch_size", batch_size), ("num_steps", num_steps)):
+        if not value > 0:
+            raise ConfigError(f"expected {name} above 0; got {value}; give a positive number")
+    passes = num_steps * batch_size / num_data
+    return min(WIDEST, math.tanh(WIDENING * math.sqrt(passes / math.sqrt(num_data))))
 
 
 def default_kl(
-    num_data: int, batch_size: int, num_steps: int, prior_scale: float, *, warmup_ratio: float = 0.06
+    num_data: int,
+    batch_size: int,
+    num_steps: int,
+    prior_scale: float,
+    *,
+    width: float | None = None,
+    warmup_ratio: float = 0.06,
 ) -> KLSettings:
-    """The schedule and rate that `bp.fit` and `BLoBSVI` take where nobody sets them, for a loop of your own.
+    """The schedule and rates that `bp.fit` and `BLoBSVI` take where nobody sets them, for a loop of your own.
 
-    The paper's re-weighting in cycles of its length, but a third of the steps at most, and the rate by which the KL
-    alone widens the posterior in these steps as far as the paper's settings do (`widening_rate`).
+    The KL waits until half of the steps have taught the mean (`kl_schedule.late`); then it widens the posterior to
+    `width`, and takes a twentieth of the mean at most (`widening_rates`).
 
     Args:
         num_data: training items.
         batch_size: items a step.
         num_steps: optimiser steps.
         prior_scale: standard deviation of the prior.
+        width: share of it, between 0 and 1, that the KL alone brings the posterior's to; None takes `default_width`.
         warmup_ratio: share of the steps over which the learning rates rise; they then fall linearly to 0.
 
     Raises:
-        ConfigError: `num_data` or `batch_size` is not positive.
+        ConfigError: `num_data`, `batch_size` or `num_steps` is not positive.
 
-    Source: the schedule is BLoB's, arXiv 2406.11675, section 3.3; cap and rate are this library's.
+    Source: this library's (docs/defaults.md).
 
     Example:
         >>> kl = default_kl(120, 4, 60, 0.2)
-        >>> kl.lr, round(kl.schedule(19), 3), round(kl.schedule(20), 3)  # half of a KL in the last step of each 20
-        (0.0534, 0.25, 0.5)
+        >>> round(kl.lr, 4), round(kl.lr_loc, 4), kl.schedule(30), round(kl.schedule(31), 3)
+        (0.0528, 0.0075, 0.0, 0.033)
     """
-    schedule = kl_schedule("reweighted", cycle_length(num_data, batch_size, num_steps=num_steps))
-    return KLSettings(schedule, widening_rate(with_warmup(schedule, num_steps, warmup_ratio), num_steps, prior_scale))
+    schedule = partial(late, cycle=num_steps)
+    if width is None:
+        width = default_width(num_data, batch_size, num_steps)
+    return widening_rates(schedule, num_steps, prior_scale, width, warmup_ratio)
+
+
+def widening_rates(
+    schedule: Callable[[int], float], num_steps: int, prior_scale: float, width: float, warmup_ratio: float
+) -> KLSettings:
+    r"""The rates at which the KL alone brings the standard deviation to `width` of the prior's, under any schedule.
+
+    Along the KL's flow (`kl_step="flow"`) the spread of :math:`\sigma = G^2` goes from one share of the prior's to
+    another in the time :math:`\sigma_p / 4 \, (\operatorname{artanh} s - \operatorname{artanh} s_0)`, however the time
+    is cut into steps; a step's time is the rate times the schedule's weight. In the same time the mean would shrink by
+    :math:`e^{-t / \sigma_p^2}`, nearly all of it where the prior is narrow: its own rate leaves `MEAN_KEPT` of it.
+
+    Args:
+        schedule: step (from 1) -> weight of the KL.
+        num_steps: optimiser steps.
+        prior_scale: standard deviation of the prior (paper: sigma_p).
+        width: share of it, between 0 and 1, to be reached after `num_steps` from the paper's start.
+        warmup_ratio: share of the steps over which the learning rates rise.
+
+    Returns:
+        The rates; the paper's 0.01 for both where the KL hardly acts in these steps.
+
+    Example:
+        >>> from blob_pyro.training.kl_schedule import kl_schedule
+        >>> pulses = widening_rates(kl_schedule("reweighted", 100), 300, 0.2, 0.93, 0.0)
+        >>> round(pulses.lr, 4), round(pulses.lr_loc, 4)
+        (0.0808, 0.002)
+    """
+    acting = with_warmup(schedule, num_steps, warmup_ratio)
+    total = math.fsum(map(acting, range(1, num_steps + 1)))
+    if never_acts(schedule, num_steps) or not total:
+        return KLSettings(schedule, PAPER_RATE, PAPER_RATE)
+    time = prior_scale / 4 * max(0.0, math.atanh(width) - math.atanh(min(INIT_SCALE / prior_scale, width)))
+    return KLSettings(schedule, time / total, min(time, -(prior_scale**2) * math.log(MEAN_KEPT)) / total)
 
 
 def with_warmup(schedule: Callable[[int], float], num_steps: int, warmup_ratio: float) -> Callable[[int], float]:
@@ -64,63 +145,6 @@ def with_warmup(schedule: Callable[[int], float], num_steps: int, warmup_ratio: 
     return lambda step: schedule(step) * linear_warmup_decay(step - 1, num_steps, num_steps * warmup_ratio)
 
 
-def widening_rate(
-    kl_weight: Callable[[int], float], num_steps: int, prior_scale: float, *, share: float = PAPER_SHARE
-) -> float:
-    r"""The learning rate at which the KL alone brings the standard deviation to a share of the prior's.
-
-    The KL acts in a few steps of each cycle, and a training of few cycles needs a larger rate for the same width: the
-    paper's 0.01 leaves a standard deviation of 0.05, a quarter of the prior's, after three cycles. The rate is found by
-    bisection on the descent of one entry of mean zero,
-
-    .. math:: G \leftarrow G - \eta \pi_t (2 G^3 / \sigma_p^2 - 2 / G), \qquad \sigma = G^2,
-
-    from the paper's start. The likelihood, which narrows the entries that it knows something of, plays no part.
-
-    Args:
-        kl_weight: step (from 1) -> factor on the KL's learning rate: schedule of the KL times schedule of the rate.
-        num_steps: optimiser steps.
-        prior_scale: standard deviation of the prior (paper: sigma_p).
-        share: of `prior_scale`, to be reached after `num_steps`.
-
-    Returns:
-        The smallest rate that does, to three digits; 0.01, the paper's, where the KL hardly acts in these steps.
-
-    Source: the descent is BLoB's, arXiv 2406.11675, section 3.3; the rule is this library's.
-
-    Example:
-        >>> from blob_pyro.training.kl_schedule import kl_schedule
-        >>> pulses = kl_schedule("reweighted", 100)
-        >>> widening_rate(pulses, 300, 0.2), widening_rate(pulses, 3000, 0.2)  # three pulses, and thirty
-        (0.023, 0.00273)
-    """
-    if never_acts(kl_weight, num_steps):
-        return PAPER_RATE
-    weights = [weight for step in range(1, num_steps + 1) if (weight := kl_weight(step)) > SMALLEST_WEIGHT]
-
-    def reaches(rate: float) -> bool:
-        return _grown(weights, rate, prior_scale) >= share * prior_scale
-
-    high = 1e-6
-    while not reaches(high):
-        high *= 1.25
-    low = high / 1.25
-    for _ in range(20):
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if reaches(middle) else (middle, high)
-    return float(f"{high:.3g}")
-
-
 def never_acts(kl_weight: Callable[[int], float], num_steps: int) -> bool:
     """Whether all steps together have less than a hundredth of one KL, as in a cycle that is longer than a training."""
     return sum(map(kl_weight, range(1, num_steps + 1))) < 0.01
-
-
-def _grown(weights: list[float], rate: float, prior_scale: float) -> float:
-    """Standard deviation after these steps; infinite once a step is too long to stay near the prior's."""
-    root = math.sqrt(INIT_SCALE)
-    for weight in weights:
-        root -= rate * weight * (2 * root**3 / prior_scale**2 - 2 / root)
-        if not 0 < root < 4 * math.sqrt(prior_scale):
-            return math.inf
-    return root**2

@@ -2,8 +2,8 @@
 
 Every schedule has the signature ``(step, cycle) -> float``, steps counted from 1, so that
 ``functools.partial(schedule, cycle=...)`` (or `kl_schedule`) is all a training loop needs. `reweighted` and
-`uniform` share about one whole KL among the steps of a cycle; `constant` and `warmup` charge a whole KL at
-every step, `cycle` times as much.
+`uniform` share about one whole KL among the steps of a cycle, `late` among those of its second half; `constant`
+and `warmup` charge a whole KL at every step, `cycle` times as much.
 """
 
 from __future__ import annotations
@@ -77,6 +77,28 @@ def reweighted(step: int, cycle: int) -> float:
     return math.ldexp(1.0, place - cycle - 1) / (1.0 - math.ldexp(1.0, -cycle - 1))
 
 
+def late(step: int, cycle: int) -> float:
+    """Nothing in the first half of a cycle, even shares of one KL in the second.
+
+    With all of training as its cycle, the posterior widens once the mean has learnt: what comes early costs more
+    (docs/defaults.md).
+
+    Args:
+        step: optimiser step, from 1.
+        cycle: steps in a cycle.
+
+    Raises:
+        ValueError: `step` or `cycle` is below 1.
+
+    Example:
+        >>> [late(step, cycle=4) for step in (1, 2, 3, 4)]
+        [0.0, 0.0, 0.5, 0.5]
+    """
+    _check(step, cycle)
+    half = cycle // 2
+    return 1.0 / (cycle - half) if (step - 1) % cycle >= half else 0.0
+
+
 def uniform(step: int, cycle: int) -> float:
     """An even share, 1 / cycle at every step.
 
@@ -138,6 +160,7 @@ class KLSchedule(Protocol):
 
 
 KL_SCHEDULES: dict[str, KLSchedule] = {
+    "late": late,
     "reweighted": reweighted,
     "uniform": uniform,
     "constant": constant,

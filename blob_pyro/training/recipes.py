@@ -40,6 +40,7 @@ class OptimSettings:
     adam_eps: float
     weight_decay: float
     kl_lr: float
+    kl_lr_loc: float
     num_steps: int | None
     warmup_ratio: float
     kl_step: str = "explicit"
@@ -95,8 +96,8 @@ class Recipe(ABC):
             optimizer.zero_grad(set_to_none=True)
 
     @abstractmethod
-    def set_kl_rate(self, rate: float) -> None:
-        """Set the full learning rate of the KL's own step, where there is one."""
+    def set_kl_rates(self, loc: float, scale: float) -> None:
+        """Set the full learning rates of the KL's own step on mean and spread, where there is one."""
 
     def set_rates(self, steps_done: int) -> None:
         """Set every learning rate to what the schedule says after so many steps."""
@@ -120,9 +121,9 @@ class _SplitRecipe(Recipe):
     def objective(self, nll: Tensor, kl: Tensor, kl_weight: float) -> Tensor:
         return nll + kl_weight * kl
 
-    def set_kl_rate(self, rate: float) -> None:
+    def set_kl_rates(self, loc: float, scale: float) -> None:
         _, of_sgd, *_ = self._full
-        of_sgd[:] = [rate] * len(of_sgd)
+        of_sgd[:] = [loc, scale]
 
     def backward_kl(self, kl: Tensor, kl_weight: float) -> None:
         """Nothing: the KL has a step of its own."""
@@ -138,9 +139,9 @@ class _SplitRecipe(Recipe):
             sgd.step()  # what the NLL left it
             if of_the_prior:
                 _backward(kl_weight * kl())
-            time = sgd.param_groups[0]["lr"] * kl_weight
-            if time > 0:
-                self._guide.descend_kl_(time, time)
+            loc_time, scale_time = (group["lr"] * kl_weight for group in sgd.param_groups)
+            if max(loc_time, scale_time) > 0:
+                self._guide.descend_kl_(loc_time, scale_time)
         sgd.zero_grad(set_to_none=True)
         for optimizer in of_the_prior:
             optimizer.step()
@@ -156,7 +157,7 @@ class BlobRecipe(_SplitRecipe):
     def _optimizers(self, model: BayesianLoRA, guide: AdapterGuide, settings: OptimSettings) -> tuple[Optimizer, ...]:
         loc = list(guide.location_parameters().values())
         scale = list(guide.scale_parameters().values())
-        return _adamw(_points(model) + loc, settings), _sgd(loc + scale, settings), *_of_the_prior(guide)
+        return _adamw(_points(model) + loc, settings), _sgd(loc, scale, settings), *_of_the_prior(guide)
 
 
 class DecoupledRecipe(_SplitRecipe):
@@ -165,7 +166,7 @@ class DecoupledRecipe(_SplitRecipe):
     def _optimizers(self, model: BayesianLoRA, guide: AdapterGuide, settings: OptimSettings) -> tuple[Optimizer, ...]:
         loc = list(guide.location_parameters().values())
         scale = list(guide.scale_parameters().values())
-        return _adamw(_points(model) + loc + scale, settings), _sgd(loc + scale, settings), *_of_the_prior(guide)
+        return _adamw(_points(model) + loc + scale, settings), _sgd(loc, scale, settings), *_of_the_prior(guide)
 
 
 class ElboRecipe(Recipe):
@@ -192,7 +193,7 @@ class ElboRecipe(Recipe):
         if kl.requires_grad:
             (kl_weight * kl).backward()
 
-    def set_kl_rate(self, rate: float) -> None:
+    def set_kl_rates(self, loc: float, scale: float) -> None:
         """Nothing: there is no such step."""
 
     def update(self, kl: Callable[[], Tensor], kl_weight: float) -> None:
@@ -223,8 +224,9 @@ def _adamw(parameters: list[nn.Parameter], settings: OptimSettings) -> AdamW:
     )
 
 
-def _sgd(parameters: list[nn.Parameter], settings: OptimSettings) -> SGD:
-    return SGD(parameters, lr=settings.kl_lr, fused=_can_fuse(parameters))
+def _sgd(loc: list[nn.Parameter], scale: list[nn.Parameter], settings: OptimSettings) -> SGD:
+    groups = [{"params": loc, "lr": settings.kl_lr_loc}, {"params": scale, "lr": settings.kl_lr}]
+    return SGD(groups, fused=_can_fuse(loc + scale))
 
 
 def _of_the_prior(guide: AdapterGuide) -> tuple[Optimizer, ...]:

@@ -20,12 +20,14 @@ from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.model.likelihoods import Likelihood
 from blob_pyro.system.processes import Ranks
 from blob_pyro.training.elbo import negative_log_likelihood
-from blob_pyro.training.kl_rate import PAPER_RATE, never_acts, widening_rate, with_warmup
-from blob_pyro.training.kl_schedule import constant, cycle_length, reweighted
+from blob_pyro.training.kl_rate import PAPER_RATE, default_width, never_acts, widening_rates
+from blob_pyro.training.kl_schedule import constant, cycle_length, late, reweighted
 from blob_pyro.training.loss_scale import LossScale
 from blob_pyro.training.recipes import KL_STEPS, RECIPES, OptimSettings
 
 KLSchedule = Callable[[int], float]
+LEAST_GROWTH = 1.2
+NEAR_PRIOR = 0.95
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -66,14 +68,21 @@ class BLoBSVI:
         recipe: "blob" (the authors' code), "decoupled" or "elbo"; see `training.recipes`.
         num_steps: length of the linear learning-rate schedule; None keeps the rates constant.
         lr, adam_eps, weight_decay: of AdamW.
-        kl_lr: learning rate of the separate KL step; unused by "elbo". None takes that of `default_kl`, or the paper's
-            0.01 where num_steps is None.
-        kl_schedule: step (from 1) -> weight of the KL. None takes the paper's ascending re-weighting, its cycle from
-            `model.num_data`, the first batch's size and num_steps (`cycle_length`); and 1 for "elbo".
+        kl_lr: learning rate of the separate KL step; unused by "elbo". None takes the rate that brings the spread to
+            kl_width, or the paper's 0.01 where num_steps is None or kl_step is "explicit".
+        kl_lr_loc: the same for the mean. None takes kl_lr, or where that is None, too, no more than leaves the mean
+            95 % (`kl_rate.widening_rates`).
+        kl_width: share of the prior's standard deviation that the KL alone brings the posterior's to by the last step,
+            in place of kl_lr. None takes `kl_rate.default_width`, which num_data, num_steps and the first batch's size
+            say.
+        kl_schedule: step (from 1) -> weight of the KL. None takes `kl_schedule.late` over num_steps where kl_lr is
+            left out, too; else the paper's ascending re-weighting, its cycle from `model.num_data`, the first batch's
+            size and num_steps (`cycle_length`); and 1 for "elbo".
         kl_weight: factor on the schedule.
-        kl_step: "explicit" is the authors' SGD step on the KL, which overshoots where kl_lr times weight is not well
-            below prior_scale^2 (of a mean) or the square of a spread's root; "flow" follows the KL for that time, never
-            past the prior (`AdapterGuide.descend_kl_`). Equal to first order; not of "elbo".
+        kl_step: "flow" follows the KL for the time rate times weight, at any rate never past the prior
+            (`AdapterGuide.descend_kl_`); "explicit" is the SGD step of the authors' code, which overshoots where that
+            time is not well below prior_scale^2 (of a mean) or the square of a spread's root. Equal to first order;
+            not of "elbo".
         warmup_ratio: share of num_steps over which learning rates rise from zero.
         gradient_accumulation_steps: forwards, one after another, that each process shares its items of a step out to,
             each with a draw of its own; the gradients are those of the whole batch, and the KL counts once.
@@ -108,9 +117,11 @@ class BLoBSVI:
         adam_eps: float = 1e-6,
         weight_decay: float = 0.0,
         kl_lr: float | None = None,
+        kl_lr_loc: float | None = None,
+        kl_width: float | None = None,
         kl_schedule: KLSchedule | None = None,
         kl_weight: float = 1.0,
-        kl_step: str = "explicit",
+        kl_step: str = "flow",
         warmup_ratio: float = 0.06,
         gradient_accumulation_steps: int = 1,
         max_grad_norm: float | None = None,
@@ -128,8 +139,15 @@ class BLoBSVI:
             raise ConfigError(
                 f"guide: expected one of bp.guides; got {type(guide).__name__}; train it with pyro.infer.SVI"
             )
+        widens = kl_lr is None and kl_step == "flow" and num_steps is not None and recipe != "elbo"
+        if kl_width is not None and not (widens and 0 < kl_width < 1):
+            raise ConfigError(
+                "kl_width: expected a share between 0 and 1 of the prior scale, with num_steps, kl_step='flow' and "
+                f"no kl_lr beside it; got {kl_width}, num_steps={num_steps}, kl_step={kl_step!r}, kl_lr={kl_lr}"
+            )
         rate = PAPER_RATE if kl_lr is None else kl_lr
-        settings = OptimSettings(lr, adam_eps, weight_decay, rate, num_steps, warmup_ratio, kl_step)
+        rate_loc = rate if kl_lr_loc is None else kl_lr_loc
+        settings = OptimSettings(lr, adam_eps, weight_decay, rate, rate_loc, num_steps, warmup_ratio, kl_step)
         self.model, self.guide = model, guide
         self.kl_weight = kl_weight
         self.steps_done = self.num_skipped = 0
@@ -142,7 +160,10 @@ class BLoBSVI:
         self._ranks = ranks or Ranks()
         self._schedule = constant if kl_schedule is None and recipe == "elbo" else kl_schedule
         self._num_steps, self._warmup_ratio = num_steps, warmup_ratio
-        self._kl_lr, self._is_settled = kl_lr, num_steps is None or recipe == "elbo"
+        self._kl_lr, self._kl_lr_loc, self._kl_width, self._widens = kl_lr, kl_lr_loc, kl_width, widens
+        self._is_settled = num_steps is None or recipe == "elbo"
+        self._told = False
+        self._first_scale: float | None = None
 
     def step(self, batch: Batch) -> StepResult:
         """Update every parameter once, with one posterior draw a forward.
@@ -158,7 +179,7 @@ class BLoBSVI:
         step = self.steps_done + 1
         kl_weight = self.kl_weight * self.kl_schedule(batch)(step)
         if not self._is_settled:
-            self._settle()
+            self._settle(batch)
         nll = self._descend_nll(batch)
         kl = self.guide.kl()
         self.recipe.backward_kl(kl, kl_weight)
@@ -172,34 +193,64 @@ class BLoBSVI:
             self._update(norm, kl_weight)
         self.steps_done = step
         self.recipe.set_rates(step)
+        if step == 1:
+            self._first_scale = seen.get("scale")
+        if step == self._num_steps:
+            self._look_back()
         return StepResult(
             seen["NLL"], seen["KL"], kl_weight, seen["loss"], step, skipped=odd is not None, scale=seen.get("scale")
         )
 
     def kl_schedule(self, batch: Batch) -> KLSchedule:
         """The schedule in use; settled at the first call."""
-        if self._schedule is None:
-            if self.model.num_data is None:
-                raise ConfigError(
-                    "kl_schedule: expected num_data on BayesianLoRA to set its cycle; give one of the two"
-                )
-            cycle = cycle_length(self.model.num_data, len(batch), num_steps=self._num_steps)
-            self._schedule = partial(reweighted, cycle=cycle)
+        if self._schedule is None and self._widens:
+            assert self._num_steps is not None
+            self._schedule = partial(late, cycle=self._num_steps)
+        elif self._schedule is None:
+            num_data = self._num_data("kl_schedule")
+            self._schedule = partial(reweighted, cycle=cycle_length(num_data, len(batch), num_steps=self._num_steps))
         return self._schedule
 
-    def _settle(self) -> None:
-        """Before the first step of a training of known length: the KL rate that was left out, or whether it acts."""
+    def _num_data(self, setting: str) -> int:
+        if self.model.num_data is None:
+            raise ConfigError(f"{setting}: expected num_data on BayesianLoRA to set it; give one of the two")
+        return self.model.num_data
+
+    def _settle(self, batch: Batch) -> None:
+        """Before the first step of a training of known length: the KL rates that were left out, or whether it acts."""
         self._is_settled = True
         assert self._schedule is not None and self._num_steps is not None
-        if self._kl_lr is None:
-            acting = with_warmup(self._schedule, self._num_steps, self._warmup_ratio)
-            self.recipe.set_kl_rate(widening_rate(acting, self._num_steps, self.model.prior_scale))
+        if self._widens and self.guide.scale_parameters():
+            width = self._kl_width or default_width(self._num_data("kl_width"), len(batch), self._num_steps)
+            kl = widening_rates(self._schedule, self._num_steps, self.model.prior_scale, width, self._warmup_ratio)
+            self.recipe.set_kl_rates(kl.lr_loc if self._kl_lr_loc is None else self._kl_lr_loc, kl.lr)
             self.recipe.set_rates(self.steps_done)
-        wanted = self.kl_weight > 0 and self._kl_lr != 0 and self.guide.scale_parameters()
-        if wanted and never_acts(self._schedule, self._num_steps):
+        self._told = self._wants_width() and never_acts(self._schedule, self._num_steps)
+        if self._told:
             warnings.warn(
                 f"kl_schedule: expected weights that sum to 0.01 or more in {self._num_steps} steps; these do not: the "
                 "posterior stays at its start; take cycle_length(..., num_steps=...), or kl_schedule=None",
+                stacklevel=3,
+            )
+
+    def _wants_width(self) -> bool:
+        return bool(self.kl_weight > 0 and self._kl_lr != 0 and self.guide.scale_parameters())
+
+    def _look_back(self) -> None:
+        """Behind the last step: say where the spread has not left its start, or come to the prior's."""
+        last, first, prior_scale = self.guide.mean_scale(), self._first_scale, self.model.prior_scale
+        if last is None or not self._wants_width() or self._told:
+            return
+        if first is not None and first / LEAST_GROWTH < float(last) < LEAST_GROWTH * first:
+            warnings.warn(
+                f"the posterior is where it began, a mean standard deviation of {float(last):.3g} (prior scale "
+                f"{prior_scale:g}): draws hardly differ; take a larger kl_width (or kl_lr, kl_weight), or more steps",
+                stacklevel=3,
+            )
+        if float(last) > NEAR_PRIOR * prior_scale and self.guide.log_prior_scale is None:
+            warnings.warn(
+                f"the posterior is the prior, a mean standard deviation of {float(last):.3g} (prior scale "
+                f"{prior_scale:g}): draws tell nothing of the data; take a smaller kl_width (or kl_lr, kl_weight)",
                 stacklevel=3,
             )
 

@@ -32,12 +32,13 @@ from blob_pyro.runs.tuning import (
     search,
     settings_of,
     tunes,
-    with_kl_rate,
     with_settings,
 )
 from blob_pyro.storage.directory import read_config, read_json
 from blob_pyro.storage.saving import load
 from blob_pyro.system.terminal import SILENT
+from blob_pyro.training.kl_rate import default_width
+from blob_pyro.training.making import kl_width
 
 pytestmark = pytest.mark.slow
 
@@ -94,6 +95,8 @@ class Bowl:
 
     def number(self, config: RunConfig, key: str) -> float:
         value = settings_of(config)[key]
+        if key == "train.kl_width":
+            return kl_width(config.train, 100)
         return (self.num_blocks if value is None else len(value)) if key.endswith("layers") else value
 
 
@@ -110,7 +113,7 @@ class Bowl:
 def test_the_search_climbs_to_the_best_on_its_ladders(best):
     config = dataclasses.replace(TASK, tune=TuneConfig(search=True, num_trials=40))
     bowl = Bowl(best)
-    found = search(config, bowl, say=silent)
+    found = search(config, bowl, num_data=100, say=silent)
     for key, value in best.items():
         assert bowl.number(found.config, key) == pytest.approx(value)
     untouched = set(settings_of(TASK)) - set(best)
@@ -126,7 +129,7 @@ def test_the_search_is_its_naive_twin():
         def measure(config, noise=noise):
             return Measured(tuple(noise.gauss(1.0, 0.3) for _ in range(10)), 4, 0.0)
 
-        found = search(dataclasses.replace(TASK, tune=TuneConfig(True, 30, margin)), measure, say=silent)
+        found = search(dataclasses.replace(TASK, tune=TuneConfig(True, 30, margin)), measure, num_data=100, say=silent)
         best = found.trials[0]
         for trial in found.trials[1:]:
             differences = [a - b for a, b in zip(trial.measured.nlls, best.measured.nlls, strict=True)]
@@ -142,12 +145,12 @@ def test_the_search_is_its_naive_twin():
 
 def test_no_more_trials_than_asked_for_and_none_is_lost_on_a_flat_function():
     bowl = Bowl({})
-    found = search(TASK, bowl, say=silent)
+    found = search(TASK, bowl, num_data=100, say=silent)
     assert found.changes == {} and len(bowl.seen) == 7  # itself, two KL rates, two prior scales, steps, layers
     assert found.text() == "tuned in 7 trials: the configuration's own settings stay"
     for num_trials in (1, 2, 5):
         bowl = Bowl({"train.kl_lr": 100.0})
-        search(dataclasses.replace(TASK, tune=TuneConfig(True, num_trials)), bowl, say=silent)
+        search(dataclasses.replace(TASK, tune=TuneConfig(True, num_trials)), bowl, num_data=100, say=silent)
         assert len(bowl.seen) == num_trials
 
 
@@ -160,33 +163,32 @@ def test_a_trial_that_fails_is_never_taken_and_anything_beats_it():
         return measure
 
     said = []
-    assert search(TASK, failing({0.03, 0.00333}), say=said.append).changes == {}
+    assert search(TASK, failing({0.03, 0.00333}), num_data=100, say=said.append).changes == {}
     assert "tune 3/8: train.kl_lr 0.03: training failed, the loss was not finite" in said
-    found = search(TASK, failing({0.01}), say=silent)
+    found = search(TASK, failing({0.01}), num_data=100, say=silent)
     assert found.changes == {"train.kl_lr": 0.03}
     assert found.to_dict()["trials"][0]["nll"] is None and json.dumps(found.to_dict(), allow_nan=False)
 
 
-def test_a_rate_that_is_left_to_the_rule_is_a_number_in_the_search_and_in_what_it_prints():
-    """The options must make the very same run, whose steps the rule would give another rate for."""
+def test_a_width_that_is_left_to_the_rule_is_each_trials_own():
+    """Of other steps the rule makes another width, and of another prior scale another rate; a chosen one stays."""
     config = dataclasses.replace(TASK, train=TrainConfig(num_steps=400))
-    start = with_kl_rate(config, 100)
-    rate = start.train.kl_lr
-    assert rate > 0.02 and with_kl_rate(start, 5) == start
-    flat = search(config, Bowl({}), start=start, say=silent)
-    assert flat.config == config and flat.changes == {}
     bowl = Bowl({"train.num_steps": 200})
-    found = search(config, bowl, start=start, say=silent)
-    assert found.changes == {"train.num_steps": 200, "train.kl_lr": rate}
-    assert found.config == with_settings(config, found.changes)
-    assert all(settings["train.kl_lr"] is not None for settings in bowl.seen)
+    found = search(config, bowl, num_data=100, say=silent)
+    assert found.changes == {"train.num_steps": 200} and found.config == with_settings(config, found.changes)
+    widths = [settings["train.kl_width"] for settings in bowl.seen]
+    time = math.atanh(default_width(100, 4, 200))
+    assert [width for width in widths if width] == pytest.approx([math.tanh(2 * time), math.tanh(time / 2)], abs=1e-3)
+    bowl = Bowl({"train.kl_width": 0.9})
+    found = search(config, bowl, num_data=100, say=silent)
+    assert list(found.changes) == ["train.kl_width"] and found.config.train.kl_width > 0.8
 
 
 def test_one_item_shows_nothing():
     def measure(config):
         return Measured((config.train.num_steps / 1e3,), 4, 0.0)
 
-    assert search(TASK, measure, say=silent).changes == {}
+    assert search(TASK, measure, num_data=100, say=silent).changes == {}
     assert math.isnan(paired_difference([1.0], [2.0])[1])
 
 
@@ -196,20 +198,20 @@ def test_settings_go_in_and_come_out():
     assert settings_of(changed) == settings
     assert with_settings(changed, settings_of(TASK)) == TASK
     elbo = dataclasses.replace(TASK, train=dataclasses.replace(TASK.train, recipe="elbo"))
-    assert choices(elbo, 8)[1].key == "train.kl_weight" in settings_of(elbo)
+    assert choices(elbo, 8, 100)[1].key == "train.kl_weight" in settings_of(elbo)
 
 
 def test_blocks_that_the_configuration_names_stay():
-    keys = [choice.key for choice in choices(TASK, 8)]
+    keys = [choice.key for choice in choices(TASK, 8, 100)]
     assert keys == ["train.num_steps", "train.kl_lr", "model.prior_scale", "model.bayesian_layers"]
     for model in (ModelConfig(bayesian_layers=[-1]), ModelConfig(adapter="folder")):
-        assert [choice.key for choice in choices(dataclasses.replace(TASK, model=model), 8)] == keys[:-1]
-    assert [choice.key for choice in choices(TASK, 0)] == keys[:-1]
+        assert [choice.key for choice in choices(dataclasses.replace(TASK, model=model), 8, 100)] == keys[:-1]
+    assert [choice.key for choice in choices(TASK, 0, 100)] == keys[:-1]
 
 
 def test_without_a_kl_there_is_no_rate_to_search():
     none = with_settings(TASK, {"train.kl_lr": 0.0})
-    assert all(step(0.0) is None for step in choices(none, 8)[1].directions)
+    assert all(step(settings_of(none)) is None for step in choices(none, 8, 100)[1].directions)
 
 
 # --- the search, in a run ---
@@ -314,7 +316,7 @@ def test_a_run_that_broke_after_the_search_keeps_its_trials(finished, tmp_path):
     config, result, _ = finished
     path = shutil.copytree(result.path, tmp_path / "run")
     log = TrialLog(path, lambda config: pytest.fail("a trial was repeated"))
-    assert search(config, log, say=silent).to_dict() == read_json(result.path / "tuning.json")
+    assert search(config, log, num_data=100, say=silent).to_dict() == read_json(result.path / "tuning.json")
     assert not (path / "tuning_checkpoints").exists()
 
 

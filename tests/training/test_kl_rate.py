@@ -1,64 +1,126 @@
-"""The KL learning rate that nobody sets: how far it widens, by a naive twin and in a real training."""
+"""How wide the posterior gets where nobody says: by a naive twin, in a real training, and on every road in."""
 
 from __future__ import annotations
+
+import itertools
+import math
 
 import pytest
 import torch
 from cases import MODELS, NUM_DATA, make_batch
 
 import blob_pyro as bp
-from blob_pyro.experiments.paper.scale_growth import scale_growth
-from blob_pyro.training.kl_rate import INIT_SCALE, PAPER_RATE, PAPER_SHARE, default_kl, widening_rate
+from blob_pyro.distributions.scale_maps import square_kl_flow
+from blob_pyro.errors import ConfigError
+from blob_pyro.training.kl_rate import (
+    INIT_SCALE,
+    MEAN_KEPT,
+    PAPER_RATE,
+    WIDEST,
+    default_kl,
+    default_width,
+    widening_rates,
+)
 from blob_pyro.training.kl_schedule import kl_schedule
 from blob_pyro.training.lr_schedule import linear_warmup_decay
-from blob_pyro.training.making import kl_learning_rate
+from blob_pyro.training.making import kl_width
+
+SCHEDULES = {"late": 1, "reweighted": 3, "uniform": 1, "constant": 1, "warmup": 4}
 
 
-def grown(train: bp.TrainConfig, cycle: int, rate: float, prior_scale: float) -> float:
-    """The naive twin: every step of the descent in float64, by autograd."""
-    pulse = kl_schedule(train.kl_schedule, cycle)
-    num_warmup = train.warmup_ratio * train.num_steps
-    curve = scale_growth(
-        "square",
-        init_scale=INIT_SCALE,
-        prior_scale=prior_scale,
-        kl_lr=rate,
-        num_steps=train.num_steps,
-        kl_weight=lambda step: pulse(step) * linear_warmup_decay(step - 1, train.num_steps, num_warmup),
-    )
-    return float(curve[-1])
+def walked(schedule, rate: float, rate_loc: float, num_steps: int, prior_scale: float) -> tuple[float, float]:
+    """The naive twin: every step along the flow; the share of the prior's scale, and of the mean, at the end."""
+    root, mean = torch.tensor(math.sqrt(INIT_SCALE), dtype=torch.float64), 1.0
+    for step in range(1, num_steps + 1):
+        weight = schedule(step) * linear_warmup_decay(step - 1, num_steps, 0.06 * num_steps)
+        root = square_kl_flow(root, rate * weight, prior_scale)
+        mean *= math.exp(-rate_loc * weight / prior_scale**2)
+    return float(root.square()) / prior_scale, mean
 
 
-def test_it_is_the_papers_at_the_papers_settings():
-    assert kl_learning_rate(bp.TrainConfig(), 640, 0.2) == PAPER_RATE
-    assert grown(bp.TrainConfig(), 316, PAPER_RATE, 0.2) == pytest.approx(PAPER_SHARE * 0.2, rel=1e-3)
+@pytest.mark.parametrize(("schedule", "cycles"), SCHEDULES.items())
+@pytest.mark.parametrize("num_steps", [20, 200, 601])
+@pytest.mark.parametrize("prior_scale", [0.02, 0.2, 1.0])
+@pytest.mark.parametrize("width", [0.1, 0.5, 0.97])
+def test_the_kl_alone_reaches_the_width_and_leaves_most_of_the_mean(schedule, cycles, num_steps, prior_scale, width):
+    weight = kl_schedule(schedule, num_steps // cycles)
+    kl = widening_rates(weight, num_steps, prior_scale, width, 0.06)
+    reached, kept = walked(kl.schedule, kl.lr, kl.lr_loc, num_steps, prior_scale)
+    assert reached == pytest.approx(max(width, INIT_SCALE / prior_scale), rel=1e-6)
+    assert kept >= MEAN_KEPT - 1e-9 and 0 <= kl.lr_loc <= kl.lr
+    if kl.lr_loc < kl.lr:
+        assert kept == pytest.approx(MEAN_KEPT)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("schedule", ["reweighted", "uniform", "constant"])
-@pytest.mark.parametrize(("num_steps", "cycle"), [(200, 66), (80, 26), (600, 100), (30, 10)])
-@pytest.mark.parametrize("prior_scale", [0.05, 0.2, 0.8])
-def test_the_kl_alone_reaches_the_share(schedule, num_steps, cycle, prior_scale):
-    train = bp.TrainConfig(num_steps=num_steps, kl_cycle=cycle, kl_schedule=schedule)
-    rate = kl_learning_rate(train, 100, prior_scale)
-    assert grown(train, cycle, rate, prior_scale) == pytest.approx(PAPER_SHARE * prior_scale, rel=0.01)
-    assert grown(train, cycle, 0.7 * rate, prior_scale) < PAPER_SHARE * prior_scale
+def test_the_width_grows_with_the_passes_and_falls_with_the_items():
+    """A pass counts the same in many small steps and in few large ones."""
+    widths = [default_width(100, 4, num_steps) for num_steps in (1, 25, 100, 250, 10**6)]
+    assert widths == sorted(widths) and len(set(widths)) == 5 and widths[-1] == WIDEST
+    widths = [default_width(num_data, 4, num_data) for num_data in (10, 100, 1000, 10**5)]
+    assert widths == sorted(widths, reverse=True) and len(set(widths)) == 4
+    for num_data, batch_size, num_steps in itertools.product((7, 40, 2000), (1, 4, 32), (1, 20, 5000)):
+        expected = min(WIDEST, math.tanh(0.7 * math.sqrt(num_steps * batch_size / num_data**1.5)))
+        assert default_width(num_data, batch_size, num_steps) == pytest.approx(expected)
+    for wrong in ((0, 4, 10), (10, 0, 10), (10, 4, 0)):
+        with pytest.raises(ConfigError, match=r"^expected (num_data|batch_size|num_steps) above 0; got 0"):
+            default_width(*wrong)
 
 
-def test_a_rate_that_is_set_stays():
-    assert kl_learning_rate(bp.TrainConfig(num_steps=80, kl_lr=0.03), 32, 0.2) == 0.03
-    assert kl_learning_rate(bp.TrainConfig(num_steps=80, kl_lr=0.0), 32, 0.2) == 0.0
+def test_what_is_set_stays():
+    train = bp.TrainConfig(num_steps=80)
+    assert kl_width(train, 32) == default_width(32, 4, 80)
+    assert kl_width(bp.TrainConfig(num_steps=80, kl_width=0.4), 32) == 0.4
+    for by_rate in ({"kl_lr": 0.03}, {"kl_lr": 0.0}, {"kl_step": "explicit"}, {"recipe": "elbo"}):
+        assert kl_width(bp.TrainConfig(num_steps=80, **by_rate), 32) is None
 
 
-def test_where_the_kl_hardly_acts_it_is_the_papers():
-    assert kl_learning_rate(bp.TrainConfig(num_steps=80, kl_cycle=1000), 32, 0.2) == PAPER_RATE
-    assert widening_rate(lambda step: 0.0, 10, 0.2) == PAPER_RATE
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"kl_width": 1.0}, "train.kl_width: expected a share between 0 and 1, or null; got 1.0"),
+        ({"kl_width": 0.0}, "train.kl_width: expected a share between 0 and 1, or null; got 0.0"),
+        ({"kl_width": 0.4, "kl_lr": 0.01}, "train.kl_width: expected no train.kl_lr beside it; got 'kl_lr: 0.01'"),
+        ({"kl_width": 0.4, "kl_step": "explicit"}, "train.kl_width: expected train.kl_step: flow and a train.recipe"),
+        ({"kl_width": 0.4, "recipe": "elbo"}, "train.kl_width: expected train.kl_step: flow and a train.recipe"),
+        ({"kl_lr_loc": -1.0}, "train.kl_lr_loc: expected a number of at least 0; got -1.0"),
+    ],
+)
+def test_a_width_that_cannot_be_is_refused(wrong, message):
+    with pytest.raises(ConfigError) as raised:
+        bp.TrainConfig(**wrong)
+    assert str(raised.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{}, {"num_steps": 5, "kl_lr": 0.1}, {"num_steps": 5, "kl_step": "explicit"}, {"num_steps": 5, "at": 1.5}]
+)
+def test_blob_svi_refuses_a_width_that_cannot_be(wrong):
+    model, guide = start()
+    with pytest.raises(ConfigError, match=r"^kl_width: expected a share between 0 and 1 of the prior scale, with"):
+        bp.BLoBSVI(model, guide, kl_width=wrong.pop("at", 0.4), **wrong)
+
+
+@pytest.mark.parametrize(("width", "words"), [(1e-3, "is where it began"), (0.99, "is the prior"), (0.5, None)])
+def test_a_training_says_where_its_posterior_ended(width, words, recwarn):
+    """At its start, where draws hardly differ, and at the prior, where they know nothing of the data."""
+    model, guide = start()
+    svi = bp.BLoBSVI(model, guide, num_steps=4, kl_width=width)
+    for step in range(4):
+        svi.step(items(step))
+    said = [str(warning.message) for warning in recwarn if "posterior" in str(warning.message)]
+    assert len(said) == (words is not None) and all(f"the posterior {words}" in line for line in said)
+    assert all("kl_width" in line for line in said)
+
+
+def test_where_the_kl_hardly_acts_the_rates_are_the_papers():
+    kl = widening_rates(kl_schedule("reweighted", 1000), 80, 0.2, 0.5, 0.06)
+    assert (kl.lr, kl.lr_loc) == (PAPER_RATE, PAPER_RATE)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_data", [12, 5000, None])
-def test_a_training_without_a_likelihood_widens_by_the_share(num_data):
-    """B is 0 and AdamW hardly moves, so that the KL alone acts; for any number of items in three pulses or more."""
+def test_a_training_without_a_likelihood_widens_by_the_rule(num_data):
+    """B is 0 and AdamW hardly moves, so that the KL alone acts: in the second half."""
     model = MODELS["llama"](bayesian="A")
     model.num_data = num_data
     for name, parameter in model.network.named_parameters():
@@ -67,9 +129,9 @@ def test_a_training_without_a_likelihood_widens_by_the_share(num_data):
     guide = bp.BLoBGuide(model)
     train = bp.TrainConfig(num_steps=60, batch_size=2, lr=1e-12)
     results = bp.fit(model, guide, [make_batch()], train, progress=False)
-    scales = torch.cat([guide.scale(site).detach().flatten() for site in model.sites])
-    assert float(scales.mean()) == pytest.approx(PAPER_SHARE * model.prior_scale, rel=0.05)
-    assert sum(result.kl_weight > 0.4 for result in results) >= 3
+    width = default_width(num_data or 120, 2, 60)
+    assert float(guide.mean_scale()) == pytest.approx(width * model.prior_scale, rel=0.05)
+    assert [result.kl_weight > 0 for result in results] == [False] * 30 + [True] * 30
 
 
 def items(seed: int) -> bp.Batch:
@@ -80,7 +142,7 @@ def test_every_road_has_the_same_schedule_and_rate():
     """`bp.fit`, `BLoBSVI` with a number of steps, and `BLoBSVI` with what `default_kl` gives: the same steps."""
     config = bp.TrainConfig(num_steps=12, lr=1e-2)
     kl = default_kl(NUM_DATA, 4, 12, 0.2)
-    given = {"kl_schedule": kl.schedule, "kl_lr": kl.lr}
+    given = {"kl_schedule": kl.schedule, "kl_lr": kl.lr, "kl_lr_loc": kl.lr_loc}
 
     def by_hand(**settings):
         model, guide = start()
@@ -91,7 +153,7 @@ def test_every_road_has_the_same_schedule_and_rate():
     model, guide = start()
     fitted = bp.fit(model, guide, [items(seed) for seed in range(12)], config, progress=False)
     assert fitted == by_hand() == by_hand(**given)
-    assert fitted[-1].scale > 20 * fitted[0].scale and kl.lr == kl_learning_rate(config, NUM_DATA, 0.2)
+    assert fitted[-1].scale > 10 * fitted[0].scale and fitted[5].scale < 1.1 * fitted[0].scale
 
 
 def start():
@@ -104,13 +166,13 @@ def start():
 
 @pytest.mark.parametrize("num_steps", [1, 2, 5, 60])
 def test_blob_svi_of_any_length_leaves_its_start(num_steps):
-    """Its cycle would be 106 steps: the KL would never act."""
+    """Its paper's cycle would be 106 steps: the KL would never act."""
     model, guide = start()
     svi = bp.BLoBSVI(model, guide, num_steps=num_steps, warmup_ratio=0.0)
-    before = float(guide.mean_scale())
     for step in range(num_steps):
         svi.step(items(step))
-    assert float(guide.mean_scale()) > 10 * before
+    width = default_width(NUM_DATA, 4, num_steps)
+    assert float(guide.mean_scale()) == pytest.approx(width * model.prior_scale, rel=0.05)
 
 
 def test_a_kl_that_never_acts_is_told():

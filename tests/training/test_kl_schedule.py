@@ -14,6 +14,7 @@ from blob_pyro.training.kl_schedule import (
     constant,
     cycle_length,
     kl_schedule,
+    late,
     reweighted,
     uniform,
     warmup,
@@ -69,7 +70,15 @@ def test_warmup_rises_once_and_constant_does_not_move() -> None:
 def test_every_schedule_is_bound_by_name_and_lies_in_0_1(name: str) -> None:
     weight = kl_schedule(name, cycle=7)
     assert [weight(step) for step in range(1, 20)] == [KL_SCHEDULES[name](step, cycle=7) for step in range(1, 20)]
-    assert all(0 < weight(step) <= 1 for step in range(1, 20))
+    first = 4 if name == "late" else 1
+    assert all(0 < weight(step) <= 1 for step in range(first, 8)) and not any(weight(step) for step in range(1, first))
+
+
+@pytest.mark.parametrize("cycle", [1, 2, 3, 10, 101])
+def test_late_shares_one_kl_among_the_second_half(cycle: int) -> None:
+    weights = [late(step, cycle) for step in range(1, 2 * cycle + 1)]
+    assert weights[:cycle] == weights[cycle:] and math.fsum(weights[:cycle]) == pytest.approx(1.0)
+    assert len(set(weights)) <= 2 and weights[: cycle // 2] == [0.0] * (cycle // 2)
 
 
 @pytest.mark.parametrize("name", KL_SCHEDULES)
@@ -81,7 +90,7 @@ def test_every_schedule_refuses_step_0_and_cycle_0(name: str) -> None:
 
 
 def test_kl_schedule_refuses_an_unknown_name_and_an_empty_cycle() -> None:
-    with pytest.raises(ConfigError, match="expected a KL schedule among reweighted, uniform.*got 'cosine'"):
+    with pytest.raises(ConfigError, match="expected a KL schedule among late, reweighted, uniform.*got 'cosine'"):
         kl_schedule("cosine", cycle=3)
     with pytest.raises(ConfigError, match="expected a KL cycle of at least 1 step; got 0"):
         kl_schedule("reweighted", cycle=0)

@@ -149,6 +149,7 @@ def test_steps_equal_steps_by_hand(recipe: str, name: str) -> None:
         warmup_ratio=0.2,
         kl_schedule=schedule,
         kl_weight=weight,
+        kl_step="explicit",
     )
     owned = list(twin.B.values()) + list(twin.M.values()) + ([] if recipe == "blob" else list(twin.G.values()))
     adamw = torch.optim.AdamW(owned, lr=LR, eps=1e-6, weight_decay=0.0)
@@ -318,7 +319,7 @@ def test_settings_that_cannot_work_are_refused() -> None:
     with pytest.raises(bp.errors.DataError, match="expected a batch with labels to train on; got labels=None"):
         bp.BLoBSVI(model, guide).step(make_batch(labels=False))
     model.num_data = None
-    with pytest.raises(bp.errors.ConfigError, match="expected num_data on BayesianLoRA to set its cycle"):
+    with pytest.raises(bp.errors.ConfigError, match="kl_schedule: expected num_data on BayesianLoRA to set it"):
         bp.BLoBSVI(model, guide).step(make_batch())
     with pytest.raises(bp.errors.ConfigError, match="set num_data on BayesianLoRA"):
         bp.BLoBSVI(model, guide, recipe="elbo")

@@ -32,21 +32,21 @@ CHANGEABLE: dict[str, Any] = {
 FULL_MODEL = ModelConfig(
     id="meta-llama/Llama-2-7b-hf", target_modules=["q_proj", "v_proj", "lm_head"], quantization="8bit"
 )
-FULL_TRAIN = TrainConfig(kl_lr=PAPER_RATE)
+FULL_TRAIN = TrainConfig(kl_lr=PAPER_RATE, kl_step="explicit")
 FULL_PREDICT = PredictConfig()
 FULL_DATA = {"max_length": 300}
 SMALL_MODEL = ModelConfig(id="smollm2", target_modules=["q_proj", "v_proj"])
-SMALL_TRAIN = TrainConfig(num_steps=80, lr=4e-3, kl_lr=0.03, kl_cycle=26)
+SMALL_TRAIN = TrainConfig(num_steps=80, lr=4e-3, kl_lr=0.03, kl_cycle=26, kl_step="explicit")
 SMALL_DATA = {"num_train": 32, "num_test": 100, "num_validation": 32, "max_length": 128}
 
 # RoBERTa-base: the same appendix.
 FULL_ENCODER = ModelConfig(
     id="FacebookAI/roberta-base", likelihood="sequence_classification", lora_alpha=8, target_modules=["query", "value"]
 )
-FULL_ENCODER_TRAIN = TrainConfig(batch_size=32, lr=5e-4, kl_lr=0.002)
+FULL_ENCODER_TRAIN = TrainConfig(batch_size=32, lr=5e-4, kl_lr=0.002, kl_step="explicit")
 FULL_ENCODER_DATA = {"max_length": 256}
 SMALL_ENCODER = replace(FULL_ENCODER, id="minilm", dtype="bfloat16")
-SMALL_ENCODER_TRAIN = TrainConfig(num_steps=200, lr=2e-3, kl_lr=0.03, kl_cycle=66)
+SMALL_ENCODER_TRAIN = TrainConfig(num_steps=200, lr=2e-3, kl_lr=0.03, kl_cycle=66, kl_step="explicit")
 SMALL_ENCODER_DATA = {"num_train": 100, "num_test": 250, "num_validation": 50, "max_length": 128}
 
 

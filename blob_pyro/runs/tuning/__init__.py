@@ -13,7 +13,6 @@ from blob_pyro.runs.tuning.choices import (
     describe_guides,
     settings_of,
     tunes,
-    with_kl_rate,
     with_settings,
 )
 from blob_pyro.runs.tuning.search import Trial, Tuning, paired_difference, search
@@ -48,6 +47,5 @@ __all__ = [
     "search",
     "settings_of",
     "tunes",
-    "with_kl_rate",
     "with_settings",
 ]

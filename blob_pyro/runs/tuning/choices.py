@@ -1,8 +1,9 @@
-"""The settings that `--tune` searches: the steps, how fast the KL acts, the prior's width, which layers."""
+"""The settings that `--tune` searches: the steps, how far the posterior widens, the prior's width, which layers."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 from blob_pyro.config.sections import RunConfig
 from blob_pyro.errors import ConfigError
 from blob_pyro.guides import GUIDES, EnsembleGuide, PostHocGuide
-from blob_pyro.training.making import kl_learning_rate
+from blob_pyro.training.kl_rate import PAPER_RATE, WIDEST
+from blob_pyro.training.making import kl_width
 
 Settings = dict[str, Any]
-Step = Callable[[Any], Any]
+Step = Callable[[Settings], Any]
 
 KL_FACTOR = 3.0
+WIDTH_FACTOR = 2.0
 PRIOR_FACTOR = 2.0
 
 
@@ -24,8 +27,8 @@ class Choice:
     """One setting, and where to look for a better value.
 
     Attributes:
-        key: of the configuration, "train.kl_lr".
-        directions: each leads from a value to the next one that way, and to None where there is none.
+        key: of the configuration, "train.kl_width".
+        directions: each leads from the settings to the key's next value that way, and to None where there is none.
     """
 
     key: str
@@ -73,29 +76,44 @@ def check_tuning(config: RunConfig) -> None:
         raise ConfigError("tune: expected held-out items to choose by; got none; set data.num_validation")
 
 
-def choices(config: RunConfig, num_blocks: int) -> tuple[Choice, ...]:
+def choices(config: RunConfig, num_blocks: int, num_data: int) -> tuple[Choice, ...]:
     """What is searched, in this order.
 
     The steps come first: on few items they decide how far the fit is driven, and fewer of them make every later trial
-    cheaper. Then the KL rate, which decides how far the posterior widens in these steps; the prior scale mostly says
-    where that would end.
+    cheaper. Then how far the posterior widens in these steps; the prior scale mostly says where that would end.
 
     Args:
         config: where the search starts; blocks that it names (`model.bayesian_layers`) stay, and so do all
             where it names an adapter.
         num_blocks: transformer blocks of the network; 0 where they are not in one list.
+        num_data: training items, of which the rule makes the width of a trial that names none.
     """
-    found = [Choice("train.num_steps", (_half,))]
+    found = [Choice("train.num_steps", (lambda settings: settings["train.num_steps"] // 2 or None,))]
     if not has_spread(config):
         return tuple(found)
-    found += [
-        Choice(_kl_key(config), (_times(KL_FACTOR), _times(1 / KL_FACTOR))),
-        Choice("model.prior_scale", (_times(PRIOR_FACTOR), _times(1 / PRIOR_FACTOR))),
-    ]
+    found += [_kl_choice(config, num_data), Choice("model.prior_scale", _up_or_down("model.prior_scale", PRIOR_FACTOR))]
     # an adapter of the user's own may leave out the last blocks
     if config.model.bayesian_layers is None and config.model.adapter is None and num_blocks > 1:
-        found.append(Choice("model.bayesian_layers", (lambda blocks: _last_blocks(blocks, num_blocks),)))
+        found.append(
+            Choice("model.bayesian_layers", (lambda now: _last_blocks(now["model.bayesian_layers"], num_blocks),))
+        )
     return tuple(found)
+
+
+def _kl_choice(config: RunConfig, num_data: int) -> Choice:
+    key = _kl_key(config)
+    if key != "train.kl_width":
+        return Choice(key, _up_or_down(key, KL_FACTOR))
+
+    def times(factor: float) -> Step:
+        def step(settings: Settings) -> float:
+            width = kl_width(with_settings(config, settings).train, num_data)
+            assert width is not None
+            return min(WIDEST, float(f"{math.tanh(factor * math.atanh(width)):.3g}"))
+
+        return step
+
+    return Choice(key, (times(WIDTH_FACTOR), times(1 / WIDTH_FACTOR)))
 
 
 def settings_of(config: RunConfig) -> Settings:
@@ -104,7 +122,7 @@ def settings_of(config: RunConfig) -> Settings:
     Example:
         >>> from blob_pyro.config.sections import DataConfig
         >>> settings_of(RunConfig(DataConfig(task="tweets")))
-        {'train.num_steps': 5000, 'train.kl_lr': None, 'model.prior_scale': 0.2, 'model.bayesian_layers': None}
+        {'train.num_steps': 5000, 'train.kl_width': None, 'model.prior_scale': 0.2, 'model.bayesian_layers': None}
     """
     keys = ("train.num_steps", _kl_key(config), "model.prior_scale", "model.bayesian_layers")
     return {key: _get(config, key) for key in keys}
@@ -119,20 +137,11 @@ def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     return config
 
 
-def with_kl_rate(config: RunConfig, num_data: int) -> RunConfig:
-    """`config` with a number for its KL learning rate, the rule's where it has none.
-
-    Args:
-        config: the run.
-        num_data: number of training items.
-    """
-    rate = kl_learning_rate(config.train, num_data, config.model.prior_scale)
-    return with_settings(config, {"train.kl_lr": rate})
-
-
 def _kl_key(config: RunConfig) -> str:
-    """What sets how fast the KL acts: the recipe "elbo" has no rate of its own for it."""
-    return "train.kl_weight" if config.train.recipe == "elbo" else "train.kl_lr"
+    """What sets how far the KL widens: the width, a rate that the configuration sets, or the weight under "elbo"."""
+    if config.train.recipe == "elbo":
+        return "train.kl_weight"
+    return "train.kl_lr" if config.train.kl_lr is not None or config.train.kl_step == "explicit" else "train.kl_width"
 
 
 def _get(config: RunConfig, key: str) -> Any:
@@ -140,17 +149,13 @@ def _get(config: RunConfig, key: str) -> Any:
     return getattr(getattr(config, section), name)
 
 
-def _times(factor: float) -> Step:
-    """To `factor` times the value, to three digits; from 0 there is no way."""
+def _up_or_down(key: str, factor: float) -> tuple[Step, Step]:
+    """To `factor` times the value and to one over it, to three digits; from 0 there is no way."""
 
-    def step(value: float) -> float | None:
-        return float(f"{factor * value:.3g}") or None
+    def times(factor: float) -> Step:
+        return lambda now: float(f"{factor * (PAPER_RATE if now[key] is None else now[key]):.3g}") or None
 
-    return step
-
-
-def _half(num_steps: int) -> int | None:
-    return num_steps // 2 or None
+    return times(factor), times(1 / factor)
 
 
 def _last_blocks(blocks: list[int] | None, num_blocks: int) -> list[int] | None:

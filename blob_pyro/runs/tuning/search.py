@@ -62,13 +62,11 @@ class Tuning:
         config: the configuration with the chosen settings.
         trials: in the order in which they were tried; the first has the configuration's own settings.
         margin: how many standard errors an improvement had to have.
-        asked: the searched settings as the user has them, where the first trial may have a rule's number for none.
     """
 
     config: RunConfig
     trials: tuple[Trial, ...]
     margin: float
-    asked: Settings
 
     @property
     def chosen(self) -> Trial:
@@ -83,9 +81,8 @@ class Tuning:
     @property
     def changes(self) -> Settings:
         """The chosen settings that are not the configuration's own; none where its own were not beaten."""
-        if self.chosen is self.trials[0]:
-            return {}
-        return {key: value for key, value in self.chosen.settings.items() if value != self.asked[key]}
+        asked = self.trials[0].settings
+        return {key: value for key, value in self.chosen.settings.items() if value != asked[key]}
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types: what was asked, what was chosen, every trial."""
@@ -106,7 +103,7 @@ class Tuning:
         return f"{start}: {options}"
 
 
-def search(config: RunConfig, measure: Measure, *, start: RunConfig | None = None, say: Say = print) -> Tuning:
+def search(config: RunConfig, measure: Measure, *, num_data: int, say: Say = print) -> Tuning:
     """Find better settings than the configuration's own, with at most `config.tune.num_trials` trials.
 
     The settings are searched one after the other, each from the best trial so far. Of a setting, the next value in
@@ -116,18 +113,16 @@ def search(config: RunConfig, measure: Measure, *, start: RunConfig | None = Non
 
     Args:
         config: where to start; `config.tune` bounds the search.
-        start: the same run with a number for every searched setting that `config` leaves to a rule; None takes
-            `config` itself.
         measure: how a configuration does on the held-out items. It must give all of them the same items.
+        num_data: training items, of which the rule makes the width of a trial that names none.
         say: receives a line for each trial, and one for what was chosen.
     """
-    tried = _Trials(config if start is None else start, measure, say)
-    for choice in choices(config, tried.best.measured.num_blocks):
+    tried = _Trials(config, measure, say)
+    for choice in choices(config, tried.best.measured.num_blocks, num_data):
         for step in choice.directions:
             if tried.follow(choice.key, step):
                 break
-    tuned = config if tried.best is tried.trials[0] else with_settings(config, tried.best.settings)
-    found = Tuning(tuned, tuple(tried.trials), config.tune.margin, settings_of(config))
+    found = Tuning(with_settings(config, tried.best.settings), tuple(tried.trials), config.tune.margin)
     say(found.text())
     return found
 
@@ -156,8 +151,8 @@ class _Trials:
         """Try one value after the other while it helps, and while there are trials left; whether any helped."""
         start = self.best
         while len(self.trials) < self.config.tune.num_trials:
-            value = step(self.best.settings[key])
-            if value is None or not self._try(key, value):
+            value = step(self.best.settings)
+            if value in (None, self.best.settings[key]) or not self._try(key, value):
                 break
         return self.best is not start
 

@@ -177,7 +177,7 @@ def test_a_kl_rate_is_advised_where_there_is_one(tmp_path: Path, guide: str, adv
     found["N=0"]["nll"] -= 0.3
     (path / "metrics.json").write_text(json.dumps(found))
     (caution,) = [one.text for one in cautions_of(read_run(path)) if one.text.startswith("Averaging does not help")]
-    assert ("train.kl_lr" in caution) is advised
+    assert ("train.kl_width" in caution) is advised
 
 
 def test_scores_of_other_predictions_are_noticed(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ A rule that finds nothing says nothing: the absence of a caution proves nothing 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+
 from blob_pyro.report.page.cautions import draws, items, settings, training
 from blob_pyro.report.page.cautions.caution import Caution
 from blob_pyro.report.page.cautions.several import cautions_of_several
@@ -14,6 +16,7 @@ RULES = (
     training.ended_early,
     training.skipped_steps,
     training.still_falling,
+    training.underfitted,
     training.spread_at_start,
     training.spread_at_prior,
     draws.too_few_draws,
@@ -29,11 +32,19 @@ RULES = (
     settings.held_out,
 )
 
+OF_THE_POSTERIOR = (
+    training.underfitted,
+    training.spread_at_start,
+    training.spread_at_prior,
+    draws.worse_than_the_mean,
+)
+"""Whether the posterior helps: what `blob-pyro fit` says at its end."""
 
-def cautions_of(run: RunFiles) -> list[Caution]:
-    """What every rule finds in a run, serious ones first."""
-    found = [caution for rule in RULES for caution in rule(run)]
+
+def cautions_of(run: RunFiles, rules: Sequence[Callable[[RunFiles], Iterator[Caution]]] = RULES) -> list[Caution]:
+    """What the rules find in a run, serious ones first."""
+    found = [caution for rule in rules for caution in rule(run)]
     return sorted(found, key=lambda caution: not caution.serious)
 
 
-__all__ = ["RULES", "Caution", "cautions_of", "cautions_of_several"]
+__all__ = ["OF_THE_POSTERIOR", "RULES", "Caution", "cautions_of", "cautions_of_several"]

@@ -50,7 +50,7 @@ def worse_than_the_mean(run: RunFiles) -> Iterator[Caution]:
         return
     mean, drawn = run.metrics["N=0"], run.metrics[run.last]
     advice = (
-        " The posterior may be too wide for so little training: more steps, or a smaller train.kl_lr; `--tune` "
+        " The posterior may be too wide for so little training: more steps, or a smaller train.kl_width; `--tune` "
         "searches both on held-out items."
     )
     if drawn.nll - mean.nll > LEAST:

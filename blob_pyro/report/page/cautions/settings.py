@@ -21,7 +21,7 @@ def not_the_paper(run: RunFiles) -> Iterator[Caution]:
         yield Caution("The KL has no weight: nothing pulls the posterior towards the prior.", serious=True)
     elif train.kl_weight != 1:
         yield Caution(f"The KL counts {train.kl_weight:g} times: this is a tempered posterior.")
-    if train.kl_schedule not in ("reweighted", "uniform") and train.recipe != "elbo":
+    if train.kl_schedule in ("constant", "warmup") and train.recipe != "elbo":
         yield Caution(
             f"KL schedule {train.kl_schedule}: the whole KL counts at every step, not once in a cycle of steps."
         )

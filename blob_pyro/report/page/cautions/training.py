@@ -9,12 +9,11 @@ from collections.abc import Iterator, Sequence
 from blob_pyro.report.page.cautions.caution import Caution
 from blob_pyro.report.plots.sources import members_of
 from blob_pyro.storage.run_files import RunFiles
-from blob_pyro.training.svi import StepResult
+from blob_pyro.training.svi import LEAST_GROWTH, NEAR_PRIOR, StepResult
 
 FEWEST_STEPS = 50  # to speak of a trend
 LEAST_FALL = 0.05
-LEAST_GROWTH = 1.2
-NEAR_PRIOR = 0.9
+UNDERFITTED = 0.9  # of what the label frequencies alone would cost
 
 
 def ended_early(run: RunFiles) -> Iterator[Caution]:
@@ -40,7 +39,7 @@ def skipped_steps(run: RunFiles) -> Iterator[Caution]:
         listed = ", ".join(map(str, skipped[:5])) + (", …" if len(skipped) > 5 else "")
         yield Caution(
             f"{len(skipped)} of {len(run.steps):,} steps were skipped (step {listed}): their loss or gradient was not "
-            "finite. A smaller lr or kl_lr may be needed.",
+            "finite. A smaller train.lr may be needed.",
             serious=True,
         )
 
@@ -58,6 +57,24 @@ def still_falling(run: RunFiles) -> Iterator[Caution]:
     best = min(scored, key=lambda step: step.held_out_nll or 0.0, default=None)
     if best is not None and len(scored) > 2 and best is scored[-1] and run.config.guide.name != "ensemble":
         yield Caution("The held-out NLL was lowest at the last evaluation: more steps may help.")
+
+
+def underfitted(run: RunFiles) -> Iterator[Caution]:
+    """A training NLL near what the label frequencies alone would cost: there is no answer yet to be less sure of."""
+    entropy = run.about.get("label_entropy")
+    if not isinstance(entropy, float) or not entropy > 0:
+        return
+    for steps in members_of(run.steps):
+        nlls = [step.nll for step in steps if math.isfinite(step.nll)]
+        last = nlls[-max(1, len(nlls) // 5) :]
+        if nlls and (nll := statistics.fmean(last)) > UNDERFITTED * entropy:
+            yield Caution(
+                f"Underfitted: the training NLL is {nll:.3f} over the last fifth of the steps, and naming each label "
+                f"as often as it occurs would cost {entropy:.3f}. Train longer, or at a higher train.lr, before you "
+                "widen: the spread of a model that has learnt little says little.",
+                serious=True,
+            )
+            return
 
 
 def fall_at_the_end(steps: Sequence[StepResult]) -> tuple[float, float, float] | None:
@@ -83,7 +100,7 @@ def spread_at_start(run: RunFiles) -> Iterator[Caution]:
         yield Caution(
             f"The posterior's spread is about where it began: a mean standard deviation of {scales[-1]:.4f} after the "
             f"training, {scales[0]:.4f} before it (prior scale {run.config.model.prior_scale:g}). It was hardly "
-            "trained, and draws differ as little as they did at random: a higher train.kl_lr, or more steps.",
+            "trained, and draws differ as little as they did at random: a higher train.kl_width, or more steps.",
             serious=True,
         )
 
@@ -98,7 +115,8 @@ def spread_at_prior(run: RunFiles) -> Iterator[Caution]:
     ):
         yield Caution(
             f"The posterior is as wide as the prior: a mean standard deviation of {scales[-1]:.4f}, prior scale "
-            f"{run.config.model.prior_scale:g}. The KL outweighs the data: a smaller train.kl_weight or train.kl_lr.",
+            f"{run.config.model.prior_scale:g}. The KL outweighs the data: a smaller train.kl_width, or a smaller "
+            "train.kl_lr or train.kl_weight where they are set.",
             serious=True,
         )
 
