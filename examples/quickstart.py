@@ -38,7 +38,7 @@ def train_config(num_steps: int) -> TrainConfig:
 
     Chosen with 150 tweets and 250 steps, on 300 tweets that are neither training nor test tweets of seed 0.
     """
-    return TrainConfig(num_steps=num_steps, batch_size=4, lr=2e-3, kl_lr=0.03, kl_cycle=max(1, num_steps // 3))
+    return TrainConfig(num_steps=num_steps, batch_size=4, lr=2e-3)
 
 
 def fit_one(name: str, seed: int, options: argparse.Namespace) -> dict[str, Metrics]:

@@ -122,7 +122,7 @@ def short_run(folder: Path, num_steps: int, num_items: int) -> Path:
     config = RunConfig(
         data=DataConfig(task="tweets", num_train=120, num_test=num_items),
         model=ModelConfig(id="smollm2", target_modules=["q_proj", "v_proj"]),
-        train=TrainConfig(num_steps=num_steps, lr=2e-3, kl_lr=0.03, kl_cycle=max(1, num_steps // 3)),
+        train=TrainConfig(num_steps=num_steps, lr=2e-3),
         predict=PredictConfig(num_samples=0),  # the draws come below
         output=str(folder / "run"),
     )

@@ -140,12 +140,12 @@ class TrainConfig:
         lr: AdamW's learning rate.
         adam_eps: AdamW's epsilon.
         weight_decay: AdamW's decoupled weight decay on A, B and the head.
-        kl_lr: learning rate of the separate KL step, by which the posterior widens. None takes the rate that brings it
-            to kl_width (`kl_rate.widening_rates`); the paper's is 0.01.
-        kl_lr_loc: the same for the mean; None takes kl_lr, or no more than leaves 95 % of it where that is not set.
+        kl_lr: learning rate of the separate step on the spread's NLL and the KL. None takes the paper's 0.01, and
+            scales the schedule so that the posterior comes to kl_width (`kl_rate.widening`).
+        kl_lr_loc: the same for the mean; None takes kl_lr, or where that is not set one that takes little of it.
         kl_width: share of the prior's standard deviation, between 0 and 1, that the KL alone brings the posterior's to
             by the last step. None takes more the more often training sees its items, and the fewer they are
-            (`kl_rate.default_width`): 0.21 for one pass over 120 items, 0.58 for ten. Not beside kl_lr.
+            (`kl_rate.default_width`): 0.29 for one pass over 120 items, 0.74 for ten. Not beside kl_lr.
         kl_schedule: how the KL is spread over the steps of a cycle. None takes "late" where kl_lr is not set, else
             the paper's "reweighted".
         kl_cycle: steps in a cycle, or of the rise for "warmup". None takes all steps for "late"; the learning rate's

@@ -20,7 +20,7 @@ from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.model.likelihoods import Likelihood
 from blob_pyro.system.processes import Ranks
 from blob_pyro.training.elbo import negative_log_likelihood
-from blob_pyro.training.kl_rate import PAPER_RATE, default_width, never_acts, widening_rates
+from blob_pyro.training.kl_rate import PAPER_RATE, default_width, never_acts, widening
 from blob_pyro.training.kl_schedule import constant, cycle_length, late, reweighted
 from blob_pyro.training.loss_scale import LossScale
 from blob_pyro.training.recipes import KL_STEPS, RECIPES, OptimSettings
@@ -68,10 +68,11 @@ class BLoBSVI:
         recipe: "blob" (the authors' code), "decoupled" or "elbo"; see `training.recipes`.
         num_steps: length of the linear learning-rate schedule; None keeps the rates constant.
         lr, adam_eps, weight_decay: of AdamW.
-        kl_lr: learning rate of the separate KL step; unused by "elbo". None takes the rate that brings the spread to
-            kl_width, or the paper's 0.01 where num_steps is None or kl_step is "explicit".
-        kl_lr_loc: the same for the mean. None takes kl_lr, or where that is None, too, no more than leaves the mean
-            95 % (`kl_rate.widening_rates`).
+        kl_lr: learning rate of the separate step on the spread's NLL and the KL; unused by "elbo". None takes the
+            paper's 0.01, and scales the schedule so that the spread comes to kl_width; but not where num_steps is None
+            or kl_step is "explicit".
+        kl_lr_loc: the same for the mean. None takes kl_lr, or where that is None, too, one that takes a fifth of the
+            mean at the most (`kl_rate.widening`).
         kl_width: share of the prior's standard deviation that the KL alone brings the posterior's to by the last step,
             in place of kl_lr. None takes `kl_rate.default_width`, which num_data, num_steps and the first batch's size
             say.
@@ -177,9 +178,9 @@ class BLoBSVI:
             DataError: the batch has no labels.
         """
         step = self.steps_done + 1
-        kl_weight = self.kl_weight * self.kl_schedule(batch)(step)
         if not self._is_settled:
             self._settle(batch)
+        kl_weight = self.kl_weight * self.kl_schedule(batch)(step)
         nll = self._descend_nll(batch)
         kl = self.guide.kl()
         self.recipe.backward_kl(kl, kl_weight)
@@ -217,15 +218,17 @@ class BLoBSVI:
         return self.model.num_data
 
     def _settle(self, batch: Batch) -> None:
-        """Before the first step of a training of known length: the KL rates that were left out, or whether it acts."""
+        """Before the first step of a training of known length: how the KL acts, where that is left out; if it does."""
         self._is_settled = True
-        assert self._schedule is not None and self._num_steps is not None
+        schedule = self.kl_schedule(batch)
+        assert self._num_steps is not None
         if self._widens and self.guide.scale_parameters():
             width = self._kl_width or default_width(self._num_data("kl_width"), len(batch), self._num_steps)
-            kl = widening_rates(self._schedule, self._num_steps, self.model.prior_scale, width, self._warmup_ratio)
+            kl = widening(schedule, self._num_steps, self.model.prior_scale, width, self._warmup_ratio)
+            self._schedule = kl.schedule
             self.recipe.set_kl_rates(kl.lr_loc if self._kl_lr_loc is None else self._kl_lr_loc, kl.lr)
             self.recipe.set_rates(self.steps_done)
-        self._told = self._wants_width() and never_acts(self._schedule, self._num_steps)
+        self._told = self._wants_width() and never_acts(schedule, self._num_steps)
         if self._told:
             warnings.warn(
                 f"kl_schedule: expected weights that sum to 0.01 or more in {self._num_steps} steps; these do not: the "

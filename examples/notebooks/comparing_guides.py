@@ -73,14 +73,14 @@ def fresh_model(num_data: int) -> bp.BayesianLoRA:
 
 # %%
 STEPS = 90
-common: dict[str, Any] = {"num_steps": STEPS, "batch_size": 8, "lr": 5e-3, "kl_lr": 0.01}
-paper = bp.TrainConfig(**common, kl_cycle=STEPS // 3)
+common: dict[str, Any] = {"num_steps": STEPS, "batch_size": 8, "lr": 5e-3}
+default = bp.TrainConfig(**common)
 uniform = bp.TrainConfig(**common, recipe="decoupled", kl_schedule="uniform", flipout=False)
 TRAINED: dict[str, tuple[Callable[[bp.BayesianLoRA], AdapterGuide], bp.TrainConfig]] = {
-    "BLoB": (bp.BLoBGuide, paper),
+    "BLoB": (bp.BLoBGuide, default),
     "BBB": (bp.guides.MeanFieldGuide, uniform),
-    "Low rank": (bp.guides.LowRankGuide, paper),
-    "MAP": (bp.MAPGuide, paper),
+    "Low rank": (bp.guides.LowRankGuide, default),
+    "MAP": (bp.MAPGuide, default),
 }
 
 models, guides, seconds = {}, {}, {}

@@ -142,7 +142,7 @@ print(f"KL of one site: {kl:,.1f} nats; by 2,000 draws {gaps.mean():,.1f} ± {er
 # Nothing of this knows of ColumnGuide. Beside it, BLoB on the same network and tweets, from the same start.
 
 # %%
-config = bp.TrainConfig(num_steps=60, batch_size=8, lr=5e-3, kl_lr=0.005, kl_cycle=20)
+config = bp.TrainConfig(num_steps=60, batch_size=8, lr=5e-3)
 histories, answers = {}, {}
 guides: dict[str, AdapterGuide] = {}
 for build in (ColumnGuide, bp.BLoBGuide):

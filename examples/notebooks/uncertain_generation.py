@@ -55,7 +55,7 @@ with quiet_libraries():
 guide = bp.BLoBGuide(model)
 examples = [bp.Example(prompt(country), None, country) for country in CAPITALS]
 items = bp.encode_completions(examples, [f" {city}." for city in CAPITALS.values()], model.tokenizer, max_length=32)
-config = bp.TrainConfig(num_steps=24, batch_size=4, lr=3e-3, kl_lr=0.02, kl_cycle=8)
+config = bp.TrainConfig(num_steps=24, batch_size=4, lr=3e-3)
 history = bp.fit(model, guide, bp.train_loader(items, 4, model.tokenizer.pad_token_id, seed=0), config, progress=False)
 print(f"nats per answer {history[0].nll:.2f} -> {history[-1].nll:.2f}; mean spread {guide.mean_scale():.3f}")
 

@@ -82,7 +82,7 @@ models, guides = {}, {}
 for prior_scale in SCALES:
     models[prior_scale] = model = fresh_model(prior_scale)
     guides[prior_scale] = guide = bp.BLoBGuide(model)
-    config = bp.TrainConfig(num_steps=60, batch_size=8, lr=5e-3, kl_lr=0.002, kl_cycle=20)
+    config = bp.TrainConfig(num_steps=60, batch_size=8, lr=5e-3)
     bp.fit(model, guide, bp.train_loader(train, 8, pad, seed=0), config, progress=False)
 
 # %% [markdown]

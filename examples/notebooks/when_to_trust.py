@@ -45,7 +45,7 @@ tokenizer = bp.load_tokenizer("minilm")
 pad = tokenizer.pad_token_id
 train = bp.encode(tweets.train, tokenizer, max_length=64)
 GROUPS = {"held out": tweets.validation, "new": tweets.test}
-config = bp.TrainConfig(num_steps=120, batch_size=8, lr=5e-3, kl_lr=0.012, kl_cycle=40)
+config = bp.TrainConfig(num_steps=120, batch_size=8, lr=5e-3)
 
 
 def answer(model: bp.BayesianLoRA, guide: AdapterGuide, examples: list[bp.Example]) -> Predictions:

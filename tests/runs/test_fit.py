@@ -25,6 +25,7 @@ import blob_pyro as bp
 from blob_pyro.errors import ConfigError, DataError, NonFiniteLossError, RunDirectoryError
 from blob_pyro.guides import GUIDES, AdapterGuide
 from blob_pyro.model.loading import BaseSource, load_base, locate
+from blob_pyro.report.page import cautions_of, read_run
 from blob_pyro.runs import answerer as answering
 from blob_pyro.runs import train as learning
 from blob_pyro.runs.evaluate import evaluate_run
@@ -91,7 +92,20 @@ def test_about_tells_versions_and_items(finished):
     told = json.loads((result.path / "about.json").read_text())
     assert told["items"] == {"train": 12, "validation": 0, "test": 6}
     assert told["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+    rows = tiny.read_jsonl(Path(finished[0].data.train_file))
+    shares = [sum(row["label"] == name for row in rows) / 12 for name in ("negative", "positive")]
+    assert told["label_entropy"] == pytest.approx(-sum(share * math.log(share) for share in shares))
     assert told["machine"]["device"] == "cpu" and any(note.startswith("train: 12 items") for note in told["notes"])
+
+
+def test_a_run_ends_with_what_is_against_its_posterior(tmp_path):
+    """A few steps at no rate to speak of teach nothing and leave the posterior at its start: the report's words."""
+    said = []
+    config = make_config(tmp_path, train={"num_steps": 3, "lr": 1e-9, "kl_lr": 0.0})
+    fit_run(config, progress=False, say=said.append)
+    notes = [line.removeprefix("note: ") for line in said if line.startswith("note: ")]
+    assert notes[0].startswith("Underfitted: ") and any("spread is about where it began" in line for line in notes)
+    assert set(notes) <= {caution.text for caution in cautions_of(read_run(config.output))}
 
 
 def test_metrics_are_those_of_the_saved_predictions(finished):

@@ -14,12 +14,13 @@ from blob_pyro.distributions.scale_maps import square_kl_flow
 from blob_pyro.errors import ConfigError
 from blob_pyro.training.kl_rate import (
     INIT_SCALE,
-    MEAN_KEPT,
     PAPER_RATE,
+    SHRINKAGE,
     WIDEST,
+    KLSettings,
     default_kl,
     default_width,
-    widening_rates,
+    widening,
 )
 from blob_pyro.training.kl_schedule import kl_schedule
 from blob_pyro.training.lr_schedule import linear_warmup_decay
@@ -44,22 +45,22 @@ def walked(schedule, rate: float, rate_loc: float, num_steps: int, prior_scale: 
 @pytest.mark.parametrize("width", [0.1, 0.5, 0.97])
 def test_the_kl_alone_reaches_the_width_and_leaves_most_of_the_mean(schedule, cycles, num_steps, prior_scale, width):
     weight = kl_schedule(schedule, num_steps // cycles)
-    kl = widening_rates(weight, num_steps, prior_scale, width, 0.06)
+    kl = widening(weight, num_steps, prior_scale, width, 0.06)
     reached, kept = walked(kl.schedule, kl.lr, kl.lr_loc, num_steps, prior_scale)
     assert reached == pytest.approx(max(width, INIT_SCALE / prior_scale), rel=1e-6)
-    assert kept >= MEAN_KEPT - 1e-9 and 0 <= kl.lr_loc <= kl.lr
-    if kl.lr_loc < kl.lr:
-        assert kept == pytest.approx(MEAN_KEPT)
+    assert kl.lr == PAPER_RATE
+    if width > INIT_SCALE / prior_scale:
+        assert kept == pytest.approx(math.exp(-SHRINKAGE * math.atanh(width))) and kept > 0.7
 
 
 def test_the_width_grows_with_the_passes_and_falls_with_the_items():
     """A pass counts the same in many small steps and in few large ones."""
     widths = [default_width(100, 4, num_steps) for num_steps in (1, 25, 100, 250, 10**6)]
     assert widths == sorted(widths) and len(set(widths)) == 5 and widths[-1] == WIDEST
-    widths = [default_width(num_data, 4, num_data) for num_data in (10, 100, 1000, 10**5)]
+    widths = [default_width(num_data, 4, num_data) for num_data in (20, 100, 1000, 10**5)]
     assert widths == sorted(widths, reverse=True) and len(set(widths)) == 4
     for num_data, batch_size, num_steps in itertools.product((7, 40, 2000), (1, 4, 32), (1, 20, 5000)):
-        expected = min(WIDEST, math.tanh(0.7 * math.sqrt(num_steps * batch_size / num_data**1.5)))
+        expected = min(WIDEST, math.tanh(3.3 * math.sqrt(num_steps * batch_size) / num_data))
         assert default_width(num_data, batch_size, num_steps) == pytest.approx(expected)
     for wrong in ((0, 4, 10), (10, 0, 10), (10, 4, 0)):
         with pytest.raises(ConfigError, match=r"^expected (num_data|batch_size|num_steps) above 0; got 0"):
@@ -113,8 +114,9 @@ def test_a_training_says_where_its_posterior_ended(width, words, recwarn):
 
 
 def test_where_the_kl_hardly_acts_the_rates_are_the_papers():
-    kl = widening_rates(kl_schedule("reweighted", 1000), 80, 0.2, 0.5, 0.06)
-    assert (kl.lr, kl.lr_loc) == (PAPER_RATE, PAPER_RATE)
+    schedule = kl_schedule("reweighted", 1000)
+    kl = widening(schedule, 80, 0.2, 0.5, 0.06)
+    assert kl == KLSettings(schedule, PAPER_RATE, PAPER_RATE)
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ import blob_pyro as bp
 from blob_pyro.cli import main
 from blob_pyro.errors import ConfigError, DataError, RunDirectoryError
 from blob_pyro.report.page import cautions_of, read_run, write_report
-from blob_pyro.report.page.cautions import cautions_of_several
+from blob_pyro.report.page.cautions import OF_THE_POSTERIOR, cautions_of_several
 from blob_pyro.report.page.cautions.draws import ece_difference, nll_difference
 from blob_pyro.report.page.extremes import confident_mistakes, uncertain_items
 from blob_pyro.report.page.naming import systems_of
@@ -149,6 +149,17 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_warning_comes_where_it_should(tmp_path: Path, name: str) -> None:
     given, words = CASES[name]
     assert words in warned(write_run(tmp_path / "run", **given))
+
+
+@pytest.mark.parametrize(("share", "underfitted"), [(0.95, True), (0.85, False), (None, False)])
+def test_a_training_near_the_label_frequencies_is_underfitted(tmp_path: Path, share: float, underfitted: bool) -> None:
+    """What it costs over the last fifth of the steps is a share of what the frequencies alone would."""
+    path, last = write_run(tmp_path / "run", history=steps()), steps()[-12:]
+    entropy = share and sum(step.nll for step in last) / 12 / share
+    about = json.loads((path / "about.json").read_text()) | {"label_entropy": entropy}
+    (path / "about.json").write_text(json.dumps(about))
+    found = [one for one in cautions_of(read_run(path), OF_THE_POSTERIOR) if one.text.startswith("Underfitted")]
+    assert len(found) == underfitted and all(one.serious and f"cost {entropy:.3f}" in one.text for one in found)
 
 
 def test_no_warning_comes_where_there_is_nothing(tmp_path: Path) -> None:
