@@ -195,7 +195,7 @@ def run(cell: Cell, seed: int, width: float | None, data_dir: str | None) -> dic
 
 def width_of(cell: Cell, widening: float) -> float:
     """What the rule of `kl_rate.default_width` gives for another constant."""
-    return min(0.9, math.tanh(widening * math.sqrt(cell.num_steps * BATCH_SIZE) / cell.num_data))
+    return max(0.1, min(0.9, math.tanh(widening * math.sqrt(cell.num_steps * BATCH_SIZE) / cell.num_data)))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -16,7 +16,7 @@ INIT_SCALE = (0.05 * (1 + math.sqrt(0.5)) / 2) ** 2
 """Standard deviation at the start: G at the mean of U(eps / sqrt 2, eps) with the paper's eps = 0.05."""
 WIDENING = 3.3
 """See `default_width`; chosen by docs/defaults.md."""
-WIDEST = 0.9
+NARROWEST, WIDEST = 0.1, 0.9
 SHRINKAGE = 0.15
 """How much of the mean the KL takes beside a width, see `widening`; chosen by docs/defaults.md."""
 
@@ -42,7 +42,7 @@ def default_width(num_data: int, batch_size: int, num_steps: int) -> float:
     What a training has seen once, of many items, it has learnt; what it comes back to often, of few items, it knows by
     heart, and may be less sure of:
 
-    .. math:: \min(0.9, \tanh(3.3 \sqrt{\text{passes} / \text{num\_data}})), \qquad
+    .. math:: \max(0.1, \min(0.9, \tanh(3.3 \sqrt{\text{passes} / \text{num\_data}}))), \qquad
         \text{passes} = \text{num\_steps} \cdot \text{batch\_size} / \text{num\_data}.
 
     Args:
@@ -59,13 +59,13 @@ def default_width(num_data: int, batch_size: int, num_steps: int) -> float:
         >>> [round(default_width(120, 4, num_steps), 2) for num_steps in (30, 60, 200, 600)]
         [0.29, 0.4, 0.65, 0.87]
         >>> [round(default_width(num_data, 4, 2 * num_data // 4), 2) for num_data in (40, 240, 5000)]  # two passes
-        [0.63, 0.29, 0.07]
+        [0.63, 0.29, 0.1]
     """
     for name, value in (("num_data", num_data), ("batch_size", batch_size), ("num_steps", num_steps)):
         if not value > 0:
             raise ConfigError(f"expected {name} above 0; got {value}; give a positive number")
     passes = num_steps * batch_size / num_data
-    return min(WIDEST, math.tanh(WIDENING * math.sqrt(passes / num_data)))
+    return max(NARROWEST, min(WIDEST, math.tanh(WIDENING * math.sqrt(passes / num_data))))
 
 
 def default_kl(
