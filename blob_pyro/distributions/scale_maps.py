@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ class ScaleMap:
         to_free: standard deviation above 0 -> the (positive, for "square") free parameter.
         kl_flow: (free parameter, time, prior scale) -> the free parameter that far down the gradient flow of its KL;
             None where it has no closed form.
+        kl_time: (standard deviation, another, prior scale) -> how long that flow takes from the one to the other.
     """
 
     name: str
@@ -32,6 +34,7 @@ class ScaleMap:
     to_scale: Callable[[Tensor], Tensor]
     to_free: Callable[[Tensor], Tensor]
     kl_flow: Callable[[Tensor, float, float | Tensor], Tensor] | None = None
+    kl_time: Callable[[float, float, float], float] | None = None
 
 
 def inverse_softplus(scale: Tensor) -> Tensor:
@@ -93,7 +96,23 @@ def square_kl_flow(free: Tensor, time: float, prior_scale: float | Tensor) -> Te
     return torch.copysign(moved.sqrt(), free)
 
 
+def square_kl_time(start: float, end: float, prior_scale: float) -> float:
+    r"""How long `square_kl_flow` takes from one standard deviation up to another, both below the prior's; else 0.
+
+    .. math:: \frac{\sigma_p}{4} \left(\operatorname{artanh} \frac{\sigma_1}{\sigma_p}
+        - \operatorname{artanh} \frac{\sigma_0}{\sigma_p}\right)
+
+    Example:
+        >>> time = square_kl_time(0.0025, 0.1, 0.2)
+        >>> round(time, 4), square_kl_flow(torch.tensor(0.05), time, 0.2).square()
+        (0.0268, tensor(0.1000))
+    """
+    if not start < end < prior_scale:
+        return 0.0
+    return prior_scale / 4 * (math.atanh(end / prior_scale) - math.atanh(start / prior_scale))
+
+
 SCALE_MAPS: dict[str, ScaleMap] = {
-    "square": ScaleMap("square", "root_scale", square, torch.sqrt, square_kl_flow),
+    "square": ScaleMap("square", "root_scale", square, torch.sqrt, square_kl_flow, square_kl_time),
     "softplus": ScaleMap("softplus", "unconstrained_scale", softplus, inverse_softplus),
 }

@@ -39,6 +39,7 @@ def at_least(least: int, what: str) -> Range:
     return lambda value: bool(value >= least), f"at least {least} {what}"
 
 
+FIRST_TIME, LONGEST_TIME = 1e-6, 100.0
 MOST_QUARTERINGS = 30
 """Times that a step down the KL is shortened before it is left out."""
 
@@ -223,6 +224,37 @@ class AdapterGuide(nn.Module, ABC):
             if self.kl() <= before:
                 break
             scale_time /= 4
+
+    @torch.no_grad()
+    def kl_time(self, width: float) -> float:
+        """How long the KL takes to bring the mean standard deviation from where it is to a share of the prior's.
+
+        Found by descending (`descend_kl_`), in steps by which it grows by a twentieth to a tenth. The spread is then
+        put back.
+
+        Args:
+            width: the share, between 0 and 1.
+
+        Returns:
+            The `scale_time`; 0 where no spread is trained, or it is as wide already.
+        """
+        starts = [parameter.clone() for parameter in self.scale_parameters().values()]
+        time, step = 0.0, FIRST_TIME
+        after = self._width() if starts else width
+        while after < width and step < LONGEST_TIME:
+            before = after
+            self.descend_kl_(0.0, step)
+            after = self._width()
+            time += step * min(1.0, (width - before) / max(after - before, 1e-12))
+            step *= 2 if after < 1.05 * before else 1
+        for parameter, start in zip(self.scale_parameters().values(), starts, strict=True):
+            parameter.copy_(start)
+        return time
+
+    def _width(self) -> float:
+        """The spread as a share of the prior's, mean over what the KL weighs."""
+        scale = self.mean_scale()
+        return 0.0 if scale is None else float(scale / self.prior_scale)
 
     def _kl_slopes(self, parameters: Mapping[str, nn.Parameter], *, with_curvature: bool = False) -> list[Any]:
         """(parameter, gradient of the KL) of each that is trained and in it; on demand (.., positive row sum)."""

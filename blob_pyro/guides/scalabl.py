@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from blob_pyro.distributions import RadialNormal
@@ -70,6 +71,10 @@ class ScalaBLGuide(AdapterGuide):
     def posterior(self, site: str) -> RadialNormal:
         """Rows of random length, event_shape (r, n)."""
         return RadialNormal(self.loc(site), self.root_scale(site).square(), self.prior(site))
+
+    def _width(self) -> float:
+        roots = torch.cat([root.detach().flatten() for root in self.root_scales])
+        return float(roots.square().mean() / self.prior_scale)
 
     def scale_parameters(self) -> dict[str, nn.Parameter]:
         """G of every site."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from blob_pyro.distributions.scale_maps import square_kl_time
 from blob_pyro.errors import ConfigError
 from blob_pyro.training.kl_schedule import late
 from blob_pyro.training.lr_schedule import linear_warmup_decay
@@ -18,7 +19,7 @@ WIDENING = 3.3
 """See `default_width`; chosen by docs/defaults.md."""
 NARROWEST, WIDEST = 0.1, 0.9
 SHRINKAGE = 0.15
-"""How much of the mean the KL takes beside a width, see `widening`; chosen by docs/defaults.md."""
+"""How much of the mean the KL takes beside a width, see `mean_time`; chosen by docs/defaults.md."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ def default_kl(
     """The schedule and rates that `bp.fit` and `BLoBSVI` take where nobody sets them, for a loop of your own.
 
     The KL waits until half of the steps have taught the mean (`kl_schedule.late`); then it widens the posterior to
-    `width`, and takes little of the mean (`widening`).
+    `width`, and takes little of the mean (`mean_time`). The spread is taken to be BLoB's; of another guide `BLoBSVI`
+    asks how long it takes (`AdapterGuide.kl_time`).
 
     Args:
         num_data: training items.
@@ -100,29 +102,39 @@ def default_kl(
         >>> kl.lr, round(kl.lr_loc, 5), kl.schedule(30), round(kl.schedule(31), 3)
         (0.01, 0.00123, 0.0, 0.253)
     """
-    schedule = partial(late, cycle=num_steps)
     if width is None:
         width = default_width(num_data, batch_size, num_steps)
-    return widening(schedule, num_steps, prior_scale, width, warmup_ratio)
+    times = square_kl_time(INIT_SCALE, width * prior_scale, prior_scale), mean_time(width, prior_scale)
+    return widening(partial(late, cycle=num_steps), num_steps, *times, warmup_ratio=warmup_ratio)
+
+
+def mean_time(width: float, prior_scale: float) -> float:
+    r"""How long the KL acts on the mean while it brings the spread to a width.
+
+    In the time that the spread takes the mean would shrink by :math:`e^{-t / \sigma_p^2}`, nearly all of it where the
+    prior is narrow. In this time it shrinks by :math:`e^{-0.15 \operatorname{artanh} s}`, whatever the prior scale:
+    by a tenth at a width of 0.6, by a fifth at the most.
+
+    Example:
+        >>> round(math.exp(-mean_time(0.6, 0.2) / 0.2**2), 2), round(math.exp(-mean_time(0.9, 0.02) / 0.02**2), 2)
+        (0.9, 0.8)
+    """
+    return SHRINKAGE * prior_scale**2 * math.atanh(width)
 
 
 def widening(
-    schedule: Callable[[int], float], num_steps: int, prior_scale: float, width: float, warmup_ratio: float
+    schedule: Callable[[int], float], num_steps: int, scale_time: float, loc_time: float, *, warmup_ratio: float
 ) -> KLSettings:
-    r"""The schedule, times a factor, by which the KL alone brings the standard deviation to `width` of the prior's.
+    """The schedule, times a factor, under which the KL acts on spread and mean for these times in all.
 
-    Along the KL's flow (`kl_step="flow"`) the spread of :math:`\sigma = G^2` goes from one share of the prior's to
-    another in the time :math:`\sigma_p / 4 \, (\operatorname{artanh} s - \operatorname{artanh} s_0)`, however the time
-    is cut into steps; a step's time is the rate times the schedule's weight. The rate stays the paper's 0.01, for it is
-    also that of the spread on the NLL: at a higher one few training items narrow what they know by heart. In the same
-    time the mean would shrink by :math:`e^{-t / \sigma_p^2}`, nearly all of it where the prior is narrow. By its own
-    rate it shrinks by :math:`e^{-0.15 \operatorname{artanh} s}`, whatever the prior scale: by a fifth at the most.
+    Along the KL's flow (`kl_step="flow"`) it does not matter how a time is cut into steps; a step's is the rate times
+    the schedule's weight. The rate stays the paper's 0.01, for it is also that of the spread on the NLL.
 
     Args:
         schedule: step (from 1) -> weight of the KL.
         num_steps: optimiser steps.
-        prior_scale: standard deviation of the prior (paper: sigma_p).
-        width: share of it, between 0 and 1, to be reached after `num_steps` from the paper's start.
+        scale_time: what the spread takes to its width (`AdapterGuide.kl_time`).
+        loc_time: for the mean (`mean_time`).
         warmup_ratio: share of the steps over which the learning rates rise.
 
     Returns:
@@ -130,17 +142,16 @@ def widening(
 
     Example:
         >>> from blob_pyro.training.kl_schedule import kl_schedule
-        >>> pulses = widening(kl_schedule("reweighted", 100), 300, 0.2, 0.93, 0.0)
+        >>> pulses = widening(kl_schedule("reweighted", 100), 300, 0.0824, 0.01, warmup_ratio=0.0)
         >>> round(pulses.schedule(100), 2), round(pulses.lr_loc, 5)  # eight times the paper's 0.5
-        (4.04, 0.00121)
+        (4.12, 0.00121)
     """
     acting = with_warmup(schedule, num_steps, warmup_ratio)
     total = PAPER_RATE * math.fsum(map(acting, range(1, num_steps + 1)))
     if never_acts(schedule, num_steps) or not total:
         return KLSettings(schedule, PAPER_RATE, PAPER_RATE)
-    time = prior_scale / 4 * max(0.0, math.atanh(width) - math.atanh(min(INIT_SCALE / prior_scale, width)))
-    of_mean = SHRINKAGE * prior_scale**2 * math.atanh(width) / time if time else 1.0
-    return KLSettings(partial(_times, schedule, time / total), PAPER_RATE, PAPER_RATE * of_mean)
+    of_mean = loc_time / scale_time if scale_time else 0.0
+    return KLSettings(partial(_times, schedule, scale_time / total), PAPER_RATE, PAPER_RATE * of_mean)
 
 
 def _times(schedule: Callable[[int], float], factor: float, step: int) -> float:

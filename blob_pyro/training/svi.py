@@ -20,7 +20,7 @@ from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.model.likelihoods import Likelihood
 from blob_pyro.system.processes import Ranks
 from blob_pyro.training.elbo import negative_log_likelihood
-from blob_pyro.training.kl_rate import PAPER_RATE, default_width, never_acts, widening
+from blob_pyro.training.kl_rate import PAPER_RATE, default_width, mean_time, never_acts, widening
 from blob_pyro.training.kl_schedule import constant, cycle_length, late, reweighted
 from blob_pyro.training.loss_scale import LossScale
 from blob_pyro.training.recipes import KL_STEPS, RECIPES, OptimSettings
@@ -72,7 +72,7 @@ class BLoBSVI:
             paper's 0.01, and scales the schedule so that the spread comes to kl_width; but not where num_steps is None
             or kl_step is "explicit".
         kl_lr_loc: the same for the mean. None takes kl_lr, or where that is None, too, one that takes a fifth of the
-            mean at the most (`kl_rate.widening`).
+            mean at the most (`kl_rate.mean_time`).
         kl_width: share of the prior's standard deviation that the KL alone brings the posterior's to by the last step,
             in place of kl_lr. None takes `kl_rate.default_width`, which num_data, num_steps and the first batch's size
             say.
@@ -162,6 +162,8 @@ class BLoBSVI:
         self._schedule = constant if kl_schedule is None and recipe == "elbo" else kl_schedule
         self._num_steps, self._warmup_ratio = num_steps, warmup_ratio
         self._kl_lr, self._kl_lr_loc, self._kl_width, self._widens = kl_lr, kl_lr_loc, kl_width, widens
+        # now, and not before the first step, which may be one behind a checkpoint
+        self._kl_time = None if kl_width is None else self._ranks.gather(guide.kl_time(kl_width))[0]
         self._is_settled = num_steps is None or recipe == "elbo"
         self._told = False
         self._first_scale: float | None = None
@@ -224,7 +226,9 @@ class BLoBSVI:
         assert self._num_steps is not None
         if self._widens and self.guide.scale_parameters():
             width = self._kl_width or default_width(self._num_data("kl_width"), len(batch), self._num_steps)
-            kl = widening(schedule, self._num_steps, self.model.prior_scale, width, self._warmup_ratio)
+            time = self._ranks.gather(self.guide.kl_time(width))[0] if self._kl_time is None else self._kl_time
+            of_mean = mean_time(width, self.model.prior_scale)
+            kl = widening(schedule, self._num_steps, time, of_mean, warmup_ratio=self._warmup_ratio)
             self._schedule = kl.schedule
             self.recipe.set_kl_rates(kl.lr_loc if self._kl_lr_loc is None else self._kl_lr_loc, kl.lr)
             self.recipe.set_rates(self.steps_done)

@@ -163,3 +163,20 @@ def test_an_unknown_step_is_refused() -> None:
     model = MODELS["llama"]()
     with pytest.raises(ConfigError, match=r"kl_step: expected one of explicit, flow; got 'flo'; did you mean flow\?"):
         bp.BLoBSVI(model, bp.BLoBGuide(model), kl_step="flo")
+
+
+@pytest.mark.parametrize("width", [0.05, 0.3, 0.65, 0.9])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_time_to_a_width_is_what_the_way_there_takes(name: str, width: float) -> None:
+    """Whatever the guide's free parameters are, and however the time is cut; asking for it moves nothing."""
+    guide = EVERY_GUIDE[name](model_for(name))
+    starts, began = [p.detach().clone() for p in parameters(guide)], guide._width()
+    time = guide.kl_time(width)
+    assert all(torch.equal(p, start) for p, start in zip(parameters(guide), starts, strict=True))
+    if not guide.scale_parameters():
+        assert time == 0
+        return
+    for _ in range(60):
+        guide.descend_kl_(0.0, time / 60)
+    assert guide._width() == pytest.approx(max(width, began), rel=0.04)
+    assert guide.kl_time(width / 2) == 0

@@ -10,7 +10,7 @@ import torch
 from cases import MODELS, NUM_DATA, make_batch
 
 import blob_pyro as bp
-from blob_pyro.distributions.scale_maps import square_kl_flow
+from blob_pyro.distributions.scale_maps import square_kl_flow, square_kl_time
 from blob_pyro.errors import ConfigError
 from blob_pyro.training.kl_rate import (
     INIT_SCALE,
@@ -21,6 +21,7 @@ from blob_pyro.training.kl_rate import (
     KLSettings,
     default_kl,
     default_width,
+    mean_time,
     widening,
 )
 from blob_pyro.training.kl_schedule import kl_schedule
@@ -46,7 +47,8 @@ def walked(schedule, rate: float, rate_loc: float, num_steps: int, prior_scale: 
 @pytest.mark.parametrize("width", [0.1, 0.5, 0.97])
 def test_the_kl_alone_reaches_the_width_and_leaves_most_of_the_mean(schedule, cycles, num_steps, prior_scale, width):
     weight = kl_schedule(schedule, num_steps // cycles)
-    kl = widening(weight, num_steps, prior_scale, width, 0.06)
+    times = square_kl_time(INIT_SCALE, width * prior_scale, prior_scale), mean_time(width, prior_scale)
+    kl = widening(weight, num_steps, *times, warmup_ratio=0.06)
     reached, kept = walked(kl.schedule, kl.lr, kl.lr_loc, num_steps, prior_scale)
     assert reached == pytest.approx(max(width, INIT_SCALE / prior_scale), rel=1e-6)
     assert kl.lr == PAPER_RATE
@@ -116,7 +118,7 @@ def test_a_training_says_where_its_posterior_ended(width, words, recwarn):
 
 def test_where_the_kl_hardly_acts_the_rates_are_the_papers():
     schedule = kl_schedule("reweighted", 1000)
-    kl = widening(schedule, 80, 0.2, 0.5, 0.06)
+    kl = widening(schedule, 80, 0.03, 0.01, warmup_ratio=0.06)
     assert kl == KLSettings(schedule, PAPER_RATE, PAPER_RATE)
 
 
@@ -142,7 +144,7 @@ def items(seed: int) -> bp.Batch:
 
 
 def test_every_road_has_the_same_schedule_and_rate():
-    """`bp.fit`, `BLoBSVI` with a number of steps, and `BLoBSVI` with what `default_kl` gives: the same steps."""
+    """`bp.fit`, `BLoBSVI` with a number of steps, and with what `default_kl` gives, whose spread starts at its mean."""
     config = bp.TrainConfig(num_steps=12, lr=1e-2)
     kl = default_kl(NUM_DATA, 4, 12, 0.2)
     given = {"kl_schedule": kl.schedule, "kl_lr": kl.lr, "kl_lr_loc": kl.lr_loc}
@@ -155,7 +157,9 @@ def test_every_road_has_the_same_schedule_and_rate():
 
     model, guide = start()
     fitted = bp.fit(model, guide, [items(seed) for seed in range(12)], config, progress=False)
-    assert fitted == by_hand() == by_hand(**given)
+    assert fitted == by_hand()
+    for one, other in zip(fitted, by_hand(**given), strict=True):
+        assert one.kl_weight == pytest.approx(other.kl_weight, rel=0.01) and one.nll == pytest.approx(other.nll, 0.01)
     assert fitted[-1].scale > 10 * fitted[0].scale and fitted[5].scale < 1.1 * fitted[0].scale
 
 
