@@ -1,7 +1,7 @@
 """Does the default posterior help? Plain LoRA against BLoB as it comes, over grids of tasks, sizes and rates.
 
     python examples/defaults.py report --out DIR               # two cores, an hour: the cells of docs/defaults.md
-    python examples/defaults.py choosing --out DIR --widening 2.5 3.3 4.2
+    python examples/defaults.py choosing --out DIR --widening 0.5 0.7 1.0
     python examples/defaults.py table DIR/report.jsonl
 
 Both systems see the same items, steps, batches, AdamW and seeds through `bp.fit`; nothing of the KL is set. A run is a
@@ -78,8 +78,6 @@ CHOOSING = (
     Cell("tweets", 120, 300, 3e-3, "minilm"),
     Cell("tweets", 40, 100, 2e-3, "minilm"),
     Cell("tweets", 60, 60, 1e-3, "smollm2"),
-)
-REPORT = (
     Cell("keywords", 60, 20, 1e-2),
     Cell("keywords", 80, 400, 1e-2),
     Cell("keywords", 160, 100, 1e-2),
@@ -92,8 +90,23 @@ REPORT = (
     Cell("tweets", 400, 300, 3e-3, "minilm"),
     Cell("cola", 200, 200, 2e-3, "minilm"),
     Cell("mrpc", 100, 200, 2e-3, "minilm"),
-    Cell("tweets", 40, 60, 1e-3, "smollm2"),
-    Cell("tweets", 120, 120, 2e-3, "smollm2"),
+)
+REPORT = (
+    Cell("keywords", 40, 20, 1e-2, words=10, noise=0.15),
+    Cell("keywords", 60, 300, 1e-2, words=10, noise=0.15),
+    Cell("keywords", 100, 600, 3e-3, words=10, noise=0.15),
+    Cell("keywords", 200, 150, 1e-2, words=10, noise=0.15),
+    Cell("keywords", 200, 150, 3e-3, words=10, noise=0.15),
+    Cell("keywords", 800, 1000, 3e-3, words=10, noise=0.15),
+    Cell("keywords", 2000, 500, 1e-2, words=10, noise=0.15),
+    Cell("keywords", 400, 400, 5e-3, words=6, noise=0.0),
+    Cell("tweets", 100, 100, 3e-3, "minilm"),
+    Cell("tweets", 200, 250, 1e-3, "minilm"),
+    Cell("tweets", 500, 250, 3e-3, "minilm"),
+    Cell("cola", 300, 300, 2e-3, "minilm"),
+    Cell("mrpc", 150, 200, 2e-3, "minilm"),
+    Cell("tweets", 60, 60, 1e-3, "smollm2"),
+    Cell("tweets", 160, 120, 2e-3, "smollm2"),
 )
 NUM_TEST = {"llama": 500, "minilm": 300, "smollm2": 150}
 NUM_SAMPLES, BATCH_SIZE = 10, 4
@@ -195,7 +208,7 @@ def run(cell: Cell, seed: int, width: float | None, data_dir: str | None) -> dic
 
 def width_of(cell: Cell, widening: float) -> float:
     """What the rule of `kl_rate.default_width` gives for another constant."""
-    return max(0.1, min(0.9, math.tanh(widening * math.sqrt(cell.num_steps * BATCH_SIZE) / cell.num_data)))
+    return max(0.1, min(0.9, math.tanh(widening * math.sqrt(cell.num_steps * BATCH_SIZE / cell.num_data**1.5))))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -248,7 +261,7 @@ def main() -> None:
     parser.add_argument("what", choices=("choosing", "report", "table"))
     parser.add_argument("files", nargs="*", type=Path, help="of the runs that a table is made of")
     parser.add_argument("--out", type=Path, default=Path("runs/defaults"), help="folder of the runs")
-    parser.add_argument("--seeds", nargs="+", type=int, help="default: 100 to 102 for choosing, 0 to 4 for the report")
+    parser.add_argument("--seeds", nargs="+", type=int, help="default: 100 to 102 for choosing, 5 to 9 for the report")
     parser.add_argument("--models", nargs="+", default=list(NUM_TEST), choices=NUM_TEST, help="leave out others' cells")
     parser.add_argument("--widening", nargs="+", type=float, help="constants of the rule in place of the default's")
     parser.add_argument(
@@ -258,7 +271,7 @@ def main() -> None:
     if options.what == "table":
         print(table([json.loads(line) for file in options.files for line in file.read_text().splitlines()]))
         return
-    grid, seeds = (CHOOSING, range(100, 103)) if options.what == "choosing" else (REPORT, range(5))
+    grid, seeds = (CHOOSING, range(100, 103)) if options.what == "choosing" else (REPORT, range(5, 10))
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / f"{options.what}-{'-'.join(options.models)}.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []

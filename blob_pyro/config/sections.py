@@ -145,7 +145,7 @@ class TrainConfig:
         kl_lr_loc: the same for the mean; None takes kl_lr, or where that is not set one that takes little of it.
         kl_width: share of the prior's standard deviation, between 0 and 1, that the KL alone brings the posterior's to
             by the last step. None takes more the more often training sees its items, and the fewer they are
-            (`kl_rate.default_width`): 0.29 for one pass over 120 items, 0.74 for ten. Not beside kl_lr.
+            (`kl_rate.default_width`): 0.25 for one pass over 120 items, 0.67 for ten. Not beside kl_lr.
         kl_schedule: how the KL is spread over the steps of a cycle. None takes "late" where kl_lr is not set, else
             the paper's "reweighted".
         kl_cycle: steps in a cycle, or of the rise for "warmup". None takes all steps for "late"; the learning rate's

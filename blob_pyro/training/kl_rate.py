@@ -15,7 +15,7 @@ from blob_pyro.training.lr_schedule import linear_warmup_decay
 PAPER_RATE = 0.01
 INIT_SCALE = (0.05 * (1 + math.sqrt(0.5)) / 2) ** 2
 """Standard deviation at the start: G at the mean of U(eps / sqrt 2, eps) with the paper's eps = 0.05."""
-WIDENING = 3.3
+WIDENING = 0.85
 """See `default_width`; chosen by docs/defaults.md."""
 NARROWEST, WIDEST = 0.1, 0.9
 SHRINKAGE = 0.15
@@ -43,7 +43,7 @@ def default_width(num_data: int, batch_size: int, num_steps: int) -> float:
     What a training has seen once, of many items, it has learnt; what it comes back to often, of few items, it knows by
     heart, and may be less sure of:
 
-    .. math:: \max(0.1, \min(0.9, \tanh(3.3 \sqrt{\text{passes} / \text{num\_data}}))), \qquad
+    .. math:: \max(0.1, \min(0.9, \tanh(0.85 \sqrt{\text{passes} / \sqrt{\text{num\_data}}}))), \qquad
         \text{passes} = \text{num\_steps} \cdot \text{batch\_size} / \text{num\_data}.
 
     Args:
@@ -58,15 +58,15 @@ def default_width(num_data: int, batch_size: int, num_steps: int) -> float:
 
     Example:
         >>> [round(default_width(120, 4, num_steps), 2) for num_steps in (30, 60, 200, 600)]
-        [0.29, 0.4, 0.65, 0.87]
+        [0.25, 0.35, 0.58, 0.82]
         >>> [round(default_width(num_data, 4, 2 * num_data // 4), 2) for num_data in (40, 240, 5000)]  # two passes
-        [0.63, 0.29, 0.1]
+        [0.44, 0.3, 0.14]
     """
     for name, value in (("num_data", num_data), ("batch_size", batch_size), ("num_steps", num_steps)):
         if not value > 0:
             raise ConfigError(f"expected {name} above 0; got {value}; give a positive number")
     passes = num_steps * batch_size / num_data
-    return max(NARROWEST, min(WIDEST, math.tanh(WIDENING * math.sqrt(passes / num_data))))
+    return max(NARROWEST, min(WIDEST, math.tanh(WIDENING * math.sqrt(passes / math.sqrt(num_data)))))
 
 
 def default_kl(
@@ -100,7 +100,7 @@ def default_kl(
     Example:
         >>> kl = default_kl(120, 4, 60, 0.2)
         >>> kl.lr, round(kl.lr_loc, 5), kl.schedule(30), round(kl.schedule(31), 3)
-        (0.01, 0.00123, 0.0, 0.253)
+        (0.01, 0.00123, 0.0, 0.215)
     """
     if width is None:
         width = default_width(num_data, batch_size, num_steps)
@@ -144,7 +144,7 @@ def widening(
         >>> from blob_pyro.training.kl_schedule import kl_schedule
         >>> pulses = widening(kl_schedule("reweighted", 100), 300, 0.0824, 0.01, warmup_ratio=0.0)
         >>> round(pulses.schedule(100), 2), round(pulses.lr_loc, 5)  # eight times the paper's 0.5
-        (4.12, 0.00121)
+        (4.04, 0.00121)
     """
     acting = with_warmup(schedule, num_steps, warmup_ratio)
     total = PAPER_RATE * math.fsum(map(acting, range(1, num_steps + 1)))

@@ -283,23 +283,25 @@ def test_own_guide(output: Callable[[str], str]) -> None:
     before, after = numbers(r"mean spread ([\d.]+) -> ([\d.]+)", text)
     assert after > 2 * before
     low, high = numbers(r"ColumnGuide: standard deviations of 384 columns from ([\d.]+) to ([\d.]+)", text)
-    assert 0.05 < low <= high < 0.2
+    of_blob = numbers(r"BLoBGuide: standard deviations of 384 columns from ([\d.]+) to ([\d.]+)", text)
+    assert 0.03 < low <= high < 0.07 and of_blob == pytest.approx([low, high], rel=0.1)
     assert [row[0] for row in table(text, "method")] == ["ColumnGuide", "BLoBGuide"]
 
 
 @pytest.mark.slow
 def test_what_the_prior_does(output: Callable[[str], str]) -> None:
-    """A fresh adapter's draws are all alike; rank 8; theorem 3.2; wide priors disagree; a narrow one shrinks M."""
+    """A fresh adapter's draws are all alike; rank 8; theorem 3.2; wide priors disagree; widths are a share of each."""
     text = output("what_the_prior_does")
     assert "two draws' probabilities: 0.0\n" in text
     assert "rank of the covariance: 8 of 384" in text
     on_W, on_A, rotated = numbers(r"on W ([\d,.]+) nats; on A ([\d,.]+); with the prior's B rotated ([\d,.]+)", text)
     assert on_W == pytest.approx(on_A, rel=1e-4) and rotated == pytest.approx(on_A, rel=1e-3)
     rows = table(text, "sigma_p")
-    size, under_prior = ([float(row[column]) for row in rows] for column in (1, 3))
+    prior, size, spread, under_prior, found = ([float(row[column]) for row in rows] for column in range(5))
     assert len(rows) == 3
-    assert under_prior == sorted(under_prior) and under_prior[2] > 5 * under_prior[0]
-    assert size[0] < 0.7 * size[1]
+    assert under_prior == sorted(under_prior) and under_prior[2] > 5 * under_prior[0] and found[2] > 5 * found[0]
+    assert [sd / scale for sd, scale in zip(spread, prior, strict=True)] == pytest.approx([0.25] * 3, rel=0.1)
+    assert size == pytest.approx([size[1]] * 3, rel=0.05)
 
 
 @pytest.mark.slow

@@ -60,10 +60,10 @@ def test_the_width_grows_with_the_passes_and_falls_with_the_items():
     """A pass counts the same in many small steps and in few large ones."""
     widths = [default_width(100, 4, num_steps) for num_steps in (1, 25, 100, 250, 10**6)]
     assert widths == sorted(widths) and len(set(widths)) == 5 and widths[-1] == WIDEST
-    widths = [default_width(num_data, 4, num_data) for num_data in (20, 100, 500, 10**5)]
+    widths = [default_width(num_data, 4, num_data) for num_data in (20, 100, 1000, 10**5)]
     assert widths == sorted(widths, reverse=True) and len(set(widths)) == 4 and widths[-1] == NARROWEST
     for num_data, batch_size, num_steps in itertools.product((7, 40, 2000), (1, 4, 32), (1, 20, 5000)):
-        expected = max(NARROWEST, min(WIDEST, math.tanh(3.3 * math.sqrt(num_steps * batch_size) / num_data)))
+        expected = max(NARROWEST, min(WIDEST, math.tanh(0.85 * math.sqrt(num_steps * batch_size / num_data**1.5))))
         assert default_width(num_data, batch_size, num_steps) == pytest.approx(expected)
     for wrong in ((0, 4, 10), (10, 0, 10), (10, 4, 0)):
         with pytest.raises(ConfigError, match=r"^expected (num_data|batch_size|num_steps) above 0; got 0"):

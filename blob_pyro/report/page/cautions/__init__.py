@@ -32,13 +32,8 @@ RULES = (
     settings.held_out,
 )
 
-OF_THE_POSTERIOR = (
-    training.underfitted,
-    training.spread_at_start,
-    training.spread_at_prior,
-    draws.worse_than_the_mean,
-)
-"""Whether the posterior helps: what `blob-pyro fit` says at its end."""
+OF_THE_POSTERIOR = (training.underfitted, draws.worse_than_the_mean)
+"""Whether the posterior helps: what `blob-pyro fit` says at its end, beside what `BLoBSVI` has warned of."""
 
 
 def cautions_of(run: RunFiles, rules: Sequence[Callable[[RunFiles], Iterator[Caution]]] = RULES) -> list[Caution]:
