@@ -34,9 +34,9 @@ MODEL = ModelConfig(id="smollm2", r=8, lora_alpha=16, target_modules=["q_proj", 
 
 
 def train_config(num_steps: int) -> TrainConfig:
-    """The same AdamW for both methods; three KL pulses, whatever the number of steps.
+    """The same AdamW for both methods, and the library's default for the KL.
 
-    Chosen with 150 tweets and 250 steps, on 300 tweets that are neither training nor test tweets of seed 0.
+    The learning rate was chosen with 150 tweets and 250 steps, on 300 tweets that are neither training nor test tweets.
     """
     return TrainConfig(num_steps=num_steps, batch_size=4, lr=2e-3)
 

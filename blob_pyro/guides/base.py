@@ -240,19 +240,20 @@ class AdapterGuide(nn.Module, ABC):
         """
         starts = [parameter.clone() for parameter in self.scale_parameters().values()]
         time, step = 0.0, FIRST_TIME
-        after = self._width() if starts else width
+        after = self.width() if starts else width
         while after < width and step < LONGEST_TIME:
             before = after
             self.descend_kl_(0.0, step)
-            after = self._width()
+            after = self.width()
             time += step * min(1.0, (width - before) / max(after - before, 1e-12))
             step *= 2 if after < 1.05 * before else 1
         for parameter, start in zip(self.scale_parameters().values(), starts, strict=True):
             parameter.copy_(start)
         return time
 
-    def _width(self) -> float:
-        """The spread as a share of the prior's, mean over what the KL weighs."""
+    @torch.no_grad()
+    def width(self) -> float:
+        """How wide the posterior is: its spread as a share of the prior's, the mean over what the KL weighs."""
         scale = self.mean_scale()
         return 0.0 if scale is None else float(scale / self.prior_scale)
 

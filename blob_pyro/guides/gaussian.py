@@ -97,12 +97,13 @@ class FactorisedGaussianGuide(AdapterGuide):
                 loc.mul_(torch.exp(-loc_time / variance).to(loc.device, loc.dtype))
             free.copy_(self.scale_map.kl_flow(free, scale_time, prior_scale))
 
+    @torch.no_grad()
     def kl_time(self, width: float) -> float:
         """As `AdapterGuide.kl_time`; where the free parameter's flow has a closed form, by that."""
         if self.scale_map.kl_time is None:
             return super().kl_time(width)
         prior_scale = float(self.prior_scale)
-        return self.scale_map.kl_time(self._width() * prior_scale, width * prior_scale, prior_scale)
+        return self.scale_map.kl_time(self.width() * prior_scale, width * prior_scale, prior_scale)
 
     def mean_scale(self) -> Tensor:
         """As `AdapterGuide.mean_scale`, in a handful of operations."""

@@ -72,8 +72,10 @@ class ScalaBLGuide(AdapterGuide):
         """Rows of random length, event_shape (r, n)."""
         return RadialNormal(self.loc(site), self.root_scale(site).square(), self.prior(site))
 
-    def _width(self) -> float:
-        roots = torch.cat([root.detach().flatten() for root in self.root_scales])
+    @torch.no_grad()
+    def width(self) -> float:
+        """As `AdapterGuide.width`; of the random numbers themselves, not of the entries that they become."""
+        roots = torch.cat([root.flatten() for root in self.root_scales])
         return float(roots.square().mean() / self.prior_scale)
 
     def scale_parameters(self) -> dict[str, nn.Parameter]:

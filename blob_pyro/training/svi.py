@@ -26,7 +26,7 @@ from blob_pyro.training.loss_scale import LossScale
 from blob_pyro.training.recipes import KL_STEPS, RECIPES, OptimSettings
 
 KLSchedule = Callable[[int], float]
-LEAST_GROWTH = 1.2
+NARROW, LEAST_GROWTH = 0.05, 1.2
 NEAR_PRIOR = 0.95
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -166,7 +166,7 @@ class BLoBSVI:
         self._kl_time = None if kl_width is None else self._ranks.gather(guide.kl_time(kl_width))[0]
         self._is_settled = num_steps is None or recipe == "elbo"
         self._told = False
-        self._first_scale: float | None = None
+        self._first_width: float | None = None
 
     def step(self, batch: Batch) -> StepResult:
         """Update every parameter once, with one posterior draw a forward.
@@ -180,6 +180,8 @@ class BLoBSVI:
             DataError: the batch has no labels.
         """
         step = self.steps_done + 1
+        if step == 1:
+            self._first_width = self.guide.width()
         if not self._is_settled:
             self._settle(batch)
         kl_weight = self.kl_weight * self.kl_schedule(batch)(step)
@@ -196,8 +198,6 @@ class BLoBSVI:
             self._update(norm, kl_weight)
         self.steps_done = step
         self.recipe.set_rates(step)
-        if step == 1:
-            self._first_scale = seen.get("scale")
         if step == self._num_steps:
             self._look_back()
         return StepResult(
@@ -245,19 +245,19 @@ class BLoBSVI:
 
     def _look_back(self) -> None:
         """Behind the last step: say where the spread has not left its start, or come to the prior's."""
-        last, first, prior_scale = self.guide.mean_scale(), self._first_scale, self.model.prior_scale
-        if last is None or not self._wants_width() or self._told:
+        if self._told or not self._wants_width():
             return
-        if first is not None and first / LEAST_GROWTH < float(last) < LEAST_GROWTH * first:
+        width, first = self.guide.width(), self._first_width
+        if first is not None and first / LEAST_GROWTH < width < min(NARROW, LEAST_GROWTH * first):
             warnings.warn(
-                f"the posterior is where it began, a mean standard deviation of {float(last):.3g} (prior scale "
-                f"{prior_scale:g}): draws hardly differ; take a larger kl_width (or kl_lr, kl_weight), or more steps",
+                f"the posterior is where it began, at {100 * width:.1f} % of the prior's standard deviation: draws "
+                "hardly differ; take a larger kl_width (or kl_lr, kl_weight), or more steps",
                 stacklevel=3,
             )
-        if float(last) > NEAR_PRIOR * prior_scale and self.guide.log_prior_scale is None:
+        if width > NEAR_PRIOR and self.guide.log_prior_scale is None:
             warnings.warn(
-                f"the posterior is the prior, a mean standard deviation of {float(last):.3g} (prior scale "
-                f"{prior_scale:g}): draws tell nothing of the data; take a smaller kl_width (or kl_lr, kl_weight)",
+                f"the posterior is the prior, at {100 * width:.0f} % of its standard deviation: draws tell nothing of "
+                "the data; take a smaller kl_width (or kl_lr, kl_weight)",
                 stacklevel=3,
             )
 

@@ -40,12 +40,12 @@ from blob_pyro.system.terminal import quiet_libraries
 # %% [markdown]
 # ## One model, one set of tweets
 #
-# MiniLM with rank-8 adapters on the query and value layers of its last two blocks, 120 tweets to learn from and 150
+# MiniLM with rank-8 adapters on the query and value layers of its last two blocks, 120 tweets to learn from and 120
 # others to be judged by. The few training tweets are seen six times each, which is how plain fine-tuning becomes too
 # sure.
 
 # %%
-tweets = bp.load_task(bp.DataConfig(task="tweets", num_train=120, num_test=150), seed=0)
+tweets = bp.load_task(bp.DataConfig(task="tweets", num_train=120, num_test=120), seed=0)
 tokenizer = bp.load_tokenizer("minilm")
 train, test = (bp.encode(part, tokenizer, max_length=64) for part in (tweets.train, tweets.test))
 pad = tokenizer.pad_token_id
@@ -65,9 +65,10 @@ def fresh_model(num_data: int) -> bp.BayesianLoRA:
 # %% [markdown]
 # ## Five that are trained
 #
-# `bp.fit` has the paper's recipe: AdamW on the negative log-likelihood, and a separate step on the KL. What is
-# particular to each of them is what its authors have: BLoB re-weights the KL into pulses and draws by flipout, Bayes
-# by Backprop (BBB) does neither and has a softplus in place of the square. MAP has no spread to train. `AutoNormal` is
+# `bp.fit` has the paper's recipe: AdamW on the negative log-likelihood, and a separate step on the KL. How wide the KL
+# makes a posterior is the library's default, the same for each of them. What differs is the rest: BLoB's KL waits for
+# the second half and its draws are made by flipout; Bayes by Backprop (BBB) has an even KL, no flipout, and a softplus
+# in place of the square. MAP has no spread to train. `AutoNormal` is
 # Pyro's: it knows nothing of adapters, so plain `SVI` trains it, and it must be told to start where the others do (its
 # own default, a mean of 0 and a scale of 0.1, buries a fresh adapter under noise).
 

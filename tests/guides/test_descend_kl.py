@@ -170,7 +170,7 @@ def test_an_unknown_step_is_refused() -> None:
 def test_the_time_to_a_width_is_what_the_way_there_takes(name: str, width: float) -> None:
     """Whatever the guide's free parameters are, and however the time is cut; asking for it moves nothing."""
     guide = EVERY_GUIDE[name](model_for(name))
-    starts, began = [p.detach().clone() for p in parameters(guide)], guide._width()
+    starts, began = [p.detach().clone() for p in parameters(guide)], guide.width()
     time = guide.kl_time(width)
     assert all(torch.equal(p, start) for p, start in zip(parameters(guide), starts, strict=True))
     if not guide.scale_parameters():
@@ -178,5 +178,5 @@ def test_the_time_to_a_width_is_what_the_way_there_takes(name: str, width: float
         return
     for _ in range(60):
         guide.descend_kl_(0.0, time / 60)
-    assert guide._width() == pytest.approx(max(width, began), rel=0.04)
+    assert guide.width() == pytest.approx(max(width, began), rel=0.04)
     assert guide.kl_time(width / 2) == 0
