@@ -130,8 +130,8 @@ print(markdown_table(["countries", "entropy", "mutual inf.", "of the first token
 
 # %% [markdown]
 # In this one seed the entropy ranks the three kinds as one would wish, and the invented countries stand apart (to two
-# of them the answer is that the text ends). The mutual information does not: it is a few hundredths of the entropy
-# everywhere. What this posterior is unsure of is the next token, given any of its networks; it is hardly unsure about
-# which network. The draws did write two answers for Poland, whose first token has an entropy of more than four nats,
-# so that small differences decide. Where it matters, look at the texts of several draws and at the entropy before a
-# single fluent answer is believed. That the capital of Peru is Peru is one of them.
+# of them the answer is that the text ends). The mutual information ranks them too, but it is a few hundredths of the
+# entropy everywhere: what this posterior is unsure of is the next token, given any of its networks; it is hardly unsure
+# about which network. Yet the draws wrote three capitals for Poland, which is the plainest sign of all. Where it
+# matters, look at the texts of several draws and at the entropy before a single fluent answer is believed. That the
+# capital of Canada is Toronto is one of them.

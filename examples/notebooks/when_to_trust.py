@@ -104,10 +104,10 @@ for name, predictions in new.items():
 print(markdown_table(["posterior", "rule", "answered of 200", "wrong %"], rows))
 
 # %% [markdown]
-# Of plain LoRA's answers above 90 % about a third were wrong, of BLoB's about a fifth: neither means what it says. The
-# promises were kept by both. For the loose one they answered about as many; for the strict one BLoB, which errs less
-# often and is less sure where it does, answered far more. A hundred held-out tweets prove little, which is why fewer
-# are answered than the risks on the right would allow.
+# Of plain LoRA's answers above 90 % a third were wrong; BLoB gave a third as many, and of them about as few were wrong
+# as they say. The promises were kept by both. For the loose one BLoB, which errs less often, answered more; the strict
+# one asks for the order of the very surest alone, and there plain LoRA's was no worse: it answered more. A hundred
+# held-out tweets prove little, which is why fewer are answered than the risks on the right would allow.
 #
 # ## Texts of another kind
 #

@@ -227,12 +227,12 @@ def test_comparing_guides(output: Callable[[str], str]) -> None:
     information = {row[0]: float(row[1]) for row in table(text, "guide")}
     assert list(information) == names
     assert information["MAP"] == 0 < information["AutoNormal"] < 0.01 < information["BLoB"]
-    assert information["BBB"] < 0.01 < information["Low rank"] < information["Laplace"]
+    assert min(information["BBB"], information["Low rank"]) > 0.01 and information["BLoB"] < information["Laplace"]
 
 
 @pytest.mark.slow
 def test_when_to_trust(output: Callable[[str], str]) -> None:
-    """Both posteriors in every table; what the text says holds: promises kept, BLoB answers more for the strict one."""
+    """Both posteriors in every table; what the text says holds: promises kept, BLoB answers more for the loose one."""
     text = output("when_to_trust")
     assert [row[0] for row in table(text, "method")] == ["plain LoRA", "BLoB"]
     rows = table(text, "posterior")
@@ -241,8 +241,9 @@ def test_when_to_trust(output: Callable[[str], str]) -> None:
     for _, rule, _, wrong in rows:
         if promised := re.match(r"at most (\d+) % wrong", rule):
             assert wrong == "–" or float(wrong) <= float(promised[1])
-    strict = "at most 30 % wrong, promised"
-    assert answered["BLoB", strict] > answered["plain LoRA", strict]
+    loose, sure = "at most 40 % wrong, promised", "confidence above 90 %"
+    assert answered["BLoB", loose] > answered["plain LoRA", loose]
+    assert answered["BLoB", sure] < answered["plain LoRA", sure]
     by_entropy, by_draws = numbers(r"BLoB: AUROC by entropy ([\d.]+), by mutual information ([\d.]+)", text)
     assert 0.4 < by_entropy < 0.8 and 0.5 < by_draws < 0.85
 
