@@ -198,7 +198,7 @@ class BLoBSVI:
             self._update(norm, kl_weight)
         self.steps_done = step
         self.recipe.set_rates(step)
-        if step == self._num_steps:
+        if step == self._num_steps and step > 1:  # a single step has a warm-up's rate of 0
             self._look_back()
         return StepResult(
             seen["NLL"], seen["KL"], kl_weight, seen["loss"], step, skipped=odd is not None, scale=seen.get("scale")
