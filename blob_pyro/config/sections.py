@@ -210,11 +210,11 @@ class TrainConfig:
             _check(value is None or 0 <= value < math.inf, f"train.{name}", "a number of at least 0", value)
         width = self.kl_width
         _check(width is None or 0 < width < 1, "train.kl_width", "a share between 0 and 1, or null", width)
-        if width is not None:
-            _check(self.kl_lr is None, "train.kl_width", "no train.kl_lr beside it", f"kl_lr: {self.kl_lr}")
-            flows = self.kl_step == "flow" and self.recipe != "elbo"
-            expected = "train.kl_step: flow and a train.recipe other than elbo beside it"
-            _check(flows, "train.kl_width", expected, f"{self.kl_step} and {self.recipe}")
+        _check(
+            width is None or self.widens, "train.kl_width",
+            "no train.kl_lr, train.kl_step: flow, and a train.recipe other than elbo beside it",
+            f"{self.kl_lr}, {self.kl_step} and {self.recipe}",
+        )  # fmt: skip
         _check(self.kl_cycle is None or self.kl_cycle >= 1, "train.kl_cycle", "at least 1 step, or null", self.kl_cycle)
         _check(0 <= self.warmup_ratio <= 1, "train.warmup_ratio", "a share in [0, 1]", self.warmup_ratio)
         if self.max_grad_norm is not None:
@@ -228,6 +228,11 @@ class TrainConfig:
             "train.patience", "train.eval_steps beside it", self.patience,
         )  # fmt: skip
         _check(self.trackers != [], "train.trackers", "at least one name, or null", self.trackers)
+
+    @property
+    def widens(self) -> bool:
+        """Whether the KL acts until the posterior has a width, kl_width or the rule's, and not at a set rate."""
+        return self.kl_lr is None and self.kl_step == "flow" and self.recipe != "elbo"
 
 
 @dataclass(frozen=True)

@@ -133,8 +133,9 @@ def widening(
     Args:
         schedule: step (from 1) -> weight of the KL.
         num_steps: optimiser steps.
-        scale_time: what the spread takes to its width (`AdapterGuide.kl_time`).
-        loc_time: for the mean (`mean_time`).
+        scale_time: what the spread takes to its width (`AdapterGuide.kl_time`); 0 of a point, and of a spread that is
+            as wide: it then takes the mean's.
+        loc_time: for the mean, above 0 (`mean_time`).
         warmup_ratio: share of the steps over which the learning rates rise.
 
     Returns:
@@ -150,8 +151,8 @@ def widening(
     total = PAPER_RATE * math.fsum(map(acting, range(1, num_steps + 1)))
     if never_acts(schedule, num_steps) or not total:
         return KLSettings(schedule, PAPER_RATE, PAPER_RATE)
-    of_mean = loc_time / scale_time if scale_time else 0.0
-    return KLSettings(partial(_times, schedule, scale_time / total), PAPER_RATE, PAPER_RATE * of_mean)
+    time = scale_time or loc_time
+    return KLSettings(partial(_times, schedule, time / total), PAPER_RATE, PAPER_RATE * loc_time / time)
 
 
 def _times(schedule: Callable[[int], float], factor: float, step: int) -> float:

@@ -28,15 +28,14 @@ def kl_width(config: TrainConfig, num_data: int | None) -> float | None:
         config: the training settings.
         num_data: number of training items; None takes them for a single pass.
     """
-    if config.kl_lr is not None or config.kl_step == "explicit" or config.recipe == "elbo":
+    if not config.widens:
         return None
     seen = config.num_steps * config.batch_size
     return config.kl_width or default_width(num_data or seen, config.batch_size, config.num_steps)
 
 
 def _kl_schedule(config: TrainConfig, num_data: int | None) -> Callable[[int], float]:
-    widens = kl_width(config, num_data) is not None
-    name = config.kl_schedule or ("late" if widens else "reweighted")
+    name = config.kl_schedule or ("late" if config.widens else "reweighted")
     return kl_schedule(name, config.kl_cycle or _default_cycle(name, config, num_data))
 
 

@@ -137,8 +137,8 @@ class _SplitRecipe(Recipe):
             sgd.step()
         else:
             sgd.step()  # what the NLL left it
-            if of_the_prior:
-                _backward(kl_weight * kl())
+            if of_the_prior:  # whose step is exact at a weight of 1, and goes too far beyond
+                _backward(min(kl_weight, 1.0) * kl())
             loc_time, scale_time = (group["lr"] * kl_weight for group in sgd.param_groups)
             if max(loc_time, scale_time) > 0:
                 self._guide.descend_kl_(loc_time, scale_time)

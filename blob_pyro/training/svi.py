@@ -100,6 +100,7 @@ class BLoBSVI:
     Attributes:
         steps_done: how many steps there were, those that were skipped too.
         num_skipped: how many of them count for `max_skipped_steps`.
+        kl_time: for how long the KL acts on the spread, from the first step on; None where a rate says so.
 
     Raises:
         ConfigError: an unknown recipe, a guide of another kind, or num_data missing where it is needed.
@@ -162,8 +163,7 @@ class BLoBSVI:
         self._schedule = constant if kl_schedule is None and recipe == "elbo" else kl_schedule
         self._num_steps, self._warmup_ratio = num_steps, warmup_ratio
         self._kl_lr, self._kl_lr_loc, self._kl_width, self._widens = kl_lr, kl_lr_loc, kl_width, widens
-        # now, and not before the first step, which may be one behind a checkpoint
-        self._kl_time = None if kl_width is None else self._ranks.gather(guide.kl_time(kl_width))[0]
+        self.kl_time: float | None = None
         self._is_settled = num_steps is None or recipe == "elbo"
         self._told = False
         self._first_width: float | None = None
@@ -224,11 +224,12 @@ class BLoBSVI:
         self._is_settled = True
         schedule = self.kl_schedule(batch)
         assert self._num_steps is not None
-        if self._widens and self.guide.scale_parameters():
+        if self._widens and self.guide.kl().requires_grad:
             width = self._kl_width or default_width(self._num_data("kl_width"), len(batch), self._num_steps)
-            time = self._ranks.gather(self.guide.kl_time(width))[0] if self._kl_time is None else self._kl_time
+            if self.kl_time is None:
+                self.kl_time = self._ranks.gather(self.guide.kl_time(width))[0]
             of_mean = mean_time(width, self.model.prior_scale)
-            kl = widening(schedule, self._num_steps, time, of_mean, warmup_ratio=self._warmup_ratio)
+            kl = widening(schedule, self._num_steps, self.kl_time, of_mean, warmup_ratio=self._warmup_ratio)
             self._schedule = kl.schedule
             self.recipe.set_kl_rates(kl.lr_loc if self._kl_lr_loc is None else self._kl_lr_loc, kl.lr)
             self.recipe.set_rates(self.steps_done)

@@ -56,6 +56,7 @@ class TrainingState:
         numbers = {
             "step": svi.steps_done,
             "num_skipped": svi.num_skipped,
+            "kl_time": svi.kl_time,
             "loss_scale": dataclasses.asdict(svi.loss_scale),
             "best": {"nll": best.nll if best.copies else None, "step": best.step, "waited": best.waited},
             "batches_of_pass": place.done,
@@ -110,6 +111,7 @@ class TrainingState:
         if last_good is not None:
             svi.last_good = [copy.to(p) for copy, p in zip(last_good, parameters, strict=True)]
         svi.steps_done, svi.num_skipped = int(self.numbers["step"]), int(self.numbers["num_skipped"])
+        svi.kl_time = None if self.numbers["kl_time"] is None else float(self.numbers["kl_time"])
         scale = self.numbers["loss_scale"]
         svi.loss_scale.value, svi.loss_scale.good_steps = float(scale["value"]), int(scale["good_steps"])
         svi.recipe.set_rates(svi.steps_done)

@@ -83,9 +83,12 @@ def test_what_is_set_stays():
     [
         ({"kl_width": 1.0}, "train.kl_width: expected a share between 0 and 1, or null; got 1.0"),
         ({"kl_width": 0.0}, "train.kl_width: expected a share between 0 and 1, or null; got 0.0"),
-        ({"kl_width": 0.4, "kl_lr": 0.01}, "train.kl_width: expected no train.kl_lr beside it; got 'kl_lr: 0.01'"),
-        ({"kl_width": 0.4, "kl_step": "explicit"}, "train.kl_width: expected train.kl_step: flow and a train.recipe"),
-        ({"kl_width": 0.4, "recipe": "elbo"}, "train.kl_width: expected train.kl_step: flow and a train.recipe"),
+        (
+            {"kl_width": 0.4, "kl_lr": 0.01},
+            "train.kl_width: expected no train.kl_lr, train.kl_step: flow, and a train.re",
+        ),
+        ({"kl_width": 0.4, "kl_step": "explicit"}, "train.kl_width: expected no train.kl_lr, train.kl_step: flow, and"),
+        ({"kl_width": 0.4, "recipe": "elbo"}, "train.kl_width: expected no train.kl_lr, train.kl_step: flow, and a"),
         ({"kl_lr_loc": -1.0}, "train.kl_lr_loc: expected a number of at least 0; got -1.0"),
     ],
 )
@@ -114,6 +117,21 @@ def test_a_training_says_where_its_posterior_ended(width, words, recwarn):
     said = [str(warning.message) for warning in recwarn if "posterior" in str(warning.message)]
     assert len(said) == (words is not None) and all(f"the posterior {words}" in line for line in said)
     assert all("kl_width" in line for line in said)
+
+
+def test_a_point_and_a_spread_that_is_as_wide_have_the_mean_shrunk_alone():
+    """MAP has no spread to widen, and ScalaBL starts at a fifth of the prior's."""
+    kl = widening(kl_schedule("late", 60), 60, 0.0, mean_time(0.5, 0.02), warmup_ratio=0.06)
+    _, kept = walked(kl.schedule, kl.lr, kl.lr_loc, 60, 0.02)
+    assert kept == pytest.approx(math.exp(-SHRINKAGE * math.atanh(0.5)))
+    model = MODELS["llama"](bayesian="A")
+    model = bp.BayesianLoRA(model.network, model.likelihood, num_data=NUM_DATA, prior_scale=0.02)
+    before = [model.location(site).detach().norm() for site in model.sites]
+    bp.fit(model, bp.MAPGuide(model), [make_batch()], bp.TrainConfig(num_steps=40, lr=1e-12), progress=False)
+    kept = math.exp(-SHRINKAGE * math.atanh(default_width(NUM_DATA, 4, 40)))
+    after = [model.location(site).detach().norm() for site in model.sites]
+    for one, other in zip(after, before, strict=True):
+        assert float(one / other) == pytest.approx(kept, rel=1e-3)
 
 
 def test_where_the_kl_hardly_acts_the_rates_are_the_papers():

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from blob_pyro.config.file import flat_settings, to_dict
-from blob_pyro.config.sections import RunConfig
+from blob_pyro.config.sections import RunConfig, TrainConfig
 from blob_pyro.report.page.naming import title_of
 from blob_pyro.storage.run_files import RunFiles
+from blob_pyro.training.kl_rate import PAPER_RATE
 
 Facts = list[tuple[str, str]]
 
@@ -90,17 +91,25 @@ def _items(run: RunFiles) -> str:
 
 def _training(run: RunFiles) -> str:
     train = run.config.train
-    kl_lr = "by rule" if train.kl_lr is None else f"{train.kl_lr:g}"
     parts = [
         f"{train.num_steps:,} steps of {train.batch_size} items",
         f"recipe {train.recipe}",
         f"lr {train.lr:g}",
-        f"KL lr {kl_lr}",
-        f"KL schedule {train.kl_schedule}, weight {train.kl_weight:g}",
+        _kl(train),
     ]
     if run.config.tune.search:
         parts.append("settings searched on held-out items (tuning.json)")
     return ", ".join(parts)
+
+
+def _kl(train: TrainConfig) -> str:
+    """How the KL acts: to which width, or at which rate; on which schedule."""
+    if train.widens:
+        how = f"KL width {'by rule' if train.kl_width is None else f'{train.kl_width:g}'}"
+    else:
+        how = f"KL lr {PAPER_RATE if train.kl_lr is None else train.kl_lr:g}"
+    schedule = train.kl_schedule or ("late" if train.widens else "reweighted")
+    return f"{how}, schedule {schedule}, weight {train.kl_weight:g}"
 
 
 def _prediction(config: RunConfig, run: RunFiles) -> str:

@@ -141,7 +141,7 @@ def _kl_key(config: RunConfig) -> str:
     """What sets how far the KL widens: the width, a rate that the configuration sets, or the weight under "elbo"."""
     if config.train.recipe == "elbo":
         return "train.kl_weight"
-    return "train.kl_lr" if config.train.kl_lr is not None or config.train.kl_step == "explicit" else "train.kl_width"
+    return "train.kl_width" if config.train.widens else "train.kl_lr"
 
 
 def _get(config: RunConfig, key: str) -> Any:

@@ -24,6 +24,7 @@ from blob_pyro.report.page import cautions_of, read_run, write_report
 from blob_pyro.report.page.cautions import OF_THE_POSTERIOR, cautions_of_several
 from blob_pyro.report.page.cautions.draws import ece_difference, nll_difference
 from blob_pyro.report.page.extremes import confident_mistakes, uncertain_items
+from blob_pyro.report.page.facts import facts_of
 from blob_pyro.report.page.naming import systems_of
 
 pytestmark = pytest.mark.slow
@@ -189,6 +190,20 @@ def test_a_kl_rate_is_advised_where_there_is_one(tmp_path: Path, guide: str, adv
     (path / "metrics.json").write_text(json.dumps(found))
     (caution,) = [one.text for one in cautions_of(read_run(path)) if one.text.startswith("Averaging does not help")]
     assert ("train.kl_width" in caution) is advised
+
+
+@pytest.mark.parametrize(
+    ("train", "words"),
+    [
+        ({}, "KL width by rule, schedule late, weight 1"),
+        ({"kl_width": 0.4, "kl_schedule": "uniform"}, "KL width 0.4, schedule uniform, weight 1"),
+        ({"kl_lr": 0.03}, "KL lr 0.03, schedule reweighted, weight 1"),
+        ({"kl_step": "explicit"}, "KL lr 0.01, schedule reweighted, weight 1"),
+        ({"recipe": "elbo", "kl_weight": 0.1}, "KL lr 0.01, schedule reweighted, weight 0.1"),
+    ],
+)
+def test_the_facts_say_how_the_kl_acts(tmp_path: Path, train: dict[str, Any], words: str) -> None:
+    assert words in dict(facts_of(read_run(write_run(tmp_path / "run", train=train))))["training"]
 
 
 def test_scores_of_other_predictions_are_noticed(tmp_path: Path) -> None:
