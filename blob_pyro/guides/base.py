@@ -39,9 +39,7 @@ def at_least(least: int, what: str) -> Range:
     return lambda value: bool(value >= least), f"at least {least} {what}"
 
 
-FIRST_TIME, LONGEST_TIME = 1e-6, 100.0
-MOST_QUARTERINGS = 30
-"""Times that a step down the KL is shortened before it is left out."""
+FIRST_TIME, SHORTEST, LARGEST_CHANGE, MOST_STEPS = 1e-6, 1e-9, 8 / 7, 400
 
 
 class AdapterGuide(nn.Module, ABC):
@@ -204,33 +202,28 @@ class AdapterGuide(nn.Module, ABC):
     def descend_kl_(self, loc_time: float, scale_time: float) -> None:
         r"""Move the random matrices and the spread down the KL, in place; but for rounding the KL never rises.
 
-        A matrix of mean M takes the gradient flow of M^2 / (2 sigma_p^2), :math:`M e^{-t / \sigma_p^2}`, exactly; a
-        parameter of the spread a linearised implicit Euler step, :math:`g t / (1 + h t)` with the KL's gradient g and
-        the sum h of its row of the Hessian, where that is positive; a quarter of the time as often as the KL would
-        rise. To first order in the times these are steps of gradient descent at these rates.
+        A matrix of mean M takes the gradient flow of M^2 / (2 sigma_p^2), :math:`M e^{-t / \sigma_p^2}`, exactly; the
+        parameters of the spread go down their gradient in as many steps as it takes, by each of which the KL falls
+        and the width changes by a seventh at most. To first order in the times both are one step of gradient descent
+        at these rates.
 
         Args:
             loc_time: for the random matrices: learning rate times weight of the KL, at least 0.
             scale_time: for the parameters of the spread.
         """
-        for parameter, slope in self._kl_slopes(self.location_parameters()):
-            reach = self._reach(loc_time).to(slope.device)
-            parameter.sub_((reach * slope).to(parameter.dtype))
-        scales = self._kl_slopes(self.scale_parameters(), with_curvature=True)
-        before, starts = self.kl(), [parameter.clone() for parameter, *_ in scales]
-        for _ in range(MOST_QUARTERINGS if scales else 0):
-            for (parameter, slope, curvature), start in zip(scales, starts, strict=True):
-                parameter.copy_(start - scale_time * slope / (1 + scale_time * curvature))
-            if self.kl() <= before:
-                break
-            scale_time /= 4
+        if loc_time > 0:
+            _, slopes = _with_slopes(self.kl, list(self.location_parameters().values()))
+            for parameter, slope in slopes:
+                reach = self._reach(loc_time).to(slope.device)
+                parameter.sub_((reach * slope).to(parameter.dtype))
+        if scale_time > 0:
+            _go_down(self.kl, list(self.scale_parameters().values()), self.width, scale_time, math.inf)
 
     @torch.no_grad()
     def kl_time(self, width: float) -> float:
-        """How long the KL takes to bring the mean standard deviation from where it is to a share of the prior's.
+        """How long the KL takes to bring the spread from where it is to a share of the prior's.
 
-        Found by descending (`descend_kl_`), in steps by which it grows by a twentieth to a tenth. The spread is then
-        put back.
+        Found by going there at the first site, whose spread is then put back: the KL moves all sites alike.
 
         Args:
             width: the share, between 0 and 1.
@@ -238,16 +231,16 @@ class AdapterGuide(nn.Module, ABC):
         Returns:
             The `scale_time`; 0 where no spread is trained, or it is as wide already.
         """
-        starts = [parameter.clone() for parameter in self.scale_parameters().values()]
-        time, step = 0.0, FIRST_TIME
-        after = self.width() if starts else width
-        while after < width and step < LONGEST_TIME:
-            before = after
-            self.descend_kl_(0.0, step)
-            after = self.width()
-            time += step * min(1.0, (width - before) / max(after - before, 1e-12))
-            step *= 2 if after < 1.05 * before else 1
-        for parameter, start in zip(self.scale_parameters().values(), starts, strict=True):
+        site, parameters = next(iter(self.model.sites)), list(self.scale_parameters().values())
+        if not parameters or self.width() >= width:
+            return 0.0
+        starts = [parameter.clone() for parameter in parameters]
+
+        def kl() -> Tensor:
+            return kl_divergence(self.posterior(site), self.prior(site))
+
+        time = _go_down(kl, parameters, lambda: self._width_at(site), FIRST_TIME, width)
+        for parameter, start in zip(parameters, starts, strict=True):
             parameter.copy_(start)
         return time
 
@@ -257,22 +250,9 @@ class AdapterGuide(nn.Module, ABC):
         scale = self.mean_scale()
         return 0.0 if scale is None else float(scale / self.prior_scale)
 
-    def _kl_slopes(self, parameters: Mapping[str, nn.Parameter], *, with_curvature: bool = False) -> list[Any]:
-        """(parameter, gradient of the KL) of each that is trained and in it; on demand (.., positive row sum)."""
-        trained = [parameter for parameter in parameters.values() if parameter.requires_grad]
-        with torch.enable_grad():
-            kl = self.kl()
-            if not (trained and kl.requires_grad):
-                return []
-            slopes = torch.autograd.grad(kl, trained, create_graph=with_curvature, allow_unused=True)
-            found = [(p, slope) for p, slope in zip(trained, slopes, strict=True) if slope is not None]
-            if not with_curvature:
-                return found
-            rows = torch.autograd.grad([slope.sum() for _, slope in found], [p for p, _ in found], allow_unused=True)
-        curvatures = (
-            torch.zeros_like(p) if row is None else row.clamp(min=0) for (p, _), row in zip(found, rows, strict=True)
-        )
-        return [(p, slope.detach(), h) for (p, slope), h in zip(found, curvatures, strict=True)]
+    def _width_at(self, site: str) -> float:
+        """`width` of one site."""
+        return float((self.scale(site).mean() / self.prior_scale).detach())
 
     def _reach(self, loc_time: float) -> Tensor:
         """sigma_p^2 (1 - e^(-t / sigma_p^2)): how far along the gradient of M^2 / (2 sigma_p^2) its flow comes."""
@@ -309,6 +289,50 @@ class AdapterGuide(nn.Module, ABC):
             ) from error
         B = layer.lora_B[adapter].weight.float() * float(layer.scaling[adapter])
         return FullWeightNormal(base_weight(layer), B, loc, scale)
+
+
+def _go_down(
+    kl: Callable[[], Tensor], parameters: list[nn.Parameter], width: Callable[[], float], time: float, target: float
+) -> float:
+    """Gradient descent in small steps, for a time, or with a target until that width is reached; the time it took.
+
+    A step by which the KL rises, or the width changes by more than a seventh, is taken back and made a quarter as
+    long; the one behind a good step may be twice as long. What of the time `MOST_STEPS` leave over is left out.
+    """
+    left = time if math.isinf(target) else math.inf
+    taken, step, before = 0.0, time, width()
+    value, slopes = _with_slopes(kl, parameters)
+    for _ in range(MOST_STEPS if slopes else 0):
+        starts = [parameter.clone() for parameter, _ in slopes]
+        for parameter, slope in slopes:
+            parameter.sub_(step * slope)
+        after, (new_value, new_slopes) = width(), _with_slopes(kl, parameters)
+        if new_value <= value and before <= LARGEST_CHANGE * after <= LARGEST_CHANGE**2 * before:
+            if after >= target:
+                return taken + step * (target - before) / (after - before)
+            taken, left = taken + step, left - step
+            value, slopes, before, step = new_value, new_slopes, after, min(2 * step, left)
+        else:
+            for (parameter, _), start in zip(slopes, starts, strict=True):
+                parameter.copy_(start)
+            step /= 4
+        if left <= 0 or step < SHORTEST * time:
+            break
+    return taken
+
+
+def _with_slopes(
+    kl: Callable[[], Tensor], parameters: list[nn.Parameter]
+) -> tuple[float, list[tuple[nn.Parameter, Tensor]]]:
+    """A KL, and its gradient with respect to each parameter that is trained and in it."""
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    with torch.enable_grad():
+        value = kl()
+    if not (trained and value.requires_grad):
+        return float(value), []
+    slopes = torch.autograd.grad(value, trained, allow_unused=True)
+    found = zip(trained, slopes, strict=True)
+    return float(value.detach()), [(parameter, slope) for parameter, slope in found if slope is not None]
 
 
 def traced_draws(

@@ -78,6 +78,9 @@ class ScalaBLGuide(AdapterGuide):
         roots = torch.cat([root.flatten() for root in self.root_scales])
         return float(roots.square().mean() / self.prior_scale)
 
+    def _width_at(self, site: str) -> float:
+        return float((self.root_scale(site).square().mean() / self.prior_scale).detach())
+
     def scale_parameters(self) -> dict[str, nn.Parameter]:
         """G of every site."""
         return {f"{site}.root_scale": self.root_scale(site) for site in self.model.sites}

@@ -285,7 +285,7 @@ def test_own_guide(output: Callable[[str], str]) -> None:
     assert after > 2 * before
     low, high = numbers(r"ColumnGuide: standard deviations of 384 columns from ([\d.]+) to ([\d.]+)", text)
     of_blob = numbers(r"BLoBGuide: standard deviations of 384 columns from ([\d.]+) to ([\d.]+)", text)
-    assert 0.03 < low <= high < 0.07 and of_blob == pytest.approx([low, high], rel=0.2)
+    assert 0.03 < low <= high < 0.07 and of_blob == pytest.approx([low, high], rel=0.1)
     assert [row[0] for row in table(text, "method")] == ["ColumnGuide", "BLoBGuide"]
 
 
