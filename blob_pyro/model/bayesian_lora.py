@@ -21,7 +21,7 @@ from blob_pyro.model.handlers import declare, draw
 from blob_pyro.model.layers.checkpointing import checkpointing_modules, follow_draws
 from blob_pyro.model.layers.compiling import compile_blocks
 from blob_pyro.model.layers.drawn_linear import Draw, DrawnLinear, as_draw, common_num_draws, hold, one_draw_dim
-from blob_pyro.model.layers.inject import active_adapter, drawn_linear, inject, layer_path
+from blob_pyro.model.layers.inject import active_adapter, check_alive, drawn_linear, inject, layer_path
 from blob_pyro.model.layers.members import adapter_parameters
 from blob_pyro.model.layers.shared_prefix import SharedPrefix, find_shared_prefix
 from blob_pyro.model.layers.substituted import substitute, together
@@ -237,6 +237,15 @@ class BayesianLoRA(PyroModule):
             )
         return self.likelihood
 
+    def check_alive(self) -> None:
+        """Raise unless the network applies what is drawn at every site; each forward calls it.
+
+        Raises:
+            UnsupportedLayerError: the adapter was merged, disabled, deleted or replaced, or another one is active; the
+                message says what to call.
+        """
+        check_alive(self.network, self.adapter, self._layers)
+
     def point_parameters(self) -> dict[str, nn.Parameter]:
         """Everything trainable in the network that is not random: B (or A), heads. Name -> Parameter.
 
@@ -266,6 +275,7 @@ class BayesianLoRA(PyroModule):
         Raises:
             LabelError: a label is none of the K classes, or of the vocabulary.
             ParamStoreError: Pyro's param store holds another model's parameters under the same names.
+            UnsupportedLayerError: the adapter is not the network's active, enabled and unmerged one.
             UnsupportedCheckpointingError: the network checkpoints in reentrant mode.
         """
         if batch.labels is not None:
@@ -307,6 +317,7 @@ class BayesianLoRA(PyroModule):
             (B, K), or (S, B, K) where the draws have a draw dimension; float32.
 
         Raises:
+            UnsupportedLayerError: the adapter is not the network's active, enabled and unmerged one.
             ConfigError: a name is no site and no point parameter, or a point parameter has another shape, or there
                 are several draws beside it.
         """
@@ -377,6 +388,7 @@ class BayesianLoRA(PyroModule):
 
     def _run(self, rows: Batch, held: Contexts) -> Tensor:
         """One forward of the network with draws held; a checkpointed backward holds them again."""
+        self.check_alive()
         if torch.is_grad_enabled():
             follow_draws(self._checkpointing, self._recompute_contexts)
         self._held = held

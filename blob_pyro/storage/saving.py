@@ -76,7 +76,9 @@ def save(run_dir: str | Path, model: BayesianLoRA, guide: AdapterGuide) -> None:
 
     Raises:
         ConfigError: the guide is none of bp.guides, which `load` could not make again; nothing is written.
+        UnsupportedLayerError: the adapter is not the network's active, enabled and unmerged one; nothing is written.
     """
+    model.check_alive()
     described = describe(model, guide)
     with replaced_together(Path(run_dir)) as path:
         # "auto" would ask the hub whether the vocabulary grew; an adapter on lm_head needs no embedding saved

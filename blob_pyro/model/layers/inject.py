@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
@@ -115,6 +115,45 @@ def drawn_linear(layer: LoraLayer, site: str, adapter: str) -> DrawnLinear:
     """What `inject` put at a site."""
     drawn: DrawnLinear = getattr(layer, factor_of(site))[adapter]
     return drawn
+
+
+def check_alive(network: PeftModel, adapter: str, drawn: Mapping[str, DrawnLinear]) -> None:
+    """Raise unless a forward of the network applies each of `drawn`: what PEFT can do to an adapter shows here.
+
+    Args:
+        network: the PEFT model.
+        adapter: the adapter that the sites belong to.
+        drawn: site name -> what `inject` put there.
+
+    Raises:
+        UnsupportedLayerError: the adapter is merged, disabled, not the active one, replaced, or gone.
+    """
+    for site, linear in drawn.items():
+        fault = _fault(network, adapter, site, linear)
+        if fault is not None:
+            raise UnsupportedLayerError(
+                f"layer {layer_path(site)}: expected adapter {adapter!r} to be active, enabled and unmerged; {fault}"
+            )
+
+
+def _fault(network: PeftModel, adapter: str, site: str, linear: DrawnLinear) -> str | None:
+    """Why a forward would pass by `linear`, and what to call; None where it does not."""
+    try:
+        layer: Any = network.get_submodule(layer_path(site))
+        factors = getattr(layer, factor_of(site))
+    except AttributeError:
+        return "its layers were taken out (unload, merge_and_unload); wrap or load the model again"
+    if adapter not in factors:
+        return "it was deleted (delete_adapter); wrap or load the model again"
+    if factors[adapter] is not linear:
+        return "it was loaded or added again under its name; wrap or load the model again"
+    if layer.merged:
+        return f"{layer.merged_adapters} is merged into the base; call unmerge_adapter() first"
+    if layer.disable_adapters:
+        return "it is disabled; leave disable_adapter(), or call base_model.enable_adapter_layers()"
+    if layer.active_adapters != [adapter]:
+        return f"active is {layer.active_adapters}; call set_adapter({adapter!r}) first"
+    return None
 
 
 def is_lora_layer(module: nn.Module) -> TypeGuard[LoraLayer]:

@@ -92,6 +92,7 @@ def generate(
             f"generate: expected a causal language model (likelihood MultipleChoice); got a model with the likelihood "
             f"{type(model.likelihood).__name__}, whose network writes no text"
         )
+    model.check_alive()
     batch = read_prompts(model, prompts, max_new_tokens)
     network = model.network.get_base_model()
     ending = Ending(ending_of(network), padding_of(network, model.tokenizer), max_new_tokens)
