@@ -18,7 +18,6 @@ from blob_pyro.guides.only_A import refuse_lora_B
 from blob_pyro.guides.post_hoc import PostHocGuide
 from blob_pyro.guides.sigma_search import SigmaSearch, search_sigma
 from blob_pyro.model.bayesian_lora import BayesianLoRA
-from blob_pyro.model.handlers import training_mode
 from blob_pyro.system.progress import Tell, counted
 
 Draws = dict[str, Tensor]
@@ -149,7 +148,7 @@ class TFBGuide(PostHocGuide):
         interval = (self.min_sigma, self.max_sigma)
         with (
             torch.no_grad(),
-            training_mode(self.model.network, False),
+            self.model.evaluating(),
             counted(None, "tfb, search of sigma", unit="forwards", show=progress) as tell,
         ):
             mean_nll = self.nll(batches, [{}], tell)

@@ -17,7 +17,7 @@ from torch.distributions import Distribution
 from blob_pyro.data.examples import Batch
 from blob_pyro.errors import ConfigError
 from blob_pyro.model.adapted_base import load_adapted
-from blob_pyro.model.handlers import declare, draw
+from blob_pyro.model.handlers import declare, draw, training_mode
 from blob_pyro.model.layers.checkpointing import checkpointing_modules, follow_draws
 from blob_pyro.model.layers.compiling import compile_blocks
 from blob_pyro.model.layers.drawn_linear import Draw, DrawnLinear, as_draw, common_num_draws, hold, one_draw_dim
@@ -246,6 +246,12 @@ class BayesianLoRA(PyroModule):
         """
         check_alive(self.network, self.adapter, self._layers)
 
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The network in evaluation mode and outside any autocast: answers do not depend on what is around the call."""
+        with torch.autocast(self.device.type, enabled=False), training_mode(self.network, False):
+            yield
+
     def point_parameters(self) -> dict[str, nn.Parameter]:
         """Everything trainable in the network that is not random: B (or A), heads. Name -> Parameter.
 
@@ -394,7 +400,7 @@ class BayesianLoRA(PyroModule):
         self._held = held
         try:
             with held:
-                return self.likelihood.logits(self.network, rows)
+                return self.likelihood.logits(self.network, rows).float()  # an autocast would give less
         finally:
             self._held = None
 

@@ -13,7 +13,6 @@ from blob_pyro.evaluation.predictions import Predictions
 from blob_pyro.guides import AdapterGuide
 from blob_pyro.guides.curvature import MAX_TOKENS, draw_probs, linearise, logit_covariance
 from blob_pyro.model.bayesian_lora import BayesianLoRA
-from blob_pyro.model.handlers import training_mode
 from blob_pyro.prediction.predictive import answer, check_counts
 
 
@@ -85,7 +84,7 @@ class LinearisedPredictive:
             logits, covariance = self.logit_law(items)
             return draw_probs(logits, covariance, noise.to(logits))
 
-        with torch.no_grad(), training_mode(self.model.network, False):
+        with torch.no_grad(), self.model.evaluating():
             return answer(
                 self.model,
                 data,

@@ -17,7 +17,6 @@ from blob_pyro.evaluation.predictions import Predictions
 from blob_pyro.guides import AdapterGuide
 from blob_pyro.guides.base import traced_draws
 from blob_pyro.model.bayesian_lora import BayesianLoRA
-from blob_pyro.model.handlers import training_mode
 from blob_pyro.system.progress import counted
 
 Draws = dict[str, Tensor]
@@ -85,7 +84,7 @@ class PosteriorPredictive:
             ConfigError: the likelihood has no classes; `TokenPredictive` is for those of tokens.
         """
         self.model.class_likelihood("PosteriorPredictive")
-        with torch.no_grad(), training_mode(self.model.network, False):
+        with torch.no_grad(), self.model.evaluating():
             draws = stack(self.sample_draws(data if isinstance(data, Batch) else None))
 
             def probs(items: Batch, budget: int) -> Tensor:

@@ -15,7 +15,6 @@ from blob_pyro.data.examples import Batch
 from blob_pyro.errors import ConfigError, DataError
 from blob_pyro.evaluation.predictions import TokenPredictions
 from blob_pyro.model.bayesian_lora import BayesianLoRA
-from blob_pyro.model.handlers import training_mode
 from blob_pyro.model.likelihoods import CausalLM
 from blob_pyro.model.likelihoods.causal_lm import Targets
 from blob_pyro.prediction.predictive import CPU_TOKENS, Draws, PosteriorPredictive, chunks, stack
@@ -70,7 +69,7 @@ class TokenPredictive:
         """
         with (
             torch.no_grad(),
-            training_mode(self.model.network, False),
+            self.model.evaluating(),
             counted(num_items(data), description, unit="items", show=progress) as tell,
         ):
             draws = stack(self._posterior.sample_draws(data if isinstance(data, Batch) else None))

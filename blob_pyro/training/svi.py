@@ -180,6 +180,7 @@ class BLoBSVI:
             DataError: the batch has no labels.
         """
         step = self.steps_done + 1
+        self.recipe.zero_grad()  # what a backward of one's own has left is no part of the step
         if step == 1:
             self._first_width = self.guide.width()
         if not self._is_settled:

@@ -287,6 +287,25 @@ def test_modes_are_given_back_module_by_module(fails: bool) -> None:
     assert not held_draws(model)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("num_samples", [0, 3])
+def test_an_autocast_around_the_call_changes_nothing(num_samples: int, dtype: torch.dtype) -> None:
+    """The linearised one, the tokens' and generation go through the same mode (`BayesianLoRA.evaluating`)."""
+    model, guide = blob()
+    predictive = bp.PosteriorPredictive(model, guide, num_samples)
+
+    def answers() -> torch.Tensor:
+        pyro.set_rng_seed(1)
+        return predictive(make_batch()).draws
+
+    expected = answers()
+    with torch.autocast("cpu", dtype):
+        found = answers()
+        assert model.logits(make_batch()).dtype == torch.float32
+    assert torch.equal(found, expected)
+    assert bp.evaluate(predictive(make_batch())).num_items == 4
+
+
 def test_nothing_else_is_changed() -> None:
     model, guide = blob()
     before = snapshot(model.network, guide)

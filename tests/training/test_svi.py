@@ -301,6 +301,25 @@ def test_a_first_step_that_is_not_finite_changes_nothing() -> None:
     assert all(torch.equal(p, before[name]) for name, p in snapshot(model.network, guide).items())
 
 
+@pytest.mark.parametrize("recipe", ["blob", "decoupled", "elbo"])
+def test_gradients_that_lie_there_are_no_part_of_a_step(recipe: str) -> None:
+    """A backward of one's own before the first step or between two, as a notebook may call."""
+
+    def trained(meddle: bool) -> dict[str, torch.Tensor]:
+        model = model_for("blob")
+        torch.manual_seed(0)
+        guide = bp.BLoBGuide(model)
+        svi = bp.BLoBSVI(model, guide, lr=1e-2, recipe=recipe)
+        for _ in range(2):
+            if meddle:
+                (1e3 * guide.kl()).backward()
+            svi.step(make_batch())
+        return snapshot(model.network, guide)
+
+    expected, found = trained(meddle=False), trained(meddle=True)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
 def test_items_without_an_index_are_unnamed() -> None:
     model = MODELS["llama"]()
     infinite_logits(model, guide := bp.BLoBGuide(model))

@@ -13,7 +13,6 @@ from torch import Tensor
 from blob_pyro.data.batches.partition import partition
 from blob_pyro.data.examples import Batch
 from blob_pyro.model.bayesian_lora import BayesianLoRA
-from blob_pyro.model.handlers import training_mode
 from blob_pyro.model.layers.drawn_linear import Draw
 
 MAX_TOKENS = 1536
@@ -113,7 +112,7 @@ def linearise_batches(
     for batch in batches:
         for rows in partition(batch.lengths.tolist(), max_tokens or MAX_TOKENS):
             items = batch.select(rows).to(model.device)
-            with training_mode(model.network, False):
+            with model.evaluating():
                 found = linearise(model, items)
             yield batch, dataclasses.replace(found, rows=rows)
 

@@ -14,7 +14,6 @@ from blob_pyro.config.checks import unknown_name
 from blob_pyro.data.examples import Batch
 from blob_pyro.errors import ConfigError
 from blob_pyro.model.bayesian_lora import BayesianLoRA
-from blob_pyro.model.handlers import training_mode
 from blob_pyro.model.layers.drawn_linear import WeightDraw, hold
 from blob_pyro.model.layers.inject import drawn_linear
 from blob_pyro.prediction.generation.choice import Choice
@@ -96,7 +95,7 @@ def generate(
     batch = read_prompts(model, prompts, max_new_tokens)
     network = model.network.get_base_model()
     ending = Ending(ending_of(network), padding_of(network, model.tokenizer), max_new_tokens)
-    with torch.no_grad(), training_mode(model.network, False):
+    with torch.no_grad(), model.evaluating():
         draws = stack(PosteriorPredictive(model, guide, num_draws).sample_draws(batch)) or {}
         with hold_draws(model, draws), counted(max_new_tokens, "generate", unit="tokens", show=progress) as tell:
             start = Start.reading(network, batch, max(1, num_draws))

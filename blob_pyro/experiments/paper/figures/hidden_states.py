@@ -14,7 +14,6 @@ from blob_pyro.data.batches.loaders import num_items
 from blob_pyro.data.examples import Batch
 from blob_pyro.errors import DataError
 from blob_pyro.model.bayesian_lora import BayesianLoRA
-from blob_pyro.model.handlers import training_mode
 from blob_pyro.model.likelihoods import MultipleChoice
 from blob_pyro.prediction.predictive import PosteriorPredictive
 from blob_pyro.system.progress import counted
@@ -61,7 +60,7 @@ def hidden_states(
     Raises:
         DataError: no item at all.
     """
-    with torch.no_grad(), training_mode(model.network, False):
+    with torch.no_grad(), model.evaluating():
         # before the loader is begun, which draws a seed of its own
         draws = PosteriorPredictive(model, guide, num_samples).sample_draws(data if isinstance(data, Batch) else None)
         batches = [data] if isinstance(data, Batch) else list(data)
