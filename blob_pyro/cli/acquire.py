@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from blob_pyro.cli.command import Command, add_run_arguments, check_output, command_parser, say_aside, write_lines
+from blob_pyro.cli.command import Command, add_run_arguments, check_output, command_parser, say_aside, write_rows
 from blob_pyro.evaluation import SCORES
 from blob_pyro.runs.acquire import acquire_run
 
@@ -45,7 +45,7 @@ def _acquire(parser: ArgumentParser, words: Sequence[str]) -> None:
         progress=not parsed.quiet,
         say=say_aside,
     )
-    write_lines(chosen, parsed.output)
+    write_rows(chosen, parsed.output)
 
 
 COMMAND = Command("choose the items of a file to have labelled next", _acquire_parser, _acquire)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from blob_pyro.cli.command import Command, add_quiet, check_output, command_parser
+from blob_pyro.cli.command import Command, add_quiet, check_output, command_parser, say_aside
 from blob_pyro.config.checks import unknown_name
 from blob_pyro.errors import Stopped
 from blob_pyro.experiments.bench import PARTS, BenchResult, BenchSettings, bench, measurement_text, summary_text
@@ -59,6 +59,8 @@ def _bench(parser: ArgumentParser, words: Sequence[str]) -> None:
         raise Stopped.after(error, f"{output} holds the tables above" if saved else "nothing was saved") from None
     if summary := summary_text(result):
         print(summary)
+    if output is not None:
+        say_aside(f"wrote {output}")
 
 
 COMMAND = Command("time training and prediction against plain LoRA and plain Pyro", _bench_parser, _bench)

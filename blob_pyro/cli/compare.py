@@ -46,7 +46,7 @@ def _compare(parser: ArgumentParser, words: Sequence[str]) -> None:
     except KeyboardInterrupt as error:
         told = f"{config.output} holds the runs that were done; the same command goes on"
         raise Stopped.after(error, told) from None
-    print(f"\n{found.text()}\n\nrun directories and tables: {found.path}")
+    print(f"\n{found.text()}\n\nwrote run directories and tables: {found.path}")
 
 
 def _methods() -> str:

@@ -17,6 +17,7 @@ from blob_pyro.cli.help import help_text
 from blob_pyro.config.checks import did_you_mean
 from blob_pyro.errors import BlobPyroError, ConfigError, Stopped
 from blob_pyro.system.hub_errors import one_line
+from blob_pyro.system.machine import version_of
 from blob_pyro.system.terminal import quiet_libraries
 from blob_pyro.training.stopping import sigterm_as_ctrl_c
 
@@ -74,6 +75,9 @@ def _dispatch(words: list[str]) -> None:
     if words and words[0] in ("-h", "--help"):
         print(_overview())
         return
+    if words and words[0] in ("-V", "--version"):
+        print(f"blob_pyro {version_of('blob_pyro')}")
+        return
     if not words or words[0] not in COMMANDS:
         got = repr(words[0]) if words else "none"
         advice = (did_you_mean(words[0], COMMANDS) if words else "") or "; see blob-pyro --help"
@@ -102,5 +106,5 @@ def _overview() -> str:
     return (
         "usage: blob-pyro COMMAND ...\n\nFine-tune a language model with BLoB and get calibrated probabilities.\n\n"
         f"commands:\n{commands}\n\nexample:\n  blob-pyro fit my.yaml --train.num_steps 200\n\n"
-        "`blob-pyro COMMAND --help` tells its options."
+        "`blob-pyro COMMAND --help` tells its options; `blob-pyro --version`, the version."
     )

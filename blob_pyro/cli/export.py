@@ -51,7 +51,7 @@ def _export(parser: ArgumentParser, words: Sequence[str]) -> None:
     if parsed.seed is not None and not 0 <= parsed.seed < 2**32:
         raise ConfigError(f"--seed: expected a whole number from 0 to {2**32 - 1}; got {parsed.seed}")
     folder = export(parsed.run, parsed["as"], output=parsed.output, seed=parsed.seed, progress=not parsed.quiet)
-    print(f"exported to {folder}")
+    print(f"wrote {folder}")
     if parsed.push_to_hub is None:
         return
     try:

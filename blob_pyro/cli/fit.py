@@ -35,7 +35,7 @@ def _fit(parser: ArgumentParser, words: Sequence[str]) -> None:
         result = fit_run(config, resume=parsed.resume, progress=not parsed.quiet)
         if ranks.is_first:
             print_metrics(result.metrics)
-            print(f"run directory: {result.path}")
+            print(f"wrote {result.path}")
 
 
 FILE = """\

@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from blob_pyro.cli.command import Command, add_run_arguments, check_output, command_parser, say_aside, write_lines
+from blob_pyro.cli.command import Command, add_run_arguments, check_output, command_parser, say_aside, write_rows
 from blob_pyro.errors import ConfigError
 from blob_pyro.evaluation import SCORES
 from blob_pyro.runs.decisions import Decisions
@@ -20,7 +20,7 @@ def _predict_parser() -> ArgumentParser:
         "blob-pyro predict RUN FILE [--output OUT.jsonl] [--option value ...]",
         """
         Answer the items of a file (.jsonl, .csv, .tsv, also .gz, or .parquet): each
-        comes back as a line of JSON with "prediction", "probabilities", "confidence",
+        comes back as a line of JSON (a row of an OUT.csv) with "prediction", "probabilities", "confidence",
         "margin", "entropy" and "mutual_information" (nats) added.
 
         example: blob-pyro predict runs/short new.jsonl --output answers.jsonl
@@ -74,7 +74,7 @@ def _predict(parser: ArgumentParser, words: Sequence[str]) -> None:
         progress=not parsed.quiet,
         say=say_aside,
     )
-    write_lines(answers, parsed.output)
+    write_rows(answers, parsed.output)
 
 
 MORE = f"""\

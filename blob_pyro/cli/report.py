@@ -31,7 +31,7 @@ def _report_parser() -> ArgumentParser:
 
 def _report(parser: ArgumentParser, words: Sequence[str]) -> None:
     parsed = parser.parse_args(words)
-    print(f"report: {write_report(parsed.runs, parsed.output, num_items=parsed.num_items, say=say_aside)}")
+    print(f"wrote {write_report(parsed.runs, parsed.output, num_items=parsed.num_items, say=say_aside)}")
 
 
 COMMAND = Command("write one HTML file about runs", _report_parser, _report)

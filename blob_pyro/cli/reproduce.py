@@ -78,7 +78,7 @@ def _reproduce(parser: ArgumentParser, words: Sequence[str]) -> None:
     except KeyboardInterrupt as error:
         told = f"{order.path} holds the runs that were done; the same command goes on"
         raise Stopped.after(error, told) from None
-    print(f"\n{found.text}\n\nfiles: {', '.join(map(str, found.files))}")
+    print(f"\n{found.text}\n\nwrote {', '.join(map(str, found.files))}")
 
 
 def _split_changes(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -185,13 +185,14 @@ def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (padded[0], rule, *padded[1:]))
 
 
-def csv_text(lines: Sequence[Mapping[str, object]]) -> str:
-    """Lines as the text of a CSV file: a column for each name, in the order in which they first come; a header.
+def csv_text(lines: Sequence[Mapping[str, object]], delimiter: str = ",") -> str:
+    """Lines as the text of a CSV file with a header: a column for each name, in the order in which they first come.
 
     Numbers have full precision. What a line lacks, None and NaN are empty.
     """
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
+    names = dict.fromkeys(name for line in lines for name in line)
+    writer = csv.DictWriter(text, list(names), delimiter=delimiter, lineterminator="\n")
     writer.writeheader()
     # only NaN is not itself
     writer.writerows({name: value if value == value else None for name, value in line.items()} for line in lines)

@@ -15,6 +15,7 @@ from blob_pyro.guides import AdapterGuide
 from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.storage.directory import HISTORY, read_json, write_json
 from blob_pyro.storage.saving import save
+from blob_pyro.system.files import write_whole
 from blob_pyro.system.processes import Ranks
 from blob_pyro.training.checkpoints import Checkpoints
 from blob_pyro.training.svi import StepResult
@@ -49,10 +50,8 @@ class History:
 
     def __enter__(self) -> History:
         if self._writes:
-            lines = self._lines()[: self._kept]
-            self._file = (self.path / HISTORY).open("w", encoding="utf-8")
-            self._file.writelines(lines)
-            self._file.flush()
+            write_whole(self.path / HISTORY, "".join(self._lines()[: self._kept]))
+            self._file = (self.path / HISTORY).open("a", encoding="utf-8")
         return self
 
     def record(self, result: StepResult) -> None:

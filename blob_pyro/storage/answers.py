@@ -13,6 +13,7 @@ from blob_pyro.data.examples import Example
 from blob_pyro.errors import RunDirectoryError
 from blob_pyro.evaluation import mutual_information, predictive_entropy
 from blob_pyro.evaluation.predictions import Predictions
+from blob_pyro.system.files import new_file
 from blob_pyro.system.hub_errors import one_line
 from blob_pyro.system.terminal import no_dataset_bars
 
@@ -78,11 +79,11 @@ def write_predictions(path: Path, predictions: Predictions, examples: Sequence[E
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows of the same fields as a Parquet file."""
+    """Write rows of the same fields as a Parquet file, whole or not at all."""
     from datasets import Dataset
 
-    with no_dataset_bars():
-        Dataset.from_list(rows).to_parquet(str(path))
+    with no_dataset_bars(), new_file(path) as partial:
+        Dataset.from_list(rows).to_parquet(str(partial))
 
 
 @dataclass(frozen=True)

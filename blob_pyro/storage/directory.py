@@ -17,7 +17,7 @@ import yaml
 
 from blob_pyro.config.file import check_file, expected_type, fits, flat_settings, to_dict
 from blob_pyro.config.sections import RunConfig
-from blob_pyro.errors import BlobPyroError, ConfigError, RunDirectoryError
+from blob_pyro.errors import BlobPyroError, ConfigError, DataError, RunDirectoryError
 from blob_pyro.guides.settings import KEYS, check_settings
 from blob_pyro.storage.saving import ADAPTER, DESCRIPTION, TENSORS
 from blob_pyro.system.files import WRITTEN, read_object, write_whole
@@ -46,6 +46,21 @@ def refuse_used_directory(path: str | Path) -> None:
             raise RunDirectoryError(
                 f"{path}: expected a new run directory; it holds a run ({name}); choose another --output, "
                 "delete it, or go on with it by --resume"
+            )
+
+
+def refuse_part_of_run(output: str | Path) -> None:
+    """Check that what a command writes is no file of a run, there or missing.
+
+    Raises:
+        DataError: it is one.
+    """
+    path = Path(output).resolve()
+    for run in path.parents:
+        part = path.relative_to(run).parts[0]
+        if part in PARTS and any((run / name).is_file() for name in (CONFIG, ABOUT, DESCRIPTION)):
+            raise DataError(
+                f"--output: expected another file than those of a run; got {output}: {part} is one of {run}'s"
             )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from blob_pyro.experiments.bench.clock import Line, Spread, difference, fit_line, ratio
 from blob_pyro.experiments.bench.memory import Memory
 from blob_pyro.experiments.bench.settings import OURS, BenchSettings, Case, as_record, from_record
+from blob_pyro.system.files import write_whole
 
 # part -> the axes of its grid
 AXES = {"train": ("layers", "tokens"), "predict": ("layers", "num_samples")}
@@ -125,7 +126,7 @@ class BenchResult:
 
     def save(self, path: str | Path) -> None:
         """Write a JSON file; `BenchResult.load` reads it again."""
-        Path(path).write_text(json.dumps(self.record(), indent=1) + "\n", encoding="utf-8")
+        write_whole(Path(path), json.dumps(self.record(), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> BenchResult:

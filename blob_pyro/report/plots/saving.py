@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blob_pyro.system.files import new_file
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -51,9 +53,10 @@ def save_figure(picture: Axes | Figure | Iterable[Axes], path: str | Path) -> Pa
     """
     from matplotlib import rc_context
 
-    metadata = {"Date": None} if Path(path).suffix == ".svg" else None
-    with rc_context({"svg.hashsalt": "blob_pyro"}):
-        figure_of(picture).savefig(path, dpi=200, bbox_inches="tight", metadata=metadata)
+    ending = Path(path).suffix.removeprefix(".") or "png"
+    metadata = {"Date": None} if ending == "svg" else None
+    with rc_context({"svg.hashsalt": "blob_pyro"}), new_file(Path(path)) as partial:
+        figure_of(picture).savefig(partial, format=ending, dpi=200, bbox_inches="tight", metadata=metadata)
     return Path(path)
 
 

@@ -284,7 +284,7 @@ def test_what_cannot_be_reported_is_refused(tmp_path: Path, capsys: pytest.Captu
         error = capsys.readouterr().err
         assert error.startswith("blob-pyro: error: ") and error.count("\n") == 1
     assert main(["report", str(path), "--out", str(tmp_path / "r.html"), "--num_items", "0"]) == 0
-    assert capsys.readouterr().out == f"report: {tmp_path / 'r.html'}\n"
+    assert capsys.readouterr().out == f"wrote {tmp_path / 'r.html'}\n"
 
 
 ALTERED = {

@@ -40,7 +40,7 @@ def test_each_kind_has_its_folder(run_dir: Path, capfd: pytest.CaptureFixture[st
         capfd.readouterr()
         assert main(["export", str(run_dir), "--as", kind, "--quiet"]) == 0
         out, err = capfd.readouterr()
-        assert out.splitlines()[-1] == f"exported to {run_dir / 'export' / name}" and err == ""
+        assert out.splitlines()[-1] == f"wrote {run_dir / 'export' / name}" and err == ""
     assert sorted(os.listdir(run_dir / "export")) == ["draws_2", "mean", "merged"]
     assert oct((run_dir / "export" / "mean").stat().st_mode & 0o777) == oct(0o777 & ~umask())
 
