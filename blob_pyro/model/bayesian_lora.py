@@ -28,6 +28,7 @@ from blob_pyro.model.layers.substituted import substitute, together
 from blob_pyro.model.likelihoods import ClassLikelihood, Likelihood, MultipleChoice
 from blob_pyro.model.loading import BaseSource, with_fresh_adapter
 from blob_pyro.model.prior import PRIOR_SCALE, Hyperprior
+from blob_pyro.model.vocabulary import check_token_ids
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -73,6 +74,7 @@ class BayesianLoRA(PyroModule):
     Raises:
         ConfigError: a setting is out of range, or leaves nothing random.
         UnsupportedLayerError: an adapted layer's matrices cannot be drawn; the message names it.
+        DataError: an answer's token is none of the network's embedding.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class BayesianLoRA(PyroModule):
         if num_data is not None and num_data < 1:
             raise ConfigError(f"num_data: expected at least 1 training item, or None; got {num_data}")
         self.adapter = active_adapter(network)
+        check_token_ids(likelihood.answer_ids, network, tokenizer, "labels")
         self.sites: dict[str, LoraLayer] = inject(network, self.adapter, bayesian, bayesian_layers)
         self.bayesian = bayesian
         self.bayesian_layers = None if bayesian_layers is None else list(bayesian_layers)
@@ -324,9 +327,12 @@ class BayesianLoRA(PyroModule):
 
         Raises:
             UnsupportedLayerError: the adapter is not the network's active, enabled and unmerged one.
+            DataError: a token id is none of the network's embedding (looked at on CPUs).
             ConfigError: a name is no site and no point parameter, or a point parameter has another shape, or there
                 are several draws beside it.
         """
+        if batch.input_ids.device.type == "cpu":  # elsewhere looking at them would wait for all that is queued
+            check_token_ids(batch.input_ids, self.network, self.tokenizer, "input_ids")
         draws = draws or {}
         held = {site: as_draw(value) for site, value in draws.items() if site in self._layers}
         num_draws = common_num_draws(held)

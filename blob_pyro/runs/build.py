@@ -14,7 +14,7 @@ import pyro
 import pyro.distributions as dist
 
 from blob_pyro.config.sections import DataConfig, GuideConfig, ModelConfig, RunConfig
-from blob_pyro.data.batches.collate import EncodedDataset, encode
+from blob_pyro.data.batches.collate import EncodedDataset, encode, padding_id
 from blob_pyro.data.batches.completions import encode_completions, num_predicted
 from blob_pyro.data.batches.label_tokens import answer_token_ids, label_token_ids, other_spelling
 from blob_pyro.data.examples import Example
@@ -29,6 +29,7 @@ from blob_pyro.model.adapted_base import load_adapted
 from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.model.likelihoods import CausalLM, Likelihood, MultipleChoice, SequenceClassification, WholeAnswer
 from blob_pyro.model.loading import BaseSource, load_tokenizer
+from blob_pyro.model.vocabulary import check_token_ids
 from blob_pyro.storage import put_on, read_adapter, start_spread
 from blob_pyro.system.processes import Ranks
 from blob_pyro.system.terminal import Console
@@ -256,6 +257,10 @@ def encode_items(
             limit = max_length(model, config)
             context = f" (the model takes no more than {limit})" if limit < config.max_length else ""
             raise DataError(f"{name}: {error}{context}") from error
+    occurring = (token for item in encoded.items for token in item.input_ids)
+    check_token_ids(occurring, model.network, model.tokenizer, name or "items")
+    if len(encoded):
+        check_token_ids([padding_id(model.tokenizer)], model.network, model.tokenizer, "padding")
     for note in notes:
         warnings.warn(f"{name}: {note.message}", note.category, stacklevel=2)
     return encoded

@@ -60,6 +60,11 @@ class Likelihood(ABC):
         """Tokens that a row has behind the item's own."""
         return 0
 
+    @property
+    def answer_ids(self) -> tuple[int, ...]:
+        """Token ids that it reads or writes beside those of a batch."""
+        return ()
+
     def count(self, batch: Batch) -> int:
         """How many observations a batch counts as: its items."""
         return len(batch)

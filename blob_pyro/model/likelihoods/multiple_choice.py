@@ -52,6 +52,10 @@ class MultipleChoice(ClassLikelihood):
     def num_classes(self) -> int:
         return len(self.token_ids)
 
+    @property
+    def answer_ids(self) -> tuple[int, ...]:
+        return self.token_ids
+
     def logits(self, network: PeftModel, batch: Batch) -> Tensor:
         ids = torch.tensor(self.token_ids, device=batch.input_ids.device)
         return answer_logits(network, batch, ids)

@@ -62,6 +62,10 @@ class WholeAnswer(ClassLikelihood):
         return len(self.tree.answers)
 
     @property
+    def answer_ids(self) -> tuple[int, ...]:
+        return tuple(token for answer in self.tree.answers for token in answer)
+
+    @property
     def rows_per_item(self) -> int:
         return len(self.tree.rows)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from blob_pyro.data.examples import Batch
 from blob_pyro.errors import ConfigError, DataError
 from blob_pyro.model.bayesian_lora import BayesianLoRA
+from blob_pyro.model.vocabulary import check_token_ids
 
 Prompts = str | Sequence[str] | Batch
 
@@ -25,7 +26,7 @@ def read_prompts(model: BayesianLoRA, prompts: Prompts, max_new_tokens: int) -> 
         max_new_tokens: how many tokens are to fit behind the longest.
 
     Raises:
-        DataError: there is no prompt, one has no token, or one is longer than the context.
+        DataError: there is no prompt, one has no token, one is longer than the context, or an id is not the network's.
         ConfigError: a text for a model without a tokenizer; or so many new tokens do not fit the context.
     """
     batch = prompts if isinstance(prompts, Batch) else _encode(model.tokenizer, prompts)
@@ -34,6 +35,7 @@ def read_prompts(model: BayesianLoRA, prompts: Prompts, max_new_tokens: int) -> 
     lengths = batch.lengths.tolist()
     if 0 in lengths:
         raise DataError(f"prompt {lengths.index(0)}: expected at least one token; got none")
+    check_token_ids(batch.input_ids, model.network, model.tokenizer, "prompts")
     _check_context(model.network.config, lengths, max_new_tokens)
     return _left_padded(batch).to(model.device)
 
