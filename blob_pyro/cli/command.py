@@ -17,8 +17,9 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 from blob_pyro.config.checks import did_you_mean
-from blob_pyro.config.file import check_file, expected_type, names_of, unknown_key
+from blob_pyro.config.file import check_file, unknown_key
 from blob_pyro.config.sections import GuideConfig, RunConfig
+from blob_pyro.config.types import expected_type, names_of
 from blob_pyro.errors import ConfigError, DataError
 from blob_pyro.evaluation.metrics import Scores
 from blob_pyro.guides import GUIDES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from blob_pyro.errors import ConfigError
@@ -26,6 +26,11 @@ def check(condition: bool, name: str, expected: str, value: Any) -> None:
 def check_positive(name: str, value: float) -> None:
     """Raise unless the value is above 0 and finite."""
     check(0 < value < math.inf, name, "a number above 0", value)
+
+
+def check_number(name: str, value: Any, expected: str, holds: Callable[[float], bool]) -> None:
+    """Raise unless the value is a number, true and false being none, for which `holds` is true."""
+    check(isinstance(value, int | float) and not isinstance(value, bool) and holds(value), name, expected, value)
 
 
 def unknown_name(setting: str, known: Iterable[str], given: object) -> ConfigError:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from blob_pyro.config.checks import check
+from blob_pyro.config.types import check_types
 from blob_pyro.errors import ConfigError
 
 # What only items of one's own have, and what only a data set of one's own has.
@@ -82,6 +83,7 @@ class DataConfig:
         return self.completion is not None or (self.task is None and self.over == "text")
 
     def __post_init__(self) -> None:
+        check_types(self, "data.")
         self._check_source()
         check(self.compat in (None, "authors"), "data.compat", "'authors', or null", self.compat)
         check(bool(self.label_field), "data.label_field", "the name of a field", self.label_field)

@@ -15,6 +15,8 @@ from blob_pyro.config.checks import check as _check
 from blob_pyro.config.checks import check_positive as _check_positive
 from blob_pyro.config.data import DataConfig
 from blob_pyro.config.device_maps import check_device_map
+from blob_pyro.config.types import check_types
+from blob_pyro.errors import ConfigError
 
 __all__ = ["DataConfig", "GuideConfig", "ModelConfig", "PredictConfig", "RunConfig", "TrainConfig", "TuneConfig"]
 
@@ -81,9 +83,10 @@ class ModelConfig:
     shard_base: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self, "model.")
         _check(bool(self.id), "model.id", "a hub id, a folder or an alias", self.id)
         _check(0 <= self.label_smoothing < 1, "model.label_smoothing", "a share in [0, 1)", self.label_smoothing)
-        if isinstance(self.class_weights, list):
+        if isinstance(self.class_weights, list | tuple):
             positive = all(0 < weight < math.inf for weight in self.class_weights)
             _check(positive, "model.class_weights", "numbers above 0", self.class_weights)
         _check(self.r >= 1, "model.r", "a rank of at least 1", self.r)
@@ -146,8 +149,8 @@ class TrainConfig:
         kl_width: share of the prior's standard deviation, between 0 and 1, that the KL alone brings the posterior's to
             by the last step. None takes more the more often training sees its items, and the fewer they are
             (`kl_rate.default_width`): 0.25 for one pass over 120 items, 0.67 for ten. Not beside kl_lr.
-        kl_schedule: how the KL is spread over the steps of a cycle. None takes "late" where kl_lr is not set, else
-            the paper's "reweighted".
+        kl_schedule: how the KL is spread over the steps of a cycle. None takes "late" where the KL widens to a width
+            (kl_lr is not set, kl_step is "flow"), "constant" for the recipe elbo, else the paper's "reweighted".
         kl_cycle: steps in a cycle, or of the rise for "warmup". None takes all steps for "late"; the learning rate's
             warm-up for "warmup"; else the paper's rule (`kl_schedule.cycle_length`) but a third of the steps at most.
             "late", "reweighted" and "uniform" spread about one KL over a cycle; "constant" and "warmup" count it whole
@@ -201,6 +204,7 @@ class TrainConfig:
     trackers: list[str] | None = None
 
     def __post_init__(self) -> None:
+        check_types(self, "train.")
         _check(self.num_steps >= 1, "train.num_steps", "at least 1 step", self.num_steps)
         _check(self.batch_size >= 1, "train.batch_size", "at least 1 item", self.batch_size)
         for name in ("lr", "adam_eps"):
@@ -210,11 +214,12 @@ class TrainConfig:
             _check(value is None or 0 <= value < math.inf, f"train.{name}", "a number of at least 0", value)
         width = self.kl_width
         _check(width is None or 0 < width < 1, "train.kl_width", "a share between 0 and 1, or null", width)
-        _check(
-            width is None or self.widens, "train.kl_width",
-            "no train.kl_lr, train.kl_step: flow, and a train.recipe other than elbo beside it",
-            f"{self.kl_lr}, {self.kl_step} and {self.recipe}",
-        )  # fmt: skip
+        beside = f"kl_lr: {self.kl_lr}" if self.kl_lr is not None else f"kl_step: {self.kl_step}"
+        if width is not None and not self.widens:
+            raise ConfigError(
+                "train.kl_width: expected it alone, with kl_step: flow; beside it stands "
+                f"train.{'recipe: elbo' if self.recipe == 'elbo' else beside}: leave one of them out"
+            )
         _check(self.kl_cycle is None or self.kl_cycle >= 1, "train.kl_cycle", "at least 1 step, or null", self.kl_cycle)
         _check(0 <= self.warmup_ratio <= 1, "train.warmup_ratio", "a share in [0, 1]", self.warmup_ratio)
         if self.max_grad_norm is not None:
@@ -258,6 +263,7 @@ class PredictConfig:
     temperature: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self, "predict.")
         _check(self.num_samples >= 0, "predict.num_samples", "at least 0 draws", self.num_samples)
         _check(self.batch_size >= 1, "predict.batch_size", "at least 1 item", self.batch_size)
         tokens = self.max_tokens
@@ -269,8 +275,8 @@ class TuneConfig:
     """A search for better settings before the run, on the data.num_validation held-out items (docs/tuning.md).
 
     Attributes:
-        search: search train.num_steps, train.kl_lr, model.prior_scale and model.bayesian_layers, or the steps alone
-            where the guide has no KL; `--tune` for short.
+        search: search train.num_steps, train.kl_width (or a train.kl_lr that is set), model.prior_scale and
+            model.bayesian_layers, or the steps alone where the guide has no KL; `--tune` for short.
         num_trials: most trials, each a training and a prediction of the held-out items; the first has the
             configuration's own settings.
         margin: how many standard errors (of the paired difference over the items) lower a trial's held-out NLL must
@@ -282,6 +288,7 @@ class TuneConfig:
     margin: float = 1.0
 
     def __post_init__(self) -> None:
+        check_types(self, "tune.")
         _check(self.num_trials >= 1, "tune.num_trials", "at least 1 trial", self.num_trials)
         _check(0 <= self.margin < math.inf, "tune.margin", "a number of at least 0", self.margin)
 
@@ -311,6 +318,7 @@ class RunConfig:
     output: str = "runs/fit"
 
     def __post_init__(self) -> None:
+        check_types(self)
         _check(0 <= self.seed < 2**32, "seed", "a whole number from 0 to 4294967295", self.seed)
         _check(bool(self.output), "output", "a directory to write to", self.output)
         for section in ("data", "model", "guide", "train", "predict", "tune"):

@@ -223,7 +223,7 @@ class AdapterGuide(nn.Module, ABC):
     def kl_time(self, width: float) -> float:
         """How long the KL takes to bring the spread from where it is to a share of the prior's.
 
-        Found by going there at the first site, whose spread is then put back: the KL moves all sites alike.
+        Found by going there, and back.
 
         Args:
             width: the share, between 0 and 1.
@@ -231,15 +231,23 @@ class AdapterGuide(nn.Module, ABC):
         Returns:
             The `scale_time`; 0 where no spread is trained, or it is as wide already.
         """
-        site, parameters = next(iter(self.model.sites)), list(self.scale_parameters().values())
-        if not parameters or self.width() >= width:
-            return 0.0
-        starts = [parameter.clone() for parameter in parameters]
+        return self._kl_time(width, self.kl, self.width)
+
+    def _kl_time_of_one(self, width: float) -> float:
+        """`kl_time` of the first site alone, for a guide whose sites have spreads of their own that begin alike."""
+        site = next(iter(self.model.sites))
 
         def kl() -> Tensor:
             return kl_divergence(self.posterior(site), self.prior(site))
 
-        time = _go_down(kl, parameters, lambda: self._width_at(site), FIRST_TIME, width)
+        return self._kl_time(width, kl, lambda: self._width_at(site))
+
+    def _kl_time(self, width: float, kl: Callable[[], Tensor], width_now: Callable[[], float]) -> float:
+        parameters = list(self.scale_parameters().values())
+        if not parameters or self.width() >= width:
+            return 0.0
+        starts = [parameter.clone() for parameter in parameters]
+        time = _go_down(kl, parameters, width_now, FIRST_TIME, width)
         for parameter, start in zip(parameters, starts, strict=True):
             parameter.copy_(start)
         return time

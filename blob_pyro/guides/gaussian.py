@@ -101,7 +101,7 @@ class FactorisedGaussianGuide(AdapterGuide):
     def kl_time(self, width: float) -> float:
         """As `AdapterGuide.kl_time`; where the free parameter's flow has a closed form, by that."""
         if self.scale_map.kl_time is None:
-            return super().kl_time(width)
+            return self._kl_time_of_one(width)
         prior_scale = float(self.prior_scale)
         return self.scale_map.kl_time(self.width() * prior_scale, width * prior_scale, prior_scale)
 

@@ -78,6 +78,11 @@ class LowRankGuide(AdapterGuide):
         """Gaussian with correlated entries, event_shape (r, n)."""
         return LowRankNormal(self.loc(site), self.root_scale(site).square(), self.factor(site))
 
+    @torch.no_grad()
+    def kl_time(self, width: float) -> float:
+        """As `AdapterGuide.kl_time`, found at one site."""
+        return self._kl_time_of_one(width)
+
     def scale_parameters(self) -> dict[str, nn.Parameter]:
         """G and V of every site."""
         roots = {f"{site}.root_scale": self.root_scale(site) for site in self.model.sites}

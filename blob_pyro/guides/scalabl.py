@@ -81,6 +81,11 @@ class ScalaBLGuide(AdapterGuide):
     def _width_at(self, site: str) -> float:
         return float((self.root_scale(site).square().mean() / self.prior_scale).detach())
 
+    @torch.no_grad()
+    def kl_time(self, width: float) -> float:
+        """As `AdapterGuide.kl_time`, found at one site."""
+        return self._kl_time_of_one(width)
+
     def scale_parameters(self) -> dict[str, nn.Parameter]:
         """G of every site."""
         return {f"{site}.root_scale": self.root_scale(site) for site in self.model.sites}

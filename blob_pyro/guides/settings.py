@@ -9,8 +9,9 @@ import inspect
 from typing import Any, Literal
 
 from blob_pyro.config.checks import did_you_mean, unknown_name
-from blob_pyro.config.file import expected_type, fits, keys_of
+from blob_pyro.config.file import keys_of
 from blob_pyro.config.sections import GuideConfig
+from blob_pyro.config.types import expected_type, fits
 from blob_pyro.errors import ConfigError
 from blob_pyro.guides import GUIDES
 

@@ -12,7 +12,10 @@ from blob_pyro.errors import DataError
 
 def num_token_ids(network: Any) -> int | None:
     """Rows of the input embedding, or of the output layer where that has fewer; None where neither tells."""
-    entry, exit_ = network.get_input_embeddings(), network.get_output_embeddings()
+    base = network.get_base_model()
+    if not hasattr(base, "get_input_embeddings"):  # no transformers network
+        return None
+    entry, exit_ = base.get_input_embeddings(), base.get_output_embeddings()
     sizes = (getattr(entry, "num_embeddings", None), getattr(exit_, "out_features", None))
     return min((size for size in sizes if isinstance(size, int)), default=None)
 

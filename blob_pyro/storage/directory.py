@@ -15,8 +15,9 @@ from typing import Any
 
 import yaml
 
-from blob_pyro.config.file import check_file, expected_type, fits, flat_settings, to_dict
+from blob_pyro.config.file import check_file, flat_settings, to_dict
 from blob_pyro.config.sections import RunConfig
+from blob_pyro.config.types import expected_type, fits
 from blob_pyro.errors import BlobPyroError, ConfigError, DataError, RunDirectoryError
 from blob_pyro.guides.settings import KEYS, check_settings
 from blob_pyro.storage.saving import ADAPTER, DESCRIPTION, TENSORS

@@ -44,6 +44,9 @@ def check_state(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> No
         _count(f"best.{name}", best[name], step)
     _check((best["nll"] is None) != _has(tensors, "best."), "best.nll", best["nll"])
     _check(best["nll"] is None or _is_number(best["nll"]), "best.nll", best["nll"])
+    settled = numbers["settled"] or {}
+    for name, value in {**settled, "first_width": numbers["first_width"] or 0.0}.items():
+        _check(_is_number(value) and value >= 0, name, value)
     for others in numbers["random"]:
         _check_numpy(others["numpy"])
         _check_python(others["python"])

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from blob_pyro.config.checks import unknown_name
+from blob_pyro.config.checks import check_number, unknown_name
+from blob_pyro.config.sections import TrainConfig
 from blob_pyro.data.examples import Batch
 from blob_pyro.errors import ConfigError, NonFiniteLossError
 from blob_pyro.guides import AdapterGuide
@@ -28,6 +31,7 @@ from blob_pyro.training.recipes import KL_STEPS, RECIPES, OptimSettings
 KLSchedule = Callable[[int], float]
 NARROW, LEAST_GROWTH = 0.05, 1.2
 NEAR_PRIOR = 0.95
+WIDER, EARLY = 1.1, 0.7  # shares of the width that was asked for, of a start beyond it and of an end too far from it
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -55,6 +59,24 @@ class StepResult:
     skipped: bool = False
     held_out_nll: float | None = None
     scale: float | None = None
+
+
+@dataclass(frozen=True)
+class Settled:
+    """How a training of known length brings the spread to a width.
+
+    Attributes:
+        width: share of the prior's standard deviation.
+        num_steps: of the training.
+        scale_time, loc_time: for how long the KL acts on spread and mean.
+        done: the steps before, in which it did not act so.
+    """
+
+    width: float
+    num_steps: int
+    scale_time: float
+    loc_time: float
+    done: int
 
 
 class BLoBSVI:
@@ -100,7 +122,8 @@ class BLoBSVI:
     Attributes:
         steps_done: how many steps there were, those that were skipped too.
         num_skipped: how many of them count for `max_skipped_steps`.
-        kl_time: for how long the KL acts on the spread, from the first step on; None where a rate says so.
+        settled: how the KL acts, from the first step on; None where a rate says so.
+        first_width: the guide's `width` before the first step.
 
     Raises:
         ConfigError: an unknown recipe, a guide of another kind, or num_data missing where it is needed.
@@ -131,6 +154,7 @@ class BLoBSVI:
         max_skipped_steps: int = 0,
         ranks: Ranks | None = None,
     ) -> None:
+        given = locals()
         if recipe not in RECIPES:
             raise unknown_name("recipe", RECIPES, recipe)
         if kl_step not in KL_STEPS:
@@ -141,11 +165,12 @@ class BLoBSVI:
             raise ConfigError(
                 f"guide: expected one of bp.guides; got {type(guide).__name__}; train it with pyro.infer.SVI"
             )
+        _check_settings(given)
         widens = kl_lr is None and kl_step == "flow" and num_steps is not None and recipe != "elbo"
-        if kl_width is not None and not (widens and 0 < kl_width < 1):
+        if kl_width is not None and not widens:
             raise ConfigError(
-                "kl_width: expected a share between 0 and 1 of the prior scale, with num_steps, kl_step='flow' and "
-                f"no kl_lr beside it; got {kl_width}, num_steps={num_steps}, kl_step={kl_step!r}, kl_lr={kl_lr}"
+                "kl_width: expected num_steps, kl_step='flow', a recipe other than elbo and no kl_lr beside it; got "
+                f"num_steps={num_steps}, kl_step={kl_step!r}, recipe={recipe!r}, kl_lr={kl_lr}"
             )
         rate = PAPER_RATE if kl_lr is None else kl_lr
         rate_loc = rate if kl_lr_loc is None else kl_lr_loc
@@ -163,10 +188,11 @@ class BLoBSVI:
         self._schedule = constant if kl_schedule is None and recipe == "elbo" else kl_schedule
         self._num_steps, self._warmup_ratio = num_steps, warmup_ratio
         self._kl_lr, self._kl_lr_loc, self._kl_width, self._widens = kl_lr, kl_lr_loc, kl_width, widens
-        self.kl_time: float | None = None
+        self.settled: Settled | None = None
         self._is_settled = num_steps is None or recipe == "elbo"
+        self._kl_step_is_separate = recipe != "elbo"
         self._told = False
-        self._first_width: float | None = None
+        self.first_width: float | None = None
 
     def step(self, batch: Batch) -> StepResult:
         """Update every parameter once, with one posterior draw a forward.
@@ -182,7 +208,7 @@ class BLoBSVI:
         step = self.steps_done + 1
         self.recipe.zero_grad()  # what a backward of one's own has left is no part of the step
         if step == 1:
-            self._first_width = self.guide.width()
+            self.first_width = self.guide.width()
         if not self._is_settled:
             self._settle(batch)
         kl_weight = self.kl_weight * self.kl_schedule(batch)(step)
@@ -200,7 +226,7 @@ class BLoBSVI:
         self.steps_done = step
         self.recipe.set_rates(step)
         if step == self._num_steps and step > 1:  # a single step has a warm-up's rate of 0
-            self._look_back()
+            self.look_back()
         return StepResult(
             seen["NLL"], seen["KL"], kl_weight, seen["loss"], step, skipped=odd is not None, scale=seen.get("scale")
         )
@@ -225,43 +251,89 @@ class BLoBSVI:
         self._is_settled = True
         schedule = self.kl_schedule(batch)
         assert self._num_steps is not None
-        if self._widens and self.guide.kl().requires_grad:
-            width = self._kl_width or default_width(self._num_data("kl_width"), len(batch), self._num_steps)
-            if self.kl_time is None:
-                self.kl_time = self._ranks.gather(self.guide.kl_time(width))[0]
-            of_mean = mean_time(width, self.model.prior_scale)
-            kl = widening(schedule, self._num_steps, self.kl_time, of_mean, warmup_ratio=self._warmup_ratio)
-            self._schedule = kl.schedule
-            self.recipe.set_kl_rates(kl.lr_loc if self._kl_lr_loc is None else self._kl_lr_loc, kl.lr)
-            self.recipe.set_rates(self.steps_done)
-        self._told = self._wants_width() and never_acts(schedule, self._num_steps)
-        if self._told:
-            warnings.warn(
+        if self._wants_width() and never_acts(schedule, self._num_steps):
+            self._tell(
                 f"kl_schedule: expected weights that sum to 0.01 or more in {self._num_steps} steps; these do not: the "
-                "posterior stays at its start; take cycle_length(..., num_steps=...), or kl_schedule=None",
-                stacklevel=3,
+                "posterior stays at its start; take cycle_length(..., num_steps=...), or kl_schedule=None"
             )
+        if self._widens and self.guide.kl().requires_grad:
+            self._widen(self._width_for(batch), schedule, self._num_steps)
+
+    def _width_for(self, batch: Batch) -> float:
+        if self._kl_width is not None:
+            return self._kl_width
+        assert self._num_steps is not None
+        num_data = self._num_data("kl_width")
+        return default_width(num_data, min(len(batch), num_data), self._num_steps)
+
+    def _widen(self, width: float, schedule: KLSchedule, num_steps: int) -> None:
+        """Scale the schedule so that the KL brings the spread to a width by the last step."""
+        now = self.guide.width()
+        if self._wants_width() and now > WIDER * width:
+            self._tell(
+                f"kl_width: the posterior begins at {100 * now:.3g} % of the prior's standard deviation, and does not "
+                f"narrow to the {100 * width:.3g} % asked for: take a smaller eps or init_scale of the guide, or a "
+                "larger prior_scale or kl_width"
+            )
+        before = self.settled
+        if before is None or (before.width, before.num_steps) != (width, num_steps):
+            of_mean = mean_time(width, self.model.prior_scale)
+            if self.steps_done:  # what was trained before has had its share
+                of_mean = max(0.0, of_mean - mean_time(min(now, width), self.model.prior_scale))
+            of_spread = self._ranks.gather(self.guide.kl_time(width))[0]
+            self.settled = Settled(width, num_steps, of_spread, of_mean, self.steps_done)
+        assert self.settled is not None
+        times, done = (self.settled.scale_time, self.settled.loc_time), self.settled.done
+        kl = widening(schedule, num_steps, *times, warmup_ratio=self._warmup_ratio, done=done)
+        self._schedule = kl.schedule
+        self.recipe.set_kl_rates(kl.lr_loc if self._kl_lr_loc is None else self._kl_lr_loc, kl.lr)
+        self.recipe.set_rates(self.steps_done)
+
+    def _tell(self, line: str) -> None:
+        """Warn, once of what becomes of the spread."""
+        if not self._told:
+            warnings.warn(line, stacklevel=5)
+        self._told = True
 
     def _wants_width(self) -> bool:
         return bool(self.kl_weight > 0 and self._kl_lr != 0 and self.guide.scale_parameters())
 
-    def _look_back(self) -> None:
-        """Behind the last step: say where the spread has not left its start, or come to the prior's."""
-        if self._told or not self._wants_width():
+    def look_back(self, step: int | None = None) -> None:
+        """Say where a training that has ended leaves a spread that nobody asked for; the last `step` calls it.
+
+        Args:
+            step: the one that the parameters are from, where it is not the last (`train.eval_steps`).
+        """
+        if not self._wants_width():
             return
-        width, first = self.guide.width(), self._first_width
-        if first is not None and first / LEAST_GROWTH < width < min(NARROW, LEAST_GROWTH * first):
-            warnings.warn(
-                f"the posterior is where it began, at {100 * width:.1f} % of the prior's standard deviation: draws "
-                "hardly differ; take a larger kl_width (or kl_lr, kl_weight), or more steps",
-                stacklevel=3,
+        width, first = self.guide.width(), self.first_width
+        share = f"{100 * width:.1f} % of the prior's standard deviation"
+        if step is not None and self.settled is not None and width < EARLY * self.settled.width:
+            self._tell(
+                f"the posterior is at {share}, where {100 * self.settled.width:.0f} % was asked for: its parameters "
+                f"are those of step {step}, and the KL acts until step {self._num_steps}: leave eval_steps and "
+                'patience out, or let the KL act earlier (kl_schedule="reweighted")'
             )
-        if width > NEAR_PRIOR and self.guide.log_prior_scale is None:
-            warnings.warn(
-                f"the posterior is the prior, at {100 * width:.0f} % of its standard deviation: draws tell nothing of "
-                "the data; take a smaller kl_width (or kl_lr, kl_weight)",
-                stacklevel=3,
+        elif first is not None and first / LEAST_GROWTH < width < min(NARROW, LEAST_GROWTH * first):
+            self._tell(
+                f"the posterior is where it began, at {share}: draws hardly differ; take a larger {self._knob()}, or "
+                "more steps"
             )
+        elif width > NEAR_PRIOR:
+            learned = self.guide.log_prior_scale is not None
+            cure = "hold the prior scale (prior_scale_spread)" if learned else f"take a smaller {self._knob()}"
+            of = (
+                f"the prior, whose learned scale is {float(torch.as_tensor(self.guide.prior_scale).detach()):.3g},"
+                if learned
+                else "the prior,"
+            )
+            self._tell(f"the posterior is {of} at {share}: draws tell nothing of the data; {cure}")
+
+    def _knob(self) -> str:
+        """What sets how far the KL widens."""
+        if self._widens:
+            return "kl_width"
+        return "kl_lr or kl_weight" if self._kl_step_is_separate else "kl_weight"
 
     def _descend_nll(self, batch: Batch) -> Tensor:
         """Gradients of the whole batch's mean NLL, over all forwards and processes; and that NLL."""
@@ -322,6 +394,26 @@ class BLoBSVI:
                 items,
             )
         self.num_skipped += 1
+
+
+def _check_settings(given: Mapping[str, Any]) -> None:
+    """Refuse settings of a wrong type or out of range, those that `TrainConfig` has too by its own checks.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    schedule = given["kl_schedule"]
+    if not (schedule is None or callable(schedule)):
+        raise ConfigError(
+            f"kl_schedule: expected a function of the step, like kl_schedule({schedule!r}, cycle); got {schedule!r}"
+        )
+    shared = {field.name for field in dataclasses.fields(TrainConfig)} - {"kl_schedule", "kl_width"}
+    try:
+        TrainConfig(**{name: value for name, value in given.items() if name in shared and value is not None})
+    except ConfigError as error:
+        raise ConfigError(str(error).removeprefix("train.")) from None
+    if (width := given["kl_width"]) is not None:
+        check_number("kl_width", width, "a share between 0 and 1", lambda share: 0 < share < 1)
 
 
 def _numbers(values: dict[str, Tensor]) -> dict[str, float]:

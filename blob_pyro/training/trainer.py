@@ -53,7 +53,7 @@ def fit(
     every batch: all must call `fit` with the same loader.
 
     Args:
-        model: the model; its `num_data` sets the default KL cycle.
+        model: the model; its `num_data` sets how far the KL widens by default, and a default KL cycle.
         guide: the posterior.
         loader: batches with labels, all items of a step in each; iterated anew at each epoch.
         config: the training settings; the paper's by default.
@@ -86,7 +86,7 @@ def fit(
     if resume and checkpoints is None:
         raise ConfigError("resume: expected checkpoints to go on from; got None")
     ranks = Ranks.here()
-    svi = make_svi(model, guide, config, ranks)
+    svi = make_svi(model, guide, config, ranks, loader)
     training = _Training(svi, config, ranks, validate, checkpoints)
     place = training.start(resume)
     if place is not None and on_resume is not None:
@@ -175,6 +175,8 @@ class _Training:
     def end(self) -> None:
         """Take the best parameters, and tell of steps that were skipped."""
         self._best.put_back()
+        if self._best.copies is not None and self._best.step < self._config.num_steps:
+            self._svi.look_back(self._best.step)
         if skipped := self._svi.num_skipped:
             warnings.warn(
                 f"{skipped} of {self._svi.steps_done} steps were skipped: their loss or gradient was not finite",

@@ -17,7 +17,7 @@ from blob_pyro.system.processes import Ranks
 from blob_pyro.training.passes import Place
 from blob_pyro.training.random_state import RandomState
 from blob_pyro.training.state_checks import GENERATOR, check_like, check_moments, split_moment
-from blob_pyro.training.svi import BLoBSVI
+from blob_pyro.training.svi import BLoBSVI, Settled
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class TrainingState:
         numbers = {
             "step": svi.steps_done,
             "num_skipped": svi.num_skipped,
-            "kl_time": svi.kl_time,
+            "settled": None if svi.settled is None else dataclasses.asdict(svi.settled),
+            "first_width": svi.first_width,
             "loss_scale": dataclasses.asdict(svi.loss_scale),
             "best": {"nll": best.nll if best.copies else None, "step": best.step, "waited": best.waited},
             "batches_of_pass": place.done,
@@ -111,7 +112,9 @@ class TrainingState:
         if last_good is not None:
             svi.last_good = [copy.to(p) for copy, p in zip(last_good, parameters, strict=True)]
         svi.steps_done, svi.num_skipped = int(self.numbers["step"]), int(self.numbers["num_skipped"])
-        svi.kl_time = None if self.numbers["kl_time"] is None else float(self.numbers["kl_time"])
+        settled, first = self.numbers["settled"], self.numbers["first_width"]
+        svi.settled = None if settled is None else Settled(**settled)
+        svi.first_width = None if first is None else float(first)
         scale = self.numbers["loss_scale"]
         svi.loss_scale.value, svi.loss_scale.good_steps = float(scale["value"]), int(scale["good_steps"])
         svi.recipe.set_rates(svi.steps_done)

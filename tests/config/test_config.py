@@ -15,7 +15,8 @@ import yaml
 from jsonargparse import ArgumentParser
 
 import blob_pyro as bp
-from blob_pyro.config.file import check_file, expected_type, fits, unknown_key
+from blob_pyro.config.file import check_file, unknown_key
+from blob_pyro.config.types import expected_type, fits
 from blob_pyro.data.tasks.load import TASKS
 from blob_pyro.errors import ConfigError
 from blob_pyro.guides.settings import KEYS

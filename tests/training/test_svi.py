@@ -366,6 +366,7 @@ FUSED = ("posteriors", "kl")
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:kl_width. the posterior begins at")  # wide, so that noise shows
 @pytest.mark.parametrize("kind", list(GAUSSIANS))
 @pytest.mark.parametrize("noise", [nullcontext, bp.flipout])
 @pytest.mark.parametrize("recipe", list(RECIPES))

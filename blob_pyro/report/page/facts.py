@@ -41,9 +41,11 @@ def changed_settings(config: RunConfig) -> Facts:
     default = flat_settings(RunConfig(data=config.data))
     own = flat_settings(config)
     return [
-        (name, f"{own[name]} (default {default[name]})")
+        (name, f"{own[name]} (default {default.get(name, 'of the guide')})")
         for name in own
-        if own[name] != default[name] and not name.startswith("data.") and name not in ("output", "seed", "model.id")
+        if own[name] != default.get(name)
+        and not name.startswith("data.")
+        and name not in ("output", "seed", "model.id")
     ]
 
 
