@@ -52,7 +52,7 @@ With `model: {likelihood: causal_lm}` and, under data, `completion: " {answer}"`
 what follows the prompt is learnt token by token, and no label is needed
 (docs/likelihoods.md).
 
---tune searches steps, KL rate, prior scale and layers on held-out items first
+--tune searches steps, KL width, prior scale and layers on held-out items first
 (data.num_validation); it is short for --tune.search true."""
 
 COMMAND = Command("fine-tune a model and write a run directory", _fit_parser, _fit, {"file": FILE})

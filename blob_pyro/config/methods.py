@@ -171,7 +171,7 @@ METHODS: dict[str, Method] = {
         Method(
             "blob_tuned",
             "BLoB, tuned",
-            "BLoB, its steps, KL rate, prior scale and layers chosen by the NLL of held-out items",
+            "BLoB, its steps, KL width, prior scale and layers chosen by the NLL of held-out items",
             _BLOB | _TUNED,
             posterior_mean=True,
             held_out=True,

@@ -235,6 +235,11 @@ class TrainConfig:
         _check(self.trackers != [], "train.trackers", "at least one name, or null", self.trackers)
 
     @property
+    def schedule(self) -> str:
+        """kl_schedule, or what stands for it where it is left out."""
+        return self.kl_schedule or ("late" if self.widens else "constant" if self.recipe == "elbo" else "reweighted")
+
+    @property
     def widens(self) -> bool:
         """Whether the KL acts until the posterior has a width, kl_width or the rule's, and not at a set rate."""
         return self.kl_lr is None and self.kl_step == "flow" and self.recipe != "elbo"

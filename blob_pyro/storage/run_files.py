@@ -43,6 +43,7 @@ class RunFiles:
         answers: items and answers with the most draws; None where there are none, or the run learns tokens.
         texts: scored texts; None where there are none, or the run tells classes apart.
         scales: site -> mean posterior standard deviation; empty where that is not told.
+        width: the spread as a share of the prior's; None where that is not told.
         unfinished: whether checkpoints of a training that has not ended are there.
         missing: a line for each part that is not there and would be shown.
     """
@@ -56,6 +57,7 @@ class RunFiles:
     answers: SavedAnswers | None
     texts: SavedTexts | None
     scales: Mapping[str, float]
+    width: float | None
     unfinished: bool
     missing: tuple[str, ...]
 
@@ -96,6 +98,7 @@ def read_run(path: str | Path) -> RunFiles:
         answers=read_answers(path / PREDICTIONS) if predicted and not of_tokens else None,
         texts=read_completions(path / PREDICTIONS) if predicted and of_tokens else None,
         scales=scales,
+        width=_width(description) if told else None,
         unfinished=(path / CHECKPOINTS).is_dir(),
         missing=tuple(_missing(there, told)),
     )
@@ -106,6 +109,12 @@ def _scales(path: Path, description: Path) -> tuple[dict[str, float], bool]:
     if "mean_scales" not in read_json(description):
         return {}, False
     return read_scales(path), True
+
+
+def _width(description: Path) -> float | None:
+    """The spread as a share of the prior's; runs of older versions do not tell it."""
+    width = read_json(description).get("width")
+    return width if isinstance(width, float) and width > 0 else None
 
 
 def _missing(there: Mapping[str, bool], scales_told: bool) -> list[str]:

@@ -91,7 +91,7 @@ def save(run_dir: str | Path, model: BayesianLoRA, guide: AdapterGuide) -> None:
         (path / ADAPTER / "README.md").unlink(missing_ok=True)  # an empty form, which names that folder too
         tensors = {name: value.detach().cpu().contiguous() for name, value in guide.tensors().items()}
         save_file(tensors, path / TENSORS)
-        told = {"mean_scales": mean_scales(guide), "sha256": _digests(path, guide.adapters)}
+        told = {"mean_scales": mean_scales(guide), "width": _width(guide), "sha256": _digests(path, guide.adapters)}
         write_whole(path / DESCRIPTION, json.dumps(described | told, indent=2) + "\n")
 
 
@@ -161,6 +161,15 @@ def mean_scales(guide: AdapterGuide) -> dict[str, float]:
         except UnsupportedPosteriorError:  # of a guide that was not fitted
             return {}
     return {site: scale for site, scale in found.items() if math.isfinite(scale)}
+
+
+def _width(guide: AdapterGuide) -> float | None:
+    """The spread as a share of the prior's; None where there is none that is told."""
+    try:
+        width = guide.width()
+    except UnsupportedPosteriorError:  # of a guide that was not fitted
+        return None
+    return width if math.isfinite(width) else None
 
 
 def describe(model: BayesianLoRA, guide: AdapterGuide) -> dict[str, Any]:

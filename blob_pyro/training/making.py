@@ -61,8 +61,7 @@ def kl_width(config: TrainConfig, num_data: int | None, batch_size: float | None
 
 
 def _kl_schedule(config: TrainConfig, num_data: int | None) -> Callable[[int], float]:
-    name = config.kl_schedule or ("late" if config.widens else "constant" if config.recipe == "elbo" else "reweighted")
-    return kl_schedule(name, config.kl_cycle or _default_cycle(name, config, num_data))
+    return kl_schedule(config.schedule, config.kl_cycle or _default_cycle(config.schedule, config, num_data))
 
 
 def _default_cycle(name: str, config: TrainConfig, num_data: int | None) -> int:

@@ -98,9 +98,9 @@ class BLoBSVI:
         kl_width: share of the prior's standard deviation that the KL alone brings the posterior's to by the last step,
             in place of kl_lr. None takes `kl_rate.default_width`, which num_data, num_steps and the first batch's size
             say.
-        kl_schedule: step (from 1) -> weight of the KL. None takes `kl_schedule.late` over num_steps where kl_lr is
-            left out, too; else the paper's ascending re-weighting, its cycle from `model.num_data`, the first batch's
-            size and num_steps (`cycle_length`); and 1 for "elbo".
+        kl_schedule: step (from 1) -> weight of the KL. None takes `kl_schedule.late` over num_steps where the KL widens
+            to a width (num_steps is given, kl_lr is not, kl_step is "flow"); else the paper's ascending re-weighting,
+            its cycle from `model.num_data`, the first batch's size and num_steps (`cycle_length`); and 1 for "elbo".
         kl_weight: factor on the schedule.
         kl_step: "flow" follows the KL for the time rate times weight, at any rate never past the prior
             (`AdapterGuide.descend_kl_`); "explicit" is the SGD step of the authors' code, which overshoots where that

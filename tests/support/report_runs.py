@@ -47,9 +47,10 @@ def write_run(
     history: list[StepResult] | None = None,
     notes: tuple[str, ...] = (),
     prompts: dict[int, str] | None = None,
+    width: float | None = None,
     **sections: Any,
 ) -> Path:
-    """A run directory; a section given here is merged into the configuration's own."""
+    """A run directory whose spread ended at `width`, or as its history does; sections are merged into its own."""
     path.mkdir(parents=True)
     settings: dict[str, Any] = {
         "data": {"train_file": "train.jsonl", "test_file": "test.jsonl", "prompt": "{text}", "labels": list(NAMES)},
@@ -65,8 +66,12 @@ def write_run(
     about = {"versions": {"torch": "2"}, "machine": {"device": "cpu"}, "items": {"train": 9}, "notes": list(notes)}
     (path / "about.json").write_text(json.dumps(about))
     (path / "cost.json").write_text(json.dumps({"train_seconds": 12.0, "adapter_parameters": 100}))
-    (path / "posterior.json").write_text(json.dumps({"mean_scales": {"layers.0.q_proj.lora_A": 0.1}}))
-    write_history(path, steps() if history is None else history)
+    history = steps() if history is None else history
+    if width is None and history[-1].scale is not None:
+        width = history[-1].scale / config.model.prior_scale
+    told = {"mean_scales": {"layers.0.q_proj.lora_A": 0.1}, "width": width}
+    (path / "posterior.json").write_text(json.dumps(told))
+    write_history(path, history)
     predictions = answers() if predictions is None else predictions
     texts = prompts or {}
     examples = [

@@ -108,10 +108,11 @@ def _kl(train: TrainConfig) -> str:
     """How the KL acts: to which width, or at which rate; on which schedule."""
     if train.widens:
         how = f"KL width {'by rule' if train.kl_width is None else f'{train.kl_width:g}'}"
+    elif train.recipe == "elbo":
+        how = "KL in the loss"
     else:
         how = f"KL lr {PAPER_RATE if train.kl_lr is None else train.kl_lr:g}"
-    schedule = train.kl_schedule or ("late" if train.widens else "reweighted")
-    return f"{how}, schedule {schedule}, weight {train.kl_weight:g}"
+    return f"{how}, schedule {train.schedule}, weight {train.kl_weight:g}"
 
 
 def _prediction(config: RunConfig, run: RunFiles) -> str:

@@ -106,10 +106,13 @@ def _kl_choice(config: RunConfig, num_data: int) -> Choice:
         return Choice(key, _up_or_down(key, KL_FACTOR))
 
     def times(factor: float) -> Step:
-        def step(settings: Settings) -> float:
+        def step(settings: Settings) -> float | None:
             width = kl_width(with_settings(config, settings).train, num_data)
             assert width is not None
-            return min(WIDEST, float(f"{math.tanh(factor * math.atanh(width)):.3g}"))
+            wanted = float(f"{math.tanh(factor * math.atanh(width)):.3g}")
+            if factor > 1 and width >= WIDEST:
+                return None  # as wide as the search goes
+            return min(WIDEST, wanted)
 
         return step
 

@@ -24,7 +24,7 @@ from blob_pyro.report.page import cautions_of, read_run, write_report
 from blob_pyro.report.page.cautions import OF_THE_POSTERIOR, cautions_of_several
 from blob_pyro.report.page.cautions.draws import ece_difference, nll_difference
 from blob_pyro.report.page.extremes import confident_mistakes, uncertain_items
-from blob_pyro.report.page.facts import facts_of
+from blob_pyro.report.page.facts import changed_settings, facts_of
 from blob_pyro.report.page.naming import systems_of
 
 pytestmark = pytest.mark.slow
@@ -137,7 +137,17 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "stopped": ({"history": steps(30)}, "Training ended after 30 of 60 steps"),
     "falling": ({"history": steps(fall=2.0)}, "The training NLL was still falling"),
     "not trained": ({"history": steps(scale=(0.002, 0.0021))}, "The posterior's spread is about where it began"),
-    "collapsed": ({"history": steps(scale=(0.002, 0.2))}, "The posterior is as wide as the prior"),
+    "collapsed": ({"history": steps(scale=(0.002, 0.2))}, "The KL outweighs the data: a smaller train.kl_width"),
+    "wide start": ({"history": steps(scale=(0.15, 0.15))}, "where it began: 75 % of the prior's standard deviation"),
+    "wide stays": ({"history": steps(scale=(0.15, 0.15))}, "does not narrow it: for less, a smaller eps"),
+    "beyond": ({"history": steps(scale=(0.4, 0.4))}, "It began so (200 %): a smaller eps"),
+    "learned prior": (
+        {"model": {"prior_scale_spread": 0.5}, "history": steps(scale=(0.002, 0.1)), "width": 0.99},
+        "The learned prior scale has come down to it",
+    ),
+    "best before the KL": (
+        {"train": {"num_steps": 60, "eval_steps": 5}, "width": 0.0182}, "may be from before the KL acts"
+    ),
     "shared": ({"notes": ("test: 5 of 300 items share their 'user' with items of training",)}, "share their 'user'"),
     "recipe": ({"train": {"num_steps": 60, "recipe": "elbo"}}, "Trained by the recipe elbo"),
     "tempered": ({"train": {"num_steps": 60, "kl_weight": 0.1}}, "The KL counts 0.1 times"),
@@ -161,6 +171,30 @@ def test_a_training_near_the_label_frequencies_is_underfitted(tmp_path: Path, sh
     (path / "about.json").write_text(json.dumps(about))
     found = [one for one in cautions_of(read_run(path), OF_THE_POSTERIOR) if one.text.startswith("Underfitted")]
     assert len(found) == underfitted and all(one.serious and f"cost {entropy:.3f}" in one.text for one in found)
+
+
+@pytest.mark.parametrize("name", ["not trained", "collapsed", "wide start", "beyond", "learned prior"])
+def test_one_warning_of_the_spread_and_no_other_that_contradicts_it(tmp_path: Path, name: str) -> None:
+    found = cautions_of(read_run(write_run(tmp_path / "run", **CASES[name][0])))
+    assert sum(one.text.startswith(("The posterior's spread", "The posterior is as wide")) for one in found) == 1
+
+
+def test_a_spread_that_moved_in_the_last_step_alone_was_trained(tmp_path: Path) -> None:
+    """A line of the history has the spread before its step."""
+    good, notes = answers(n=2000, spread=0.01, sharp=1.6), ("train: 9 items (negative 4, positive 5)",)
+    assert warned(write_run(tmp_path / "run", good, steps(scale=(0.01, 0.01)), width=0.3, notes=notes)) == ""
+
+
+@pytest.mark.parametrize(
+    "guide", [{"name": "blob", "eps": 0.5}, {"name": "low_rank", "rank": 2}, {"name": "ensemble", "num_members": 2}]
+)
+def test_settings_of_the_guide_are_among_the_changed(tmp_path: Path, guide: dict[str, Any]) -> None:
+    path = write_run(
+        tmp_path / "run", guide={"name": guide["name"], "settings": {k: v for k, v in guide.items() if k != "name"}}
+    )
+    name, value = list(guide.items())[-1]
+    assert (f"guide.{name}", f"{value} (default of the guide)") in changed_settings(read_run(path).config)
+    assert f"guide.{name}" in text_of(write_report([path], tmp_path / "report.html"))
 
 
 def test_no_warning_comes_where_there_is_nothing(tmp_path: Path) -> None:
@@ -199,7 +233,7 @@ def test_a_kl_rate_is_advised_where_there_is_one(tmp_path: Path, guide: str, adv
         ({"kl_width": 0.4, "kl_schedule": "uniform"}, "KL width 0.4, schedule uniform, weight 1"),
         ({"kl_lr": 0.03}, "KL lr 0.03, schedule reweighted, weight 1"),
         ({"kl_step": "explicit"}, "KL lr 0.01, schedule reweighted, weight 1"),
-        ({"recipe": "elbo", "kl_weight": 0.1}, "KL lr 0.01, schedule reweighted, weight 0.1"),
+        ({"recipe": "elbo", "kl_weight": 0.1}, "KL in the loss, schedule constant, weight 0.1"),
     ],
 )
 def test_the_facts_say_how_the_kl_acts(tmp_path: Path, train: dict[str, Any], words: str) -> None:

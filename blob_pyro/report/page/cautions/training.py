@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from blob_pyro.report.page.cautions.caution import Caution
 from blob_pyro.report.plots.sources import members_of
 from blob_pyro.storage.run_files import RunFiles
-from blob_pyro.training.svi import LEAST_GROWTH, NEAR_PRIOR, StepResult
+from blob_pyro.training.svi import LEAST_GROWTH, NARROW, NEAR_PRIOR, StepResult
 
 FEWEST_STEPS = 50  # to speak of a trend
 LEAST_FALL = 0.05
@@ -94,33 +94,51 @@ def fall_at_the_end(steps: Sequence[StepResult]) -> tuple[float, float, float] |
 
 
 def spread_at_start(run: RunFiles) -> Iterator[Caution]:
-    """A posterior scale that is still about where it began."""
-    scales = _trained_scales(run)
-    if len(scales) > 1 and 1 / LEAST_GROWTH < scales[-1] / scales[0] < LEAST_GROWTH:
-        yield Caution(
-            f"The posterior's spread is about where it began: a mean standard deviation of {scales[-1]:.4f} after the "
-            f"training, {scales[0]:.4f} before it (prior scale {run.config.model.prior_scale:g}). It was hardly "
-            "trained, and draws differ as little as they did at random: a higher train.kl_width, or more steps.",
-            serious=True,
+    """A spread that is still about as wide as it began, and not as the prior."""
+    widths = _widths(run)
+    if widths is None or widths[1] > NEAR_PRIOR or not 1 / LEAST_GROWTH < widths[1] / widths[0] < LEAST_GROWTH:
+        return
+    if widths[0] > NARROW:
+        why = "The KL widens it, and does not narrow it: for less, a smaller eps or init_scale of the guide."
+    elif run.config.train.eval_steps is not None:
+        why = (
+            "The parameters of the lowest held-out NLL may be from before the KL acts: leave train.eval_steps and "
+            "train.patience out, or let it act earlier (train.kl_schedule: reweighted)."
         )
+    else:
+        why = (
+            "It was hardly trained, and draws differ as little as they did at random: a higher train.kl_width, or more "
+            "steps."
+        )
+    yield Caution(
+        f"The posterior's spread is about where it began: {100 * widths[1]:.3g} % of the prior's standard deviation "
+        f"after the training, {100 * widths[0]:.3g} % before it. {why}",
+        serious=True,
+    )
 
 
 def spread_at_prior(run: RunFiles) -> Iterator[Caution]:
     """A posterior as wide as the prior: the data have taught it nothing."""
-    scales = _trained_scales(run)
-    if (
-        scales
-        and scales[-1] > NEAR_PRIOR * run.config.model.prior_scale
-        and run.config.model.prior_scale_spread is None
-    ):
-        yield Caution(
-            f"The posterior is as wide as the prior: a mean standard deviation of {scales[-1]:.4f}, prior scale "
-            f"{run.config.model.prior_scale:g}. The KL outweighs the data: a smaller train.kl_width, or a smaller "
-            "train.kl_lr or train.kl_weight where they are set.",
-            serious=True,
+    widths = _widths(run)
+    if widths is None or widths[1] <= NEAR_PRIOR:
+        return
+    if widths[0] > NEAR_PRIOR:
+        why = f"It began so ({100 * widths[0]:.3g} %): a smaller eps or init_scale of the guide, or a larger prior."
+    elif run.config.model.prior_scale_spread is not None:
+        why = "The learned prior scale has come down to it: hold it (leave model.prior_scale_spread out)."
+    else:
+        why = (
+            "The KL outweighs the data: a smaller train.kl_width (or train.kl_lr, train.kl_weight, where they are set)."
         )
+    yield Caution(
+        f"The posterior is as wide as the prior, or wider: {100 * widths[1]:.3g} % of its standard deviation. {why}",
+        serious=True,
+    )
 
 
-def _trained_scales(run: RunFiles) -> list[float]:
-    """The mean standard deviation at each step that tells it."""
-    return [step.scale for step in run.steps if step.scale is not None and step.scale > 0]
+def _widths(run: RunFiles) -> tuple[float, float] | None:
+    """The spread as a share of the prior's, before the training and after it; None where that is not told."""
+    if run.width is None:
+        return None
+    first = next((step.scale for step in run.steps if step.scale is not None and step.scale > 0), None)
+    return None if first is None else (first / run.config.model.prior_scale, run.width)
