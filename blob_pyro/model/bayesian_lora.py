@@ -331,6 +331,7 @@ class BayesianLoRA(PyroModule):
             ConfigError: a name is no site and no point parameter, or a point parameter has another shape, or there
                 are several draws beside it.
         """
+        self.check_alive()
         if batch.input_ids.device.type == "cpu":  # elsewhere looking at them would wait for all that is queued
             check_token_ids(batch.input_ids, self.network, self.tokenizer, "input_ids")
         draws = draws or {}
@@ -400,7 +401,6 @@ class BayesianLoRA(PyroModule):
 
     def _run(self, rows: Batch, held: Contexts) -> Tensor:
         """One forward of the network with draws held; a checkpointed backward holds them again."""
-        self.check_alive()
         if torch.is_grad_enabled():
             follow_draws(self._checkpointing, self._recompute_contexts)
         self._held = held

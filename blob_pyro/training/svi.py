@@ -31,7 +31,8 @@ from blob_pyro.training.recipes import KL_STEPS, RECIPES, OptimSettings
 KLSchedule = Callable[[int], float]
 NARROW, LEAST_GROWTH = 0.05, 1.2
 NEAR_PRIOR = 0.95
-WIDER, EARLY = 1.1, 0.7  # shares of the width that was asked for, of a start beyond it and of an end too far from it
+WIDE, WIDER = 0.3, 1.5  # a start that wide, and so many times as wide as was asked for, is told
+EARLY = 0.7  # and an end below such a share of that, where its parameters are not those of the last step
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -269,7 +270,7 @@ class BLoBSVI:
     def _widen(self, width: float, schedule: KLSchedule, num_steps: int) -> None:
         """Scale the schedule so that the KL brings the spread to a width by the last step."""
         now = self.guide.width()
-        if self._wants_width() and now > WIDER * width:
+        if self._wants_width() and now > max(WIDE, WIDER * width):
             self._tell(
                 f"kl_width: the posterior begins at {100 * now:.3g} % of the prior's standard deviation, and does not "
                 f"narrow to the {100 * width:.3g} % asked for: take a smaller eps or init_scale of the guide, or a "

@@ -103,7 +103,7 @@ def test_every_entry_says_what_was_done_and_changes_nothing(
     done: str, entry: Callable[..., Any], tmp_path: Path
 ) -> None:
     model = model_for("blob")
-    guide = bp.BLoBGuide(model, eps=0.5)
+    guide = bp.BLoBGuide(model, eps=0.2)
     before = predicts(model, guide, tmp_path)
     assert float(before.std(0).mean()) > 0
     weights = snapshot(guide)

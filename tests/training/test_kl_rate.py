@@ -119,7 +119,8 @@ def test_blob_svi_refuses_a_width_that_cannot_be(wrong):
 
 
 @pytest.mark.parametrize(
-    ("width", "words"), [(1e-3, "begins at"), (0.0095, "is where it began"), (0.99, "is the prior"), (0.5, None)]
+    ("width", "words"),
+    [(1e-3, "is where it began"), (0.0095, "is where it began"), (0.99, "is the prior"), (0.5, None)],
 )
 def test_a_training_says_where_its_posterior_ended(width, words, recwarn):
     """At its start, where draws hardly differ, and at the prior, where they know nothing of the data."""
@@ -256,7 +257,7 @@ def test_fit_is_a_loop_of_blob_svi_under_every_recipe(recipe):
     assert {result.kl_weight for result in by_hand} == {1.0} or recipe != "elbo"
 
 
-@pytest.mark.parametrize("wider", [0.3, 1.5, 40.0])
+@pytest.mark.parametrize("wider", [0.32, 1.5, 40.0])
 def test_a_start_beyond_the_width_is_told_once(wider):
     """Wider than was asked for, or than the prior: a smaller kl_width would not help."""
     model, _ = start()
