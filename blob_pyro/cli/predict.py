@@ -21,8 +21,8 @@ def _predict_parser() -> ArgumentParser:
         """
         Answer the items of a file (.jsonl, .csv, .tsv, also .gz, or .parquet): each
         comes back as a line of JSON (or a row of an OUT.csv) with "prediction",
-        "probabilities", "confidence", "margin", "entropy" and "mutual_information" (nats)
-        added.
+        "probabilities", "confidence", "margin", "entropy" and "mutual_information"
+        (nats) added.
 
         example: blob-pyro predict runs/short new.jsonl --output answers.jsonl
         """,
