@@ -1,8 +1,8 @@
 """Does the default posterior help? Plain LoRA against BLoB as it comes, over grids of tasks, sizes and rates.
 
-    python examples/defaults.py report --out DIR               # two cores, an hour: the cells of docs/defaults.md
+    python examples/defaults.py report --out DIR               # two hours of one core: the cells of docs/defaults.md
     python examples/defaults.py choosing --out DIR --widening 0.5 0.7 1.0
-    python examples/defaults.py table DIR/report.jsonl
+    python examples/defaults.py table DIR/report-*.jsonl
 
 Both systems see the same items, steps, batches, AdamW and seeds through `bp.fit`; nothing of the KL is set. A run is a
 line of JSON in DIR, and a run that is there already is not repeated.
