@@ -72,7 +72,7 @@ class CheckpointError(BlobPyroError, OSError):
 class Stopped(KeyboardInterrupt):
     """A signal asked to stop, and what there is was saved.
 
-    A KeyboardInterrupt, so that what handles Ctrl-C handles SIGTERM as well.
+    A KeyboardInterrupt, so that what handles Ctrl-C handles SIGTERM and SIGHUP as well.
 
     Attributes:
         signal: its number.

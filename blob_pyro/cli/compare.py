@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from blob_pyro.cli.command import Command, add_quiet, add_run_config, command_parser, config_of, seeds
+from blob_pyro.cli.command import Command, add_quiet, add_run_config, command_parser, config_of, say_aside, seeds
 from blob_pyro.config.methods import ABLATIONS, METHODS, SYSTEMS
 from blob_pyro.errors import Stopped
 from blob_pyro.experiments.compare import compare
@@ -47,6 +47,9 @@ def _compare(parser: ArgumentParser, words: Sequence[str]) -> None:
         told = f"{config.output} holds the runs that were done; the same command goes on"
         raise Stopped.after(error, told) from None
     print(f"\n{found.text()}\n\nwrote run directories and tables: {found.path}")
+    if found.failures:
+        say_aside(f"blob-pyro: error: {len(found.failures)} runs failed, the first: {found.failures[0]}")
+        raise SystemExit(1)
 
 
 def _methods() -> str:

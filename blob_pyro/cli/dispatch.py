@@ -19,7 +19,7 @@ from blob_pyro.errors import BlobPyroError, ConfigError, Stopped
 from blob_pyro.system.hub_errors import one_line
 from blob_pyro.system.machine import version_of
 from blob_pyro.system.terminal import quiet_libraries
-from blob_pyro.training.stopping import sigterm_as_ctrl_c
+from blob_pyro.training.stopping import signals_as_ctrl_c
 
 COMMANDS: dict[str, Command] = {
     "fit": fit.COMMAND,
@@ -41,13 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line.
 
     Returns:
-        The exit code: 0, 2 for a user's mistake, 130 after Ctrl-C, 143 after SIGTERM.
+        The exit code: 0; 1 where some runs of a comparison failed; 2 for a user's mistake; 130 after Ctrl-C, 143 after
+        SIGTERM, 129 after SIGHUP.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # "±" on a terminal that has none
     try:
-        with quiet_libraries(), sigterm_as_ctrl_c():
+        with quiet_libraries(), signals_as_ctrl_c():
             _dispatch(words)
         sys.stdout.flush()  # a closed pipe shows here, not in a traceback when the interpreter ends
     except SystemExit as end:  # --help and --print_config

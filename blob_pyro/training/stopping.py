@@ -1,16 +1,18 @@
-"""Ctrl-C and SIGTERM as requests that a loop answers between two steps."""
+"""Ctrl-C, SIGTERM and SIGHUP as requests that a loop answers between two steps."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 
 from blob_pyro.errors import Stopped
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+FURTHER = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Signals that stop a process as Ctrl-C does: SIGHUP comes where a terminal closes."""
+_OF_TERMINALS = FURTHER[1:]
 
 
 class StopRequest:
@@ -32,7 +34,7 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Ctrl-C and SIGTERM inside only leave a note; a second one raises KeyboardInterrupt. Former handlers come back.
+    """Ctrl-C and `FURTHER` inside only leave a note; a second one raises KeyboardInterrupt. Former handlers come back.
 
     Outside the main thread, where Python takes no handlers, signals do what they did before.
     """
@@ -40,18 +42,14 @@ def stop_requests() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {number: signal.signal(number, request) for number in SIGNALS}
-    try:
+    with _handled((signal.SIGINT, *FURTHER), request):
         yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
-def sigterm_as_ctrl_c() -> Iterator[None]:
-    """Inside, SIGTERM raises `Stopped` where Ctrl-C raises KeyboardInterrupt, so that what cleans up after one does
-    after both. Not outside the main thread."""
+def signals_as_ctrl_c() -> Iterator[None]:
+    """Inside, the signals of `FURTHER` raise `Stopped` where Ctrl-C raises KeyboardInterrupt, so that what cleans up
+    after one does after all. Not outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -59,8 +57,18 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped("", number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    with _handled(FURTHER, stop):
+        yield
+
+
+@contextlib.contextmanager
+def _handled(numbers: Iterable[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Inside, the handler of signals; but for SIGHUP where that is ignored, as under nohup."""
+    ignored = {n for n in numbers if n in _OF_TERMINALS and signal.getsignal(n) is signal.SIG_IGN}
+    taken = [n for n in numbers if n not in ignored]
+    before = {number: signal.signal(number, handler) for number in taken}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, former in before.items():
+            signal.signal(number, former)

@@ -47,10 +47,10 @@ def fit(
 ) -> list[StepResult]:
     """Learn the posterior: `config.num_steps` steps of `BLoBSVI`, going through `loader` again and again.
 
-    The network is in training mode inside and gets its former modes back, also when a step raises. Ctrl-C and SIGTERM
-    stop behind the step that is being made, with a checkpoint where `checkpoints` are given; a second Ctrl-C stops at
-    once. Where a launcher (`accelerate launch`, torchrun) has connected several processes, each trains on its share of
-    every batch: all must call `fit` with the same loader.
+    The network is in training mode inside and gets its former modes back, also when a step raises. Ctrl-C, SIGTERM and
+    SIGHUP stop behind the step that is being made, with a checkpoint where `checkpoints` are given; a second one stops
+    at once. Where a launcher (`accelerate launch`, torchrun) has connected several processes, each trains on its share
+    of every batch: all must call `fit` with the same loader.
 
     Args:
         model: the model; its `num_data` sets how far the KL widens by default, and a default KL cycle.
@@ -78,7 +78,7 @@ def fit(
         CheckpointError: a checkpoint could not be written, or cannot serve.
         DataError: the loader is empty.
         ConfigError: `config.eval_steps` without `validate`, or `resume` without `checkpoints`.
-        Stopped: after Ctrl-C or SIGTERM (a KeyboardInterrupt).
+        Stopped: after Ctrl-C, SIGTERM or SIGHUP (a KeyboardInterrupt).
     """
     config = config or TrainConfig()
     if config.eval_steps is not None and validate is None:

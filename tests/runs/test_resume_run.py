@@ -64,7 +64,9 @@ def test_killed_again_and_again_a_run_ends_as_if_it_had_not_been(
     assert code == 0 and f"already done: {run}" in out and contents(run) == whole
 
 
-@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
+@pytest.mark.parametrize(
+    ("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGHUP, "SIGHUP"), (signal.SIGINT, "Ctrl-C")]
+)
 def test_signals_save_and_stop(number: int, name: str, config: Path, tmp_path: Path, whole: dict[str, bytes]) -> None:
     run = tmp_path / "run"
     started = Process("fit", config, "--output", run)

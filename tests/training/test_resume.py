@@ -221,7 +221,7 @@ def test_training_stops_early_and_stays_stopped(tmp_path: Path) -> None:
     assert go_on(checkpoints, eval_steps=1, patience=2, num_steps=40, save_steps=None, validate=lambda: 0.0) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_stops_behind_the_step(number: int, tmp_path: Path) -> None:
     expected, end = straight(CONFIG, "blob")
     model, guide = start()
@@ -395,3 +395,16 @@ def test_without_checkpoints_there_is_nothing_to_go_on_from(tmp_path: Path) -> N
         bp.fit(model, guide, loader(), dataclasses.replace(CONFIG, eval_steps=2), progress=False)
     expected, _ = straight(CONFIG, "blob")
     assert go_on(Checkpoints(tmp_path / "none")) == expected  # none yet: from the start
+
+
+def test_a_hangup_that_is_ignored_stays_so(tmp_path: Path) -> None:
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        model, guide = start()
+        hang_up = lambda result: os.kill(os.getpid(), signal.SIGHUP)  # noqa: E731
+        history = bp.fit(model, guide, loader(), CONFIG, progress=False, callbacks=[hang_up])
+        assert len(history) == CONFIG.num_steps
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

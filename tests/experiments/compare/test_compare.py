@@ -13,6 +13,7 @@ import tiny
 from tiny_runs import make_config
 
 from blob_pyro.cli import main
+from blob_pyro.config.file import to_dict
 from blob_pyro.config.methods import ABLATIONS, METHODS, SYSTEMS, choose
 from blob_pyro.config.sections import TuneConfig
 from blob_pyro.errors import ConfigError, NonFiniteLossError, RunDirectoryError
@@ -137,7 +138,7 @@ def test_runs_of_another_configuration_are_not_taken_for_these(config, tmp_path)
     assert read_config(tmp_path / "all" / "mle" / "seed0").train.num_steps == config.train.num_steps
 
 
-def test_a_run_that_fails_is_told_and_left_out(config, monkeypatch):
+def test_a_run_that_fails_is_told_and_left_out(config, monkeypatch, tmp_path, capsys):
     def failing(wanted, console, **named):
         if wanted.guide.name == "blob":
             raise NonFiniteLossError("step 1: expected a finite NLL; got nan", ())
@@ -152,6 +153,9 @@ def test_a_run_that_fails_is_told_and_left_out(config, monkeypatch):
     assert found.rows["BLoB N=2"] == {0: None}
     assert "Missing runs: BLoB N=0 (seed 0), BLoB N=2 (seed 0)" in found.text()
     assert "Failed: blob, seed 0: step 1: expected a finite NLL; got nan." in found.text()
+    tiny.write_yaml(tmp_path / "c.yaml", to_dict(config))
+    assert main(["compare", str(tmp_path / "c.yaml"), "--methods", "mle,blob", "--seeds", "0", "--quiet"]) == 1
+    assert capsys.readouterr().err.endswith("error: 1 runs failed, the first: " + found.failures[0] + "\n")
 
 
 @pytest.mark.parametrize(
