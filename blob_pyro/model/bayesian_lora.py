@@ -17,7 +17,7 @@ from torch.distributions import Distribution
 from blob_pyro.data.examples import Batch
 from blob_pyro.errors import ConfigError
 from blob_pyro.model.adapted_base import load_adapted
-from blob_pyro.model.handlers import declare, draw, training_mode
+from blob_pyro.model.handlers import autoguide_sets_up, declare, draw, training_mode
 from blob_pyro.model.layers.checkpointing import checkpointing_modules, follow_draws
 from blob_pyro.model.layers.compiling import compile_blocks
 from blob_pyro.model.layers.drawn_linear import Draw, DrawnLinear, as_draw, common_num_draws, hold, one_draw_dim
@@ -295,6 +295,8 @@ class BayesianLoRA(PyroModule):
         draws = draw(values, num_items=len(batch))
         logits = self.logits(batch, draws)
         law, value = self.likelihood.observation(logits, batch)
+        if value is None and autoguide_sets_up():  # labels to be predicted are nothing for a guide to learn
+            return logits
         with self._data_plate(batch, logits.device):
             pyro.sample("label", law, obs=value)
         return logits

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pyro
+import torch
+from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.ops.provenance import detach_provenance
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK, effectful
@@ -112,6 +114,11 @@ def _param_statement(name: str, parameter: Tensor, **_: Any) -> Tensor:
     return parameter
 
 
+def autoguide_sets_up() -> bool:
+    """Whether one of Pyro's autoguides is finding out what the model samples."""
+    return any(isinstance(handler, InitMessenger) for handler in _PYRO_STACK)
+
+
 def declare(parameters: Callable[[], Mapping[str, nn.Parameter]]) -> None:
     """`pyro.param` for Parameters that live in a module: Pyro trains those very tensors.
 
@@ -120,8 +127,10 @@ def declare(parameters: Callable[[], Mapping[str, nn.Parameter]]) -> None:
     Args:
         parameters: gives the Parameters by Pyro name.
 
+    Where the store was loaded from a file (or given a state), its values are taken up: training goes on from there.
+
     Raises:
-        ParamStoreError: the param store holds another tensor of one of the names.
+        ParamStoreError: the param store holds another live model's tensor of one of the names, or one of another shape.
     """
     if any(isinstance(handler, LocalParamsMessenger) for handler in _PYRO_STACK):
         return
@@ -135,11 +144,43 @@ def _declare_one(name: str, parameter: nn.Parameter) -> None:
         # fails on it. A param statement past the store, as Pyro makes for a module's own parameters, keeps it.
         parameter.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
         _param_statement(name, parameter, constraint=constraints.real, event_dim=None, name=name)
-    elif detach_provenance(pyro.param(name, parameter)) is not parameter:  # `pyro.render_model` wraps what it traces
+        return
+    held = detach_provenance(pyro.param(name, parameter))  # `pyro.render_model` wraps what it traces
+    if held is not parameter:
+        _take_up(name, parameter, held)
+        pyro.param(name, parameter)
+    parameter.__dict__.setdefault(_DECLARED, _Here())
+
+
+_DECLARED = "_declared_to_pyro"
+
+
+class _Here:
+    """Marks a Parameter that a module of this process has declared; read from a file the mark is False."""
+
+    def __reduce__(self) -> tuple[type[bool], tuple[()]]:
+        return bool, ()
+
+
+def _take_up(name: str, parameter: nn.Parameter, held: Tensor) -> None:
+    """Give a Parameter the value that the store has read from a file (or from a state), and the store the Parameter.
+
+    Raises:
+        ParamStoreError: the store's tensor is of another model or guide in this process, or of another shape.
+    """
+    if isinstance(held.__dict__.get(_DECLARED), _Here):
         raise ParamStoreError(
-            f"parameter {name}: expected a fresh name in Pyro's param store; it holds another model's tensor; "
-            "call pyro.clear_param_store() before you train a new model"
+            f"parameter {name}: expected a fresh name in Pyro's param store; it holds another model's tensor (or "
+            "that of a guide made before); call pyro.clear_param_store() before you train a new one"
         )
+    if held.shape != parameter.shape:
+        raise ParamStoreError(
+            f"parameter {name}: expected shape {tuple(parameter.shape)} in Pyro's param store; got "
+            f"{tuple(held.shape)}, of another model: call pyro.clear_param_store()"
+        )
+    with torch.no_grad():
+        parameter.copy_(held)
+    del pyro.get_param_store()[name]
 
 
 def _refuse_unsupported(site: str, law: Distribution) -> None:
