@@ -13,7 +13,7 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.infer.autoguide.initialization import InitMessenger
+from pyro.infer.autoguide.initialization import InitMessenger, init_to_sample
 from pyro.ops.provenance import detach_provenance
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK, effectful
@@ -115,8 +115,9 @@ def _param_statement(name: str, parameter: Tensor, **_: Any) -> Tensor:
 
 
 def autoguide_sets_up() -> bool:
-    """Whether one of Pyro's autoguides is finding out what the model samples."""
-    return any(isinstance(handler, InitMessenger) for handler in _PYRO_STACK)
+    """Whether an autoguide is finding out what the model samples; with `init_to_sample` it is `Predictive` that does."""
+    found = (handler for handler in _PYRO_STACK if isinstance(handler, InitMessenger))
+    return any(handler.init_fn is not init_to_sample for handler in found)
 
 
 def declare(parameters: Callable[[], Mapping[str, nn.Parameter]]) -> None:
