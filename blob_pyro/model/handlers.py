@@ -115,7 +115,7 @@ def _param_statement(name: str, parameter: Tensor, **_: Any) -> Tensor:
 
 
 def autoguide_sets_up() -> bool:
-    """Whether an autoguide is finding out what the model samples; with `init_to_sample` it is `Predictive` that does."""
+    """Whether an autoguide is finding out what the model samples; with `init_to_sample` that is `Predictive`."""
     found = (handler for handler in _PYRO_STACK if isinstance(handler, InitMessenger))
     return any(handler.init_fn is not init_to_sample for handler in found)
 
