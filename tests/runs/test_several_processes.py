@@ -55,7 +55,7 @@ def test_a_run_of_two_processes_is_one_run(sections: dict[str, Any], tmp_path: P
     config = config_in(tmp_path, **sections)
     (code, out, err), (other_code, other_out, other_err) = together("fit", config)
     assert (code, other_code) == (0, 0), err + other_err
-    assert out.count("run directory") == 1 and other_out == ""
+    assert out.count("\nwrote ") == 1 and other_out == ""
     run = tmp_path / "run"
     assert [line["step"] for line in tiny.read_jsonl(run / "history.jsonl")] == list(range(1, 9))
     metrics = json.loads((run / "metrics.json").read_text())
