@@ -33,12 +33,22 @@ def check_token_ids(ids: Iterable[int] | Tensor, network: Any, tokenizer: Any, w
         DataError: names the highest id, and the cure.
     """
     known = num_token_ids(network)
-    highest = int(ids.max()) if isinstance(ids, Tensor) and ids.numel() else max(map(int, ids), default=-1)
-    if known is None or highest < known:
+    values = ids.flatten().aminmax() if isinstance(ids, Tensor) and ids.numel() else _ends(ids)
+    lowest, highest = map(int, values)
+    if known is None or (lowest >= 0 and highest < known):
         return
-    token = "" if tokenizer is None else f" ({tokenizer.convert_ids_to_tokens(highest)!r})"
-    raise DataError(
-        f"{what}: expected token ids below {known}, the rows of the network's embedding; got {highest}{token}: call "
-        f"resize_token_embeddings({highest + 1}) on the base before it gets its adapter (for a run, and save it), or "
-        "take a token that it knows"
+    odd = highest if highest >= known else lowest
+    token = "" if tokenizer is None or odd < 0 else f" ({tokenizer.convert_ids_to_tokens(odd)!r})"
+    resize = (
+        f"call resize_token_embeddings({odd + 1}) on the base before it gets its adapter (for a run, and save it), or "
     )
+    raise DataError(
+        f"{what}: expected token ids from 0 to {known - 1}, the rows of the network's embedding; got {odd}{token}: "
+        f"{resize if odd > 0 else ''}take a token that it knows"
+    )
+
+
+def _ends(ids: Iterable[Any]) -> tuple[int, int]:
+    """The lowest and the highest; of none two that are known."""
+    values = [int(one) for one in ids]
+    return (min(values), max(values)) if values else (0, 0)

@@ -147,7 +147,6 @@ def load(run_dir: str | Path, *, base: Any = None, device_map: Any = None, shard
         )
         guide = guide_kind(model, **guide_settings)
     _check_sites(path, model, described["sites"])
-    _check_tokens(path, model)
     _restore(guide, path)
     _check_digests(path, guide.adapters, described.get("sha256", {}))
     return Run(Path(run_dir), model, guide)
@@ -363,18 +362,6 @@ def _refuse_oversized(path: Path, described: dict[str, Any], adapters: list[str]
         raise RunDirectoryError(
             f"{path / DESCRIPTION}: expected an adapter for each of num_members {str(members)[:40]}; got "
             f"{len(set(adapters))}; it was altered"
-        )
-
-
-def _check_tokens(path: Path, model: BayesianLoRA) -> None:
-    """Raise where an answer is a token that the network has not got."""
-    size = model.network.get_base_model().config.get_text_config().vocab_size
-    answers = model.likelihood.settings().get("token_ids", [])
-    tokens = [token for answer in answers for token in (answer if isinstance(answer, list) else [answer])]
-    if odd := [token for token in tokens if not 0 <= token < size]:
-        raise RunDirectoryError(
-            f"{path / DESCRIPTION}: expected token_ids from 0 to {size - 1}; got {odd[0]}; it was altered, or is of "
-            "another base model"
         )
 
 

@@ -233,7 +233,7 @@ def test_what_resume_refuses_a_comparison_refuses(config: Path) -> None:
     state = newest / "training.safetensors"
     state.write_bytes(state.read_bytes()[:-100])
     code, out, err = finished(*words)
-    assert code == 0, err
+    assert code == 1, err
     told = f"{newest}: expected a whole checkpoint; training.safetensors is not as it was written; delete this folder"
     assert f"\nblob, seed 0: {told}" in out and f"\nFailed: blob, seed 0: {told}" in out and "resumed" not in out
     shutil.rmtree(newest)

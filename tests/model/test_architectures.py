@@ -19,7 +19,7 @@ def check(path: str, likelihood: Likelihood, targets: set[str], run: Path) -> No
     """The layers that are adapted by default; two steps under flipout; three draws; the same after save and load."""
     model = bp.BayesianLoRA.from_pretrained(path, likelihood, r=2, lora_alpha=4, num_data=8)
     assert {site.removesuffix(".lora_A").rsplit(".", 1)[-1] for site in model.sites} == targets
-    guide, batch = bp.BLoBGuide(model, eps=0.5), make_batch()
+    guide, batch = bp.BLoBGuide(model, eps=0.2), make_batch()
     before = {site: model.location(site).detach().clone() for site in model.sites}
     history = bp.fit(model, guide, [batch], bp.TrainConfig(num_steps=3, batch_size=4, lr=0.05), progress=False)
     assert len(history) == 3

@@ -38,7 +38,7 @@ def test_a_pad_token_beyond_the_embedding(likelihood: str, tmp_path: Path, monke
         config["data"] |= {"completion": " {label}"}
     assert main(["fit", str(tiny.write_yaml(tmp_path / "c.yaml", config)), "--quiet"]) == 2
     told = capfd.readouterr().err
-    assert "padding: expected token ids below" in told and "'[MORE]'" in told and "resize_token_embeddings(" in told
+    assert "padding: expected token ids from 0 to" in told and "'[MORE]'" in told and "resize_token_embeddings(" in told
     assert not (tmp_path / "run" / "history.jsonl").exists()
 
 
@@ -50,7 +50,7 @@ def test_answer_words_beyond_the_embedding(tmp_path: Path, monkeypatch: Any, cap
     config = tiny.settings(tmp_path, network, data={"labels": [" NEG", " POS"], "test_file": None})
     tiny.write_jsonl(tmp_path / "train.jsonl", rows)
     assert main(["fit", str(tiny.write_yaml(tmp_path / "c.yaml", config)), "--quiet"]) == 2
-    assert "labels: expected token ids below" in capfd.readouterr().err
+    assert "labels: expected token ids from 0 to" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bert", "llama_classifier"])
@@ -69,7 +69,7 @@ def test_the_highest_id_is_known_and_the_next_is_not(name: str) -> None:
         lambda: bp.BLoBSVI(model, guide, lr=1e-3).step(batch),
         lambda: bp.fit(model, guide, [batch], bp.TrainConfig(num_steps=1), progress=False),
     ):
-        with pytest.raises(DataError, match=f"input_ids: expected token ids below {known}, .*; got {known}"):
+        with pytest.raises(DataError, match=f"input_ids: expected token ids from 0 to {known - 1}, .*; got {known}"):
             entry()
 
 
@@ -78,8 +78,8 @@ def test_prompts_and_answers_in_python() -> None:
     known = num_token_ids(model.network)
     assert known is not None
     batch = bp.Batch(torch.tensor([[5, known]]), torch.ones(1, 2, dtype=torch.long))
-    with pytest.raises(DataError, match="prompts: expected token ids below"):
+    with pytest.raises(DataError, match="prompts: expected token ids from 0 to"):
         bp.generate(model, bp.BLoBGuide(model), batch, max_new_tokens=2)
     for likelihood in (bp.MultipleChoice([5, known]), bp.WholeAnswer([[5], [6, known]])):
-        with pytest.raises(DataError, match="labels: expected token ids below"):
+        with pytest.raises(DataError, match="labels: expected token ids from 0 to"):
             bp.BayesianLoRA(model.network, likelihood)

@@ -333,7 +333,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "token ids": (
         edit("posterior.json", likelihood={"name": "MultipleChoice", "settings": {"token_ids": [1, 10**6]}}),
-        "expected token_ids from 0 to .*; got 1000000",
+        "incomplete or altered .*expected token ids from 0 to .*; got 1000000",
     ),
     "NaN in the description": (write("posterior.json", b'{"prior_scale": NaN}'), "NaN is no number"),
     "infinite number in it": (write("posterior.json", b'{"prior_scale": 1e999}'), "1e999 is too large"),
