@@ -24,7 +24,7 @@ from blob_pyro.model.layers.drawn_linear import Draw, DrawnLinear, as_draw, comm
 from blob_pyro.model.layers.inject import active_adapter, check_alive, drawn_linear, inject, layer_path
 from blob_pyro.model.layers.members import adapter_parameters
 from blob_pyro.model.layers.shared_prefix import SharedPrefix, find_shared_prefix
-from blob_pyro.model.layers.substituted import substitute, together
+from blob_pyro.model.layers.substituted import checked_points, substitute, together
 from blob_pyro.model.likelihoods import ClassLikelihood, Likelihood, MultipleChoice
 from blob_pyro.model.loading import BaseSource, with_fresh_adapter
 from blob_pyro.model.prior import PRIOR_SCALE, Hyperprior
@@ -204,7 +204,7 @@ class BayesianLoRA(PyroModule):
 
     def location(self, site: str) -> nn.Parameter:
         """The adapter's own weight at `site`, (r, n), or (m, r) for a lora_B: the centre of `bp.guides`' posteriors."""
-        return cast(nn.Parameter, self._drawn(site).weight)
+        return cast(nn.Parameter, self._layers[site].weight)
 
     def prior(self, site: str, prior_scale: Tensor | None = None) -> dist.Independent:
         """Normal(0, prior_scale^2) at `site`, event_shape (r, n), or (m, r) for a lora_B, float32.
@@ -340,33 +340,15 @@ class BayesianLoRA(PyroModule):
         held = {site: as_draw(value) for site, value in draws.items() if site in self._layers}
         num_draws = common_num_draws(held)
         points = {name: value for name, value in draws.items() if name not in self._layers}
-        contexts: Contexts = hold({self._drawn(site): value for site, value in held.items()})
+        contexts: Contexts = hold({self._layers[site]: value for site, value in held.items()})
         if points:
-            contexts = together(contexts, substitute(self.network, self._checked(points, num_draws)))
+            contexts = together(
+                contexts, substitute(self.network, checked_points(points, self.point_parameters(), num_draws))
+            )
         rows, repeated = self._rows(batch.right_padded(), num_draws or 1)
         with repeated:
             logits = self._run(rows, contexts)
         return logits if num_draws is None else logits.unflatten(0, (num_draws, len(batch)))
-
-    def _checked(self, points: dict[str, Tensor | Draw], num_draws: int | None) -> dict[str, Tensor]:
-        """Values of point parameters, without the draw dimension of size 1 that they may have."""
-        known, found = self.point_parameters(), {}
-        if num_draws not in (None, 1):
-            raise ConfigError(
-                f"draws: expected one draw a forward beside values of point parameters; got {num_draws} draws and "
-                f"{next(iter(points))}; give them one after another"
-            )
-        for name, value in points.items():
-            if name not in known:
-                raise ConfigError(f"draws: expected names of sites and point parameters of the model; got {name!r}")
-            shape = tuple(known[name].shape)
-            if not isinstance(value, Tensor) or tuple(value.shape) not in (shape, (1, *shape)):
-                got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-                raise ConfigError(
-                    f"draws: expected one value of shape {shape} for the point parameter {name}; got {got}"
-                )
-            found[name] = value.reshape(shape)
-        return found
 
     def compile_blocks(self, *, dynamic: bool | None = True, **settings: Any) -> None:
         """Compile the network's transformer blocks with torch.compile, in place, at their next forward.
@@ -415,6 +397,3 @@ class BayesianLoRA(PyroModule):
     def _recompute_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """The contexts of one checkpointed block's forward and recomputation."""
         return nullcontext(), self._held or nullcontext()
-
-    def _drawn(self, site: str) -> DrawnLinear:
-        return self._layers[site]

@@ -37,6 +37,24 @@ class KLSettings:
     lr_loc: float
 
 
+@dataclass(frozen=True)
+class Settled:
+    """How a training of known length brings the spread to a width.
+
+    Attributes:
+        width: share of the prior's standard deviation.
+        num_steps: of the training.
+        scale_time, loc_time: for how long the KL acts on spread and mean.
+        done: the steps before, in which it did not act so.
+    """
+
+    width: float
+    num_steps: int
+    scale_time: float
+    loc_time: float
+    done: int
+
+
 def default_width(num_data: int, batch_size: float, num_steps: int) -> float:
     r"""How wide a training makes the posterior where nobody says: a share of the prior's standard deviation.
 

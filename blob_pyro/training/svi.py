@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from blob_pyro.config.checks import check_number, unknown_name
-from blob_pyro.config.sections import TrainConfig
+from blob_pyro.config.checks import unknown_name
 from blob_pyro.data.examples import Batch
 from blob_pyro.errors import ConfigError, NonFiniteLossError
 from blob_pyro.guides import AdapterGuide
 from blob_pyro.model.bayesian_lora import BayesianLoRA
-from blob_pyro.model.likelihoods import Likelihood
 from blob_pyro.system.processes import Ranks
 from blob_pyro.training.elbo import negative_log_likelihood
-from blob_pyro.training.kl_rate import PAPER_RATE, default_width, mean_time, never_acts, widening
+from blob_pyro.training.kl_rate import PAPER_RATE, Settled, default_width, mean_time, never_acts, widening
 from blob_pyro.training.kl_schedule import constant, cycle_length, late, reweighted
 from blob_pyro.training.loss_scale import LossScale
+from blob_pyro.training.pieces import share_out
 from blob_pyro.training.recipes import KL_STEPS, RECIPES, OptimSettings
+from blob_pyro.training.svi_settings import check_settings
 
 KLSchedule = Callable[[int], float]
 NARROW, LEAST_GROWTH = 0.05, 1.2
@@ -60,24 +58,6 @@ class StepResult:
     skipped: bool = False
     held_out_nll: float | None = None
     scale: float | None = None
-
-
-@dataclass(frozen=True)
-class Settled:
-    """How a training of known length brings the spread to a width.
-
-    Attributes:
-        width: share of the prior's standard deviation.
-        num_steps: of the training.
-        scale_time, loc_time: for how long the KL acts on spread and mean.
-        done: the steps before, in which it did not act so.
-    """
-
-    width: float
-    num_steps: int
-    scale_time: float
-    loc_time: float
-    done: int
 
 
 class BLoBSVI:
@@ -166,7 +146,7 @@ class BLoBSVI:
             raise ConfigError(
                 f"guide: expected one of bp.guides; got {type(guide).__name__}; train it with pyro.infer.SVI"
             )
-        _check_settings(given)
+        check_settings(given)
         widens = kl_lr is None and kl_step == "flow" and num_steps is not None and recipe != "elbo"
         if kl_width is not None and not widens:
             raise ConfigError(
@@ -397,70 +377,8 @@ class BLoBSVI:
         self.num_skipped += 1
 
 
-def _check_settings(given: Mapping[str, Any]) -> None:
-    """Refuse settings of a wrong type or out of range, those that `TrainConfig` has too by its own checks.
-
-    Raises:
-        ConfigError: names the setting.
-    """
-    schedule = given["kl_schedule"]
-    if not (schedule is None or callable(schedule)):
-        raise ConfigError(
-            f"kl_schedule: expected a function of the step, like kl_schedule({schedule!r}, cycle); got {schedule!r}"
-        )
-    shared = {field.name for field in dataclasses.fields(TrainConfig)} - {"kl_schedule", "kl_width"}
-    try:
-        TrainConfig(**{name: value for name, value in given.items() if name in shared and value is not None})
-    except ConfigError as error:
-        raise ConfigError(str(error).removeprefix("train.")) from None
-    if (width := given["kl_width"]) is not None:
-        check_number("kl_width", width, "a share between 0 and 1", lambda share: 0 < share < 1)
-
-
 def _numbers(values: dict[str, Tensor]) -> dict[str, float]:
     """The values as numbers, in one transfer."""
     device = values["NLL"].device
     numbers = torch.stack([value.detach().to(device, torch.float64) for value in values.values()]).tolist()
     return dict(zip(values, numbers, strict=True))
-
-
-@dataclass(frozen=True)
-class Piece:
-    """What one forward reads.
-
-    Attributes:
-        batch: its items.
-        weight: how much of the whole batch it is, by what the likelihood counts. The weights of all pieces of all
-            processes sum to 1, and with them the pieces' mean NLLs to that of the whole batch.
-    """
-
-    batch: Batch
-    weight: float
-
-
-def share_out(batch: Batch, likelihood: Likelihood, ranks: Ranks, num_pieces: int) -> list[Piece]:
-    """This process's pieces of a batch that every process has.
-
-    Every process gets the same number of pieces, so that forwards that wait for one another do; where there are fewer
-    items than pieces, some hold the batch's first item at weight 0.
-
-    Args:
-        batch: all items of the step.
-        likelihood: what counts them (items, or predicted tokens).
-        ranks: the processes.
-        num_pieces: most forwards of a process.
-    """
-    longest = -(-len(batch) // ranks.num)
-    num_pieces = min(num_pieces, longest)
-    if ranks.num == num_pieces == 1:
-        return [Piece(batch, 1.0)]
-    own = ranks.share(range(len(batch)))
-    total = likelihood.count(batch)
-    return [_piece(batch, list(own[start::num_pieces]), likelihood, total) for start in range(num_pieces)]
-
-
-def _piece(batch: Batch, rows: list[int], likelihood: Likelihood, total: int) -> Piece:
-    if not rows:
-        return Piece(batch.select([0]), 0.0)
-    items = batch.select(rows)
-    return Piece(items, likelihood.count(items) / total)

@@ -14,10 +14,11 @@ from torch import Tensor
 from blob_pyro.errors import CheckpointError
 from blob_pyro.system.hub_errors import one_line
 from blob_pyro.system.processes import Ranks
+from blob_pyro.training.kl_rate import Settled
 from blob_pyro.training.passes import Place
 from blob_pyro.training.random_state import RandomState
 from blob_pyro.training.state_checks import GENERATOR, check_like, check_moments, split_moment
-from blob_pyro.training.svi import BLoBSVI, Settled
+from blob_pyro.training.svi import BLoBSVI
 
 
 @dataclass(frozen=True)

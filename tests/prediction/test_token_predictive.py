@@ -44,7 +44,7 @@ def language_model(name: str = "llama", **options: Any) -> bp.BayesianLoRA:
 def naive(model: bp.BayesianLoRA, batch: bp.Batch, draws: dict[str, Tensor]) -> list[tuple[int, Tensor]]:
     """(item, (V,) next-token log-probabilities) of each predicted token, each text alone and without padding."""
     found = []
-    with torch.no_grad(), hold({model._drawn(site): WeightDraw(value) for site, value in draws.items()}):
+    with torch.no_grad(), hold({model._layers[site]: WeightDraw(value) for site, value in draws.items()}):
         for row in range(len(batch)):
             real = batch.attention_mask[row].bool()
             logits = model.network(input_ids=batch.input_ids[row][real][None]).logits[0].float()

@@ -12,8 +12,8 @@ from cases import MODELS, make_batch, model_for, one_draw
 import blob_pyro as bp
 from blob_pyro.system.processes import Ranks
 from blob_pyro.training.loss_scale import GROWTH_STEPS, LossScale
+from blob_pyro.training.pieces import share_out
 from blob_pyro.training.recipes import RECIPES
-from blob_pyro.training.svi import share_out
 
 GUIDES = {
     "blob": bp.BLoBGuide,

@@ -9,6 +9,9 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from blob_pyro.errors import ConfigError
+from blob_pyro.model.layers.drawn_linear import Draw
+
 
 class substitute:
     """Context manager that puts tensors in the place of Parameters, and undoes itself. May be entered again.
@@ -62,3 +65,33 @@ class together:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._entered.pop().__exit__(kind, error, trace)
+
+
+def checked_points(
+    points: Mapping[str, Tensor | Draw], known: Mapping[str, Tensor], num_draws: int | None
+) -> dict[str, Tensor]:
+    """Values of point parameters, without the draw dimension of size 1 that they may have.
+
+    Args:
+        points: name -> value.
+        known: name -> Parameter, of all that there are.
+        num_draws: of the sites beside them.
+
+    Raises:
+        ConfigError: a name is none of them, a value has another shape, or there are several draws beside it.
+    """
+    found = {}
+    if num_draws not in (None, 1):
+        raise ConfigError(
+            f"draws: expected one draw a forward beside values of point parameters; got {num_draws} draws and "
+            f"{next(iter(points))}; give them one after another"
+        )
+    for name, value in points.items():
+        if name not in known:
+            raise ConfigError(f"draws: expected names of sites and point parameters of the model; got {name!r}")
+        shape = tuple(known[name].shape)
+        if not isinstance(value, Tensor) or tuple(value.shape) not in (shape, (1, *shape)):
+            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ConfigError(f"draws: expected one value of shape {shape} for the point parameter {name}; got {got}")
+        found[name] = value.reshape(shape)
+    return found

@@ -18,7 +18,7 @@ HEADS = PLAIN | SHAPED | QUANTISED | {name: MODELS[name] for name in ("llama_hea
 def full_logits(model: bp.BayesianLoRA, batch: bp.Batch, draws: dict[str, Tensor]) -> Tensor:
     """The naive twin: the network's own logits, item by item, at the last real token."""
     found = []
-    with torch.no_grad(), hold({model._drawn(site): WeightDraw(value) for site, value in draws.items()}):
+    with torch.no_grad(), hold({model._layers[site]: WeightDraw(value) for site, value in draws.items()}):
         for row in range(len(batch)):
             real = batch.attention_mask[row].bool()
             logits = model.network(input_ids=batch.input_ids[row][real][None]).logits

@@ -29,7 +29,7 @@ HEADS = PLAIN | SHAPED | QUANTISED | {name: MODELS[name] for name in ("llama_hea
 def naive(model: bp.BayesianLoRA, batch: bp.Batch, draws: dict[str, Tensor], answers: tuple[tuple[int, ...], ...]):
     """Each item with each answer behind it, alone and without padding."""
     found = torch.zeros(len(batch), len(answers))
-    with torch.no_grad(), hold({model._drawn(site): WeightDraw(value) for site, value in draws.items()}):
+    with torch.no_grad(), hold({model._layers[site]: WeightDraw(value) for site, value in draws.items()}):
         for row, (k, answer) in itertools.product(range(len(batch)), enumerate(answers)):
             prompt = batch.input_ids[row][batch.attention_mask[row].bool()]
             ids = torch.cat((prompt, torch.tensor(answer)))
