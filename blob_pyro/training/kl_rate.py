@@ -44,7 +44,8 @@ class Settled:
     Attributes:
         width: share of the prior's standard deviation.
         num_steps: of the training.
-        scale_time, loc_time: for how long the KL acts on spread and mean.
+        scale_time: for how long the KL acts on the spread.
+        loc_time: the same for the mean.
         done: the steps before, in which it did not act so.
     """
 
