@@ -86,6 +86,7 @@ class AdapterGuide(nn.Module, ABC):
 
     def __init__(self, model: BayesianLoRA) -> None:
         super().__init__()
+        self._turn = model.turns.guide_is_made(type(self).__name__, model.marks)
         self._model = (model,)  # a tuple hides the model from nn.Module's registration, as in Pyro's AutoGuide
         self.log_prior_scale: nn.Parameter | None = None
         if self.learns_prior_scale and model.hyperprior is not None:
@@ -95,6 +96,35 @@ class AdapterGuide(nn.Module, ABC):
     def model(self) -> BayesianLoRA:
         """The model that this guide was made for."""
         return self._model[0]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """`forward`; with gradients it is told to the model, without it is refused where `check_model` would."""
+        if torch.is_grad_enabled():
+            self.model.turns.guide_runs(self._turn)
+        else:
+            self.check_model(self.model)
+        return super().__call__(*args, **kwargs)
+
+    def goes_with_model(self) -> None:
+        """Say that the posterior is about the adapter as it is now: what a guide that is fitted without SVI does."""
+        self.model.turns.begin(self._turn, self.model.marks)
+
+    def check_model(self, model: BayesianLoRA) -> None:
+        """Raise where draws of this guide would not be of the posterior that it was fitted to.
+
+        Args:
+            model: the one that is to apply the draws.
+
+        Raises:
+            ConfigError: it is another than the guide's.
+            UnsupportedPosteriorError: it was trained under another guide since.
+        """
+        if model is not self.model:
+            raise ConfigError(
+                f"guide: expected one that was made for this model; got a {type(self).__name__} of another (a copied "
+                "guide has a copy of its model): use the two that belong together, guide.model and guide"
+            )
+        model.turns.check(self._turn, model.marks)
 
     def loc(self, site: str) -> Tensor:
         """Posterior mean at `site`, (r, n), or (m, r) for a lora_B, float32."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
@@ -125,7 +125,7 @@ class LaplaceGuide(PostHocGuide):
         self._expect_fitted()
         return self.curvature(site).law(self.loc(site), self.prior_precision)
 
-    def fit(self, train: Iterable[Batch], held_out: Iterable[Batch] | None = None, *, progress: bool = False) -> None:
+    def fit(self, train: Iterable[Batch], held_out: Iterable[Batch] | None = None, *, progress: bool = False) -> Self:
         """Measure the curvature on `train`, in evaluation mode, and find the prior precision by the guide's rule.
 
         Args:
@@ -155,6 +155,8 @@ class LaplaceGuide(PostHocGuide):
                 self.curvature(site).store(total)
             self.log_likelihood.fill_(log_likelihood)
             self.prior_precision.fill_(self.rule.find(self, held_out, progress))
+        self.goes_with_model()
+        return self
 
     def log_evidence(self, prior_precision: float | None = None) -> float:
         """Laplace's log marginal likelihood of the training items, total nats.

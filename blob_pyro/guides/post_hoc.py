@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from torch import nn
 
@@ -23,7 +23,7 @@ class PostHocGuide(AdapterGuide):
     trained_as: ClassVar[str]
 
     @abstractmethod
-    def fit(self, train: Iterable[Batch], held_out: Iterable[Batch] | None = None, *, progress: bool = False) -> None:
+    def fit(self, train: Iterable[Batch], held_out: Iterable[Batch] | None = None, *, progress: bool = False) -> Self:
         """Find the spread, without changing the adapter.
 
         Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor
@@ -125,7 +125,7 @@ class TFBGuide(PostHocGuide):
         root = self._root(site)
         return ColumnNormal(self.loc(site), self.sigma.to(root.device) * root)
 
-    def fit(self, train: Iterable[Batch], held_out: Iterable[Batch] | None = None, *, progress: bool = False) -> None:
+    def fit(self, train: Iterable[Batch], held_out: Iterable[Batch] | None = None, *, progress: bool = False) -> Self:
         """Search sigma on `train`, or on `held_out`, in evaluation mode; the adapter and the global random state stay.
 
         Args:
@@ -163,6 +163,8 @@ class TFBGuide(PostHocGuide):
             except UnsupportedPosteriorError as error:
                 raise ConfigError(str(error)) from error
         self.sigma.fill_(self.search.sigma)
+        self.goes_with_model()
+        return self
 
     def settings(self) -> dict[str, Any]:
         """{"tolerance": ..., "num_samples": ..., "anchor": ..., and those of the search}."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
@@ -9,7 +10,6 @@ from typing import TYPE_CHECKING, Any, cast
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -17,6 +17,7 @@ from torch.distributions import Distribution
 from blob_pyro.data.examples import Batch
 from blob_pyro.errors import ConfigError
 from blob_pyro.model.adapted_base import load_adapted
+from blob_pyro.model.copying import copied
 from blob_pyro.model.handlers import autoguide_sets_up, declare, draw, training_mode
 from blob_pyro.model.layers.checkpointing import checkpointing_modules, follow_draws
 from blob_pyro.model.layers.compiling import compile_blocks
@@ -28,6 +29,7 @@ from blob_pyro.model.layers.substituted import checked_points, substitute, toget
 from blob_pyro.model.likelihoods import ClassLikelihood, Likelihood, MultipleChoice
 from blob_pyro.model.loading import BaseSource, with_fresh_adapter
 from blob_pyro.model.prior import PRIOR_SCALE, Hyperprior
+from blob_pyro.model.turns import Turns
 from blob_pyro.model.vocabulary import check_token_ids
 
 if TYPE_CHECKING:
@@ -117,6 +119,7 @@ class BayesianLoRA(PyroModule):
         self._modules["network"] = network
         self._checkpointing = checkpointing_modules(network)
         self._held: Contexts | None = None
+        self.turns = Turns()
         self._prefix = self._shared_prefix()
         # laws are immutable: one for each shape, not one for each site and step
         self._priors: dict[tuple[torch.Size, torch.device, float], dist.Independent] = {}
@@ -269,6 +272,14 @@ class BayesianLoRA(PyroModule):
             if parameter.requires_grad and id(parameter) not in others
         }
 
+    def marks(self) -> list[nn.Parameter]:
+        """Some parameters that every training moves: the first random matrix, and the first point."""
+        return [self.location(next(iter(self.sites))), *itertools.islice(self.point_parameters().values(), 1)]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> BayesianLoRA:
+        """A model with an adapter and heads of its own over the same frozen base, which is not copied."""
+        return copied(self, memo)
+
     def forward(self, batch: Batch) -> Tensor:
         """Draw every random matrix, run the network, observe the labels.
 
@@ -289,6 +300,8 @@ class BayesianLoRA(PyroModule):
         """
         if batch.labels is not None:
             self.likelihood.check_labels(batch.labels)
+        if torch.is_grad_enabled():
+            self.turns.model_runs(self.marks)
         declare(self.point_parameters)
         scale = None if self.hyperprior is None else pyro.sample(PRIOR_SCALE, self.hyperprior.law(self.device))
         values = {site: one_draw_dim(pyro.sample(site, self.prior(site, scale))) for site in self.sites}
@@ -297,22 +310,9 @@ class BayesianLoRA(PyroModule):
         law, value = self.likelihood.observation(logits, batch)
         if value is None and autoguide_sets_up():  # labels to be predicted are nothing for a guide to learn
             return logits
-        with self._data_plate(batch, logits.device):
+        with self.likelihood.data_plate(batch, self.num_data, logits.device):
             pyro.sample("label", law, obs=value)
         return logits
-
-    @contextmanager
-    def _data_plate(self, batch: Batch, device: torch.device) -> Iterator[None]:
-        """The plate of the items, in which a batch stands for all observations there are."""
-        count = self.likelihood.count(batch)
-        total = max(self.likelihood.total(self.num_data) or 0, count)
-        items = torch.arange(len(batch), device=device)
-        if count == len(batch):
-            with pyro.plate("data", total, subsample=items):
-                yield
-        else:
-            with pyro.plate("data", len(batch), subsample=items), poutine.scale(scale=total / count):
-                yield
 
     def logits(self, batch: Batch, draws: Mapping[str, Tensor | Draw] | None = None) -> Tensor:
         """Logits under given draws, without any sample statement.

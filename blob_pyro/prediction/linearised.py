@@ -76,6 +76,7 @@ class LinearisedPredictive:
             DataError: no item at all.
         """
         num_classes = self.model.class_likelihood("LinearisedPredictive").num_classes
+        self.guide.check_model(self.model)
         noise = torch.randn(self.num_samples, num_classes - 1)
 
         def probs(items: Batch, budget: int) -> Tensor:

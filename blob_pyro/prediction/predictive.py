@@ -108,7 +108,11 @@ class PosteriorPredictive:
 
         Args:
             batch: handed to the guide, for guides that need one to set themselves up.
+
+        Raises:
+            ConfigError, UnsupportedPosteriorError: as `check_guide`.
         """
+        check_guide(self.model, self.guide)
         if self.num_samples == 0:
             return [posterior_mean(self.model, self.guide)]
         if isinstance(self.guide, AdapterGuide):
@@ -137,6 +141,19 @@ def check_counts(num_samples: int, max_tokens: int | None) -> None:
         raise ConfigError(f"num_samples: expected at least 0 draws; got {num_samples}")
     if max_tokens is not None and max_tokens < 1:
         raise ConfigError(f"max_tokens: expected at least 1, or None; got {max_tokens}")
+
+
+def check_guide(model: BayesianLoRA, guide: Callable[..., Any]) -> None:
+    """Raise where the guide is another model's, or the model was trained under another guide since (both share B).
+
+    Raises:
+        ConfigError: the guide was made for another model.
+        UnsupportedPosteriorError: the model was trained under another guide since.
+    """
+    if isinstance(guide, AdapterGuide):
+        guide.check_model(model)
+    else:
+        model.turns.check(model.turns.others, model.marks)
 
 
 def answer(

@@ -75,11 +75,14 @@ def save(run_dir: str | Path, model: BayesianLoRA, guide: AdapterGuide) -> None:
         guide: its posterior.
 
     Raises:
-        ConfigError: the guide is none of bp.guides, which `load` could not make again; nothing is written.
+        ConfigError: the guide is none of bp.guides, which `load` could not make again, or it is another model's;
+            nothing is written.
+        UnsupportedPosteriorError: the model was trained under another guide since; nothing is written.
         UnsupportedLayerError: the adapter is not the network's active, enabled and unmerged one; nothing is written.
     """
     model.check_alive()
     described = describe(model, guide)
+    guide.check_model(model)
     with replaced_together(Path(run_dir)) as path:
         # "auto" would ask the hub whether the vocabulary grew; an adapter on lm_head needs no embedding saved
         model.network.save_pretrained(

@@ -146,6 +146,8 @@ class BLoBSVI:
             raise ConfigError(
                 f"guide: expected one of bp.guides; got {type(guide).__name__}; train it with pyro.infer.SVI"
             )
+        if guide.model is not model:
+            guide.check_model(model)
         check_settings(given)
         widens = kl_lr is None and kl_step == "flow" and num_steps is not None and recipe != "elbo"
         if kl_width is not None and not widens:

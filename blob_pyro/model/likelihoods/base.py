@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import pyro
+import torch
+from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
@@ -72,6 +77,19 @@ class Likelihood(ABC):
     def total(self, num_data: int | None) -> int | None:
         """How many observations there are in `num_data` training items; None where that is not known."""
         return num_data
+
+    @contextmanager
+    def data_plate(self, batch: Batch, num_data: int | None, device: torch.device) -> Iterator[None]:
+        """The plate of the items, in which a batch stands for all observations there are."""
+        count = self.count(batch)
+        total = max(self.total(num_data) or 0, count)
+        items = torch.arange(len(batch), device=device)
+        if count == len(batch):
+            with pyro.plate("data", total, subsample=items):
+                yield
+        else:
+            with pyro.plate("data", len(batch), subsample=items), poutine.scale(scale=total / count):
+                yield
 
     def model_settings(self) -> dict[str, Any]:
         """Arguments for the auto class's from_pretrained."""
