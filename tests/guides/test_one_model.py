@@ -1,4 +1,4 @@
-"""Several guides on one model share its mean: who asks a guide whose mean another has moved is told, and copies help."""
+"""Guides on one model share its mean: who asks one whose mean another has moved is told, and copies help."""
 
 from __future__ import annotations
 
@@ -182,7 +182,9 @@ def test_training_a_copy_is_training_a_model_of_its_own(name: str) -> None:
     for one, its in ((other, guide), (again, twin)):
         torch.manual_seed(2)
         by_fit(one, its)
-    assert all(torch.equal(a, b) for a, b in zip(snapshot(other, guide).values(), snapshot(again, twin).values()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(snapshot(other, guide).values(), snapshot(again, twin).values(), strict=True)
+    )
     assert torch.equal(answers(other, guide), answers(again, twin))
     after = snapshot(model, kept)
     assert all(torch.equal(before[key], after[key]) for key in before)
