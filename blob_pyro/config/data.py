@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +13,7 @@ from blob_pyro.errors import ConfigError
 
 # What only items of one's own have, and what only a data set of one's own has.
 _OWN = ("train_file", "test_file", "dataset", "prompt", "completion", "truncate_field", "choices_field", "group_field",
-        "labels")  # fmt: skip
+        "id_field", "labels", "answers")  # fmt: skip
 _OF_DATASET = ("dataset_config", "train_split", "test_split")
 
 
@@ -25,13 +27,17 @@ class DataConfig:
             .parquet, with the field names of the hub's copies; None asks the hub.
         compat: "authors" reads a built-in task as the paper's public code does, deviations from the paper included;
             `--compat authors` for short.
-        train_file: file of your own to train on: .jsonl, .csv, .tsv (also .gz) or .parquet.
-        test_file: such a file to evaluate on; without one there are no metrics.
+        train_file: file of your own to train on: .jsonl, .json, .csv, .tsv (also .gz), .parquet, or a folder of
+            `datasets.Dataset.save_to_disk`. Or several, as a list or by a pattern ("data/*.csv").
+        test_file: such a file, or several, to evaluate on; without one there are no metrics.
+        encoding: of text files that are not UTF-8: "utf-16", "cp1252" and what else Python has; None takes UTF-8.
+        max_megabytes: largest data file, packed and unpacked, in MB (10^6 bytes).
         dataset: data set of the hub, or its local folder, as `datasets.load_dataset` takes it; instead of files.
         dataset_config: its configuration, where it has several.
         train_split: its split to train on; None takes "train".
         test_split: its split to evaluate on; without one there are no metrics.
-        prompt: template with field names in braces, e.g. "Tweet: {text}\\nSentiment:".
+        prompt: template with field names in braces, e.g. "Tweet: {text}\\nSentiment:"; {meta.title} is the title in the
+            object meta.
         completion: template of what follows the prompt, for the likelihood causal_lm: " {answer}", the space in front
             included. Items then need no label. Of a built-in task it is the answer word.
         over: which tokens causal_lm predicts: those of the "answer" (completion and end of text; None takes it), or
@@ -42,10 +48,15 @@ class DataConfig:
             then a letter, a position from 0, or one of the choices' own labels. Or several fields, a choice in each:
             the prompt then shows {choices}.
         group_field: field whose items of one value are never both trained on and held out.
+        id_field: field that names the items, in messages, predictions and reports; None names them by their lines.
+        skip_empty: leave out rows without any text in the prompt's (or the completion's) fields, or without a label,
+            count them and say so; they are refused otherwise.
         labels: the answer words, in the order of the classes, best of a single token of the model each, which
             for most models begins with a space: [" negative", " positive"]. In the files that space is optional.
             Where one has several tokens, whole answers are compared, which costs more.
             None takes the distinct values of the training file's label field, sorted, or the letters of the choices.
+        answers: answer word of each label, where that is another than the label: {"0": " zero", "1": " one"}. Without
+            labels its order is that of the classes.
         num_train: how many items to train on, drawn by the seed; None takes all.
         num_test: how many items to test on; None takes all of a file or of an official test split (1000 of tweets).
             Of a built-in task they are the same for every seed.
@@ -58,8 +69,10 @@ class DataConfig:
     task: str | None = None
     data_dir: str | None = None
     compat: Literal["authors"] | None = None
-    train_file: str | None = None
-    test_file: str | None = None
+    train_file: list[str] | str | None = None
+    test_file: list[str] | str | None = None
+    encoding: str | None = None
+    max_megabytes: int = 1000
     dataset: str | None = None
     dataset_config: str | None = None
     train_split: str | None = None
@@ -71,7 +84,10 @@ class DataConfig:
     label_field: str = "label"
     choices_field: list[str] | str | None = None
     group_field: str | None = None
+    id_field: str | None = None
+    skip_empty: bool = False
     labels: list[str] | None = None
+    answers: dict[str, str] | None = None
     num_train: int | None = None
     num_test: int | None = None
     num_validation: int = 0
@@ -83,14 +99,19 @@ class DataConfig:
         return self.completion is not None or (self.task is None and self.over == "text")
 
     def __post_init__(self) -> None:
+        if isinstance(self.answers, dict):  # of YAML, which reads 0 and true as what they are
+            object.__setattr__(self, "answers", {str(label): word for label, word in self.answers.items()})
         check_types(self, "data.")
         self._check_source()
+        self._check_reading()
         check(self.compat in (None, "authors"), "data.compat", "'authors', or null", self.compat)
         check(bool(self.label_field), "data.label_field", "the name of a field", self.label_field)
         check(self.choices_field not in ("", []), "data.choices_field", "a field, or several", self.choices_field)
         if self.labels is not None:
             check(len(self.labels) >= 2, "data.labels", "at least two labels", self.labels)
             check(len(set(self.labels)) == len(self.labels), "data.labels", "distinct labels", self.labels)
+        if self.answers is not None:
+            self._check_answers(self.answers)
         if self.own_texts:
             self._check_texts()
         for name in ("num_train", "num_test"):
@@ -116,10 +137,36 @@ class DataConfig:
         if missing:
             raise ConfigError(f"data: expected data.task, or files of your own; got neither: {missing} missing")
 
+    def _check_reading(self) -> None:
+        """Refuse settings of files that cannot work."""
+        for name in ("train_file", "test_file"):
+            value = getattr(self, name)
+            check(value is None or (all(value) and bool(value)), f"data.{name}", "a file, or several", value)
+        check(self.max_megabytes >= 1, "data.max_megabytes", "at least 1 MB", self.max_megabytes)
+        if self.encoding is not None:
+            check(_is_encoding(self.encoding), "data.encoding", "utf-8, utf-16, cp1252, latin-1 or another encoding "
+                  "that Python has", self.encoding)  # fmt: skip
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether there are test items."""
+        return self.task is not None or self.test_file is not None or self.test_split is not None
+
+    def _check_answers(self, answers: dict[str, str]) -> None:
+        """Refuse answer words that are not those of the labels."""
+        check(self.choices_field is None, "data.answers", "none beside data.choices_field, whose answers are letters",
+              answers)  # fmt: skip
+        check(len(answers) >= 2, "data.answers", "an answer word for each of two labels or more", answers)
+        words = list(answers.values())
+        check(all(words) and len(set(words)) == len(words), "data.answers", "words that differ", answers)
+        if self.labels is not None:
+            named = sorted(label.strip() for label in self.labels)
+            check(sorted(map(str.strip, answers)) == named, "data.answers", f"a word for each label, {named}", answers)
+
     def _check_texts(self) -> None:
         """Refuse beside a completion, or whole texts, what says which class an item is of."""
         beside = "data.completion" if self.completion is not None else "data.over text"
-        for name in ("labels", "choices_field"):
+        for name in ("labels", "answers", "choices_field"):
             value = getattr(self, name)
             check(value is None, f"data.{name}", f"none beside {beside}, which needs no classes", value)
         if self.label_field != "label":
@@ -128,5 +175,31 @@ class DataConfig:
                 f'name the field in the template, like " {{{self.label_field}}}"'
             )
 
+    def answer_words(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """The words that answer for labels: these themselves where `answers` does not say otherwise.
+
+        Example:
+            >>> data = DataConfig(train_file="a.csv", prompt="{text}:", answers={"0": " zero", "1": " one"})
+            >>> data.answer_words([" 1", " 0"])
+            (' one', ' zero')
+        """
+        if self.answers is None:
+            return tuple(labels)
+        words = {label.strip(): word for label, word in self.answers.items()}
+        return tuple(words[label.strip()] for label in labels)
+
     def _given(self, names: tuple[str, ...]) -> str:
         return ", ".join(f"data.{name}" for name in names if getattr(self, name) is not None)
+
+
+def _is_encoding(name: str) -> bool:
+    """Whether Python reads texts in it; it has other codecs, too."""
+    try:
+        return "".encode(codecs.lookup(name).name) is not None
+    except (LookupError, UnicodeError, ValueError):
+        return False
+
+
+def files_of(value: list[str] | str | None) -> list[str]:
+    """The names in a setting of one file or several."""
+    return [value] if isinstance(value, str) else list(value or ())

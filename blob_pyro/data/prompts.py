@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from string import Formatter
 from typing import Any
 
-from blob_pyro.data.rows.wording import quoted
+from blob_pyro.data.rows.fields import field_of
+from blob_pyro.data.rows.wording import held_inside, lists_of_objects, quoted
 from blob_pyro.errors import ConfigError, DataError
 
 _WRITABLE = (str, int, float, bool)
@@ -17,7 +18,7 @@ _WRITABLE = (str, int, float, bool)
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    r"""A text with field names in braces.
+    r"""A text with field names in braces; {meta.title} is the field title of the object meta.
 
     Attributes:
         template: the text, "Tweet: {text}\nSentiment:" say; double a brace that is meant literally.
@@ -25,7 +26,7 @@ class PromptTemplate:
         setting: where the template comes from, for messages.
 
     Raises:
-        ConfigError: the braces do not match, no field is named, a field is more than a plain name, or
+        ConfigError: the braces do not match, no field is named, a field is more than a plain name or path, or
             `truncate_field` is not there exactly once.
 
     Example:
@@ -66,21 +67,24 @@ class PromptTemplate:
         """The prompt of one row.
 
         Args:
-            row: values by field name; text, a number, true or false.
+            row: values by field name; text, a number, true or false. Null is empty text beside a field that has some.
             where: how a message names the row ("line 3").
 
         Returns:
             The text, and the (start, end) character span in it of `truncate_field`'s value, None without one.
 
         Raises:
-            DataError: the row lacks a field, or its value is something else (a list, null, half a character).
+            DataError: the row lacks a field, or its value is something else (a list, half a character, null alone).
         """
         text, span = "", None
+        values = {name: self._value(row, name, where) for name in self.fields}
+        if not any(value and value.strip() for value in values.values()) and None in values.values():
+            raise self._no_text(next(name for name, value in values.items() if value is None), "null", where)
         for literal, name in self._pieces:
             text += literal
             if name is None:
                 continue
-            value = self._value(row, name, where)
+            value = values[name] or ""
             if name == self.truncate_field:
                 span = (len(text), len(text) + len(value))
             text += value
@@ -98,8 +102,9 @@ class PromptTemplate:
                 "literally"
             ) from error
         for _, name, spec, conversion in pieces:
-            plain = name and not name.isdigit() and not set(name) & set(".[]") and not spec and not conversion
-            if name is not None and not plain:
+            parts = (name or "").split(".")
+            plain = all(parts) and not parts[0].isdigit() and not set(name or "") & set("[]")
+            if name is not None and (not plain or spec or conversion):
                 got = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
                 raise ConfigError(
                     f"{self.setting}: expected plain field names in braces; got '{{{got}}}' in {template!r}: "
@@ -107,14 +112,21 @@ class PromptTemplate:
                 )
         return [(literal, name) for literal, name, _, _ in pieces]
 
-    def _value(self, row: Mapping[str, Any], name: str, where: str) -> str:
-        """The text of one field."""
-        if name not in row:
-            raise DataError(f"{where}: expected the field {name!r}, which the {self.noun} names; got {quoted(row)}")
-        value = row[name]
+    def _no_text(self, name: str, got: str, where: str) -> DataError:
+        return DataError(f"{where}: expected text, a number, true or false in the field {name!r}; got {got}")
+
+    def _value(self, row: Mapping[str, Any], name: str, where: str) -> str | None:
+        """The text of one field; None for null."""
+        try:
+            value = field_of(row, name)
+        except KeyError:
+            got = f"{quoted(row)}{held_inside(row)}"
+            raise DataError(f"{where}: expected the field {name!r}, which the {self.noun} names; got {got}") from None
+        if value is None:
+            return None
         if not isinstance(value, _WRITABLE) or (isinstance(value, float) and not math.isfinite(value)):
-            got = "null" if value is None else str(value) if isinstance(value, float) else f"a {type(value).__name__}"
-            raise DataError(f"{where}: expected text, a number, true or false in the field {name!r}; got {got}")
+            got = str(value) if isinstance(value, float) else f"a {type(value).__name__}"
+            raise self._no_text(name, got + _one_text(name, value), where)
         text = str(value)
         try:
             text.encode("utf-8")
@@ -122,3 +134,14 @@ class PromptTemplate:
             # JSON can spell half of a surrogate pair, "\\ud800", which no tokenizer takes
             raise DataError(f"{where}: expected text in the field {name!r}; got half of a surrogate pair") from None
         return text
+
+
+def _one_text(name: str, value: Any) -> str:
+    """What to do with a field that is a list of objects, as the messages of a chat, for the end of a message."""
+    if not isinstance(value, list) or not lists_of_objects({name: value}):
+        return ""
+    part = next((known for known in ("content", "value", *value[0]) if known in value[0]), "text")
+    return (
+        f" of objects: name one text of them, like {{{name}.0.{part}}}, or write them as one (of a chat with the "
+        "tokenizer's apply_chat_template)"
+    )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from blob_pyro.data.rows.files import read_rows
 from blob_pyro.data.tasks.load import examples_for
+from blob_pyro.data.tasks.own_rows import read_items
 from blob_pyro.evaluation import acquire
 from blob_pyro.evaluation.acquisition import check_k
 from blob_pyro.evaluation.scores import check_score
@@ -51,11 +51,14 @@ def acquire_run(
     config = with_samples(read_config(run_dir), num_samples)
     refuse_tokens(run_dir, config, "acquire")
     check_draws(score, config)
-    rows = read_rows(file)
+    console = Console(progress, say)
+    found_rows = read_items(config.data, str(file), with_labels=False)
+    rows = found_rows.rows
+    if found_rows.left_out:
+        console.log(f"note: {found_rows.left_out}")
     check_k(k, len(rows))
     examples = examples_for(config.data, rows, with_labels=False, source=str(file))
     run = load_run(run_dir, labels_of(config.data))
-    console = Console(progress, say)
     answerer = Answerer(run, config, console)
     found = acquire(answerer(encode_items(examples, run.model, config.data, str(file))), k, score)
     scores = found.scores.tolist()

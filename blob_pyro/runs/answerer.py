@@ -89,7 +89,7 @@ def load_run(run_dir: str | Path, labels: Sequence[str], *, shard_base: bool = F
     likelihood = run.model.class_likelihood(str(run_dir))
     same = likelihood.num_classes == len(labels)
     if same and isinstance(likelihood, MultipleChoice | WholeAnswer):
-        expected = answers_likelihood(run.model.tokenizer, labels).settings()
+        expected = answers_likelihood(run.model.tokenizer, _answer_words(run_dir, labels)).settings()
         same = expected["token_ids"] == likelihood.settings()["token_ids"]
     if not same:
         raise RunDirectoryError(
@@ -97,6 +97,11 @@ def load_run(run_dir: str | Path, labels: Sequence[str], *, shard_base: bool = F
             f"{CONFIG} and {DESCRIPTION} come from different runs, or one was altered"
         )
     return run
+
+
+def _answer_words(run_dir: str | Path, labels: Sequence[str]) -> Sequence[str]:
+    """The words that answer for a run's labels."""
+    return read_config(run_dir).data.answer_words(labels) if (Path(run_dir) / CONFIG).is_file() else labels
 
 
 def device_map_of(run_dir: str | Path) -> Any:

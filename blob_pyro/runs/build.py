@@ -8,20 +8,29 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
 
+from blob_pyro.config.data import files_of
 from blob_pyro.config.sections import DataConfig, GuideConfig, ModelConfig, RunConfig
 from blob_pyro.data.batches.collate import EncodedDataset, encode, padding_id
 from blob_pyro.data.batches.completions import encode_completions, num_predicted
-from blob_pyro.data.batches.label_tokens import answer_token_ids, label_token_ids, other_spelling
+from blob_pyro.data.batches.label_tokens import (
+    ClashingAnswersError,
+    answer_token_ids,
+    class_codes,
+    label_token_ids,
+    other_spelling,
+)
 from blob_pyro.data.examples import Example
 from blob_pyro.data.tasks.compat import whole_batches
 from blob_pyro.data.tasks.completed import with_answers
 from blob_pyro.data.tasks.load import find_task, load_task
-from blob_pyro.data.tasks.own_files import TrainRows, load_own, with_labels
+from blob_pyro.data.tasks.own_files import load_own, with_labels
+from blob_pyro.data.tasks.own_rows import TrainRows
 from blob_pyro.data.tasks.task_data import TaskData
 from blob_pyro.errors import ConfigError, DataError
 from blob_pyro.guides import GUIDES, AdapterGuide
@@ -66,7 +75,7 @@ def with_class_weights(config: RunConfig, examples: Sequence[Example], labels: S
     Args:
         config: the run.
         examples: what it trains on.
-        labels: answer words in class order.
+        labels: in class order.
 
     Raises:
         ConfigError: a class has no item.
@@ -241,14 +250,14 @@ def labels_of(config: DataConfig) -> tuple[str, ...]:
 
 
 def encode_items(
-    examples: Sequence[Example], model: BayesianLoRA, config: DataConfig, source: str | None
+    examples: Sequence[Example], model: BayesianLoRA, config: DataConfig, source: list[str] | str | None
 ) -> EncodedDataset:
     """`encode`, or `encode_completions` where the model learns tokens, within the configured length.
 
     Raises:
         DataError: as these two; it names the file, and so do the warnings.
     """
-    name = source or config.task or config.dataset
+    name = ", ".join(files_of(source)) or config.task or config.dataset
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
         try:
@@ -304,13 +313,43 @@ def with_read_labels(config: RunConfig, console: Console) -> tuple[RunConfig, Tr
     data, notes, train_rows = with_labels(config.data)
     for note in notes:
         console.log(note)
+    if train_rows is not None and config.model.likelihood == "multiple_choice" and data.choices_field is None:
+        data, notes = with_codes(data, config.model.id)
+        for note in notes:
+            console.log(note)
     return dataclasses.replace(config, data=data), train_rows
+
+
+def with_codes(data: DataConfig, model_id: str) -> tuple[DataConfig, tuple[str, ...]]:
+    """The configuration with letters, or numbers of as many digits each, for labels whose tokens begin one another.
+
+    Args:
+        data: with labels that were read from a file.
+        model_id: whose tokens they are.
+
+    Returns:
+        It, and a line that says so; both as they were where the labels can be told apart.
+    """
+    words = data.labels or []
+    plain = sorted(word.strip().casefold() for word in words)
+    if not any(after.startswith(before) for before, after in pairwise(plain)):
+        return data, ()
+    try:
+        answer_token_ids(load_tokenizer(model_id), words)
+        return data, ()
+    except ClashingAnswersError as error:
+        space = " " * words[0].startswith(" ")
+        codes = class_codes(len(words))
+        answers = {word.strip(): space + code for word, code in zip(words, codes, strict=True)}
+        told = f"labels: answered by {codes[0]} to {codes[-1]} in their order (data.answers), for {error.why}"
+        return dataclasses.replace(data, answers=answers), (told,)
 
 
 def build_parts(config: RunConfig, data: TaskData) -> Parts:
     """What a run is trained and tested with, as its seed has it."""
     pyro.set_rng_seed(config.seed)
-    model = build_model(with_class_weights(config, data.train, data.labels), data.labels, num_data=len(data.train))
+    words = config.data.answer_words(data.labels)
+    model = build_model(with_class_weights(config, data.train, data.labels), words, num_data=len(data.train))
     items = encode_task(data, model, config)
     count_tokens(model, items.train, config.model)
     return Parts(model, build_guide(model, config.guide, config.model.adapter), items)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from blob_pyro.config.sections import RunConfig
+from blob_pyro.config.sections import DataConfig, RunConfig
 from blob_pyro.errors import ConfigError
 from blob_pyro.guides import GUIDES, LaplaceGuide, PostHocGuide
 from blob_pyro.guides.settings import check_settings
@@ -21,6 +21,7 @@ def check_run(config: RunConfig) -> None:
         MissingPackageError: the package of a tracker is not installed.
     """
     check_likelihood(config)
+    _check_test_items(config.data)
     check_settings(config.guide)
     check_tuning(config)
     check_trackers(config.train.trackers)
@@ -34,6 +35,14 @@ def check_run(config: RunConfig) -> None:
         raise ConfigError(f"predict.sampling: expected 'weights' with the guide {config.guide.name!r}; got 'logits'")
 
 
+def _check_test_items(data: DataConfig) -> None:
+    if data.num_test is not None and not data.is_tested:
+        raise ConfigError(
+            f"data.num_test: expected data.test_file (or data.test_split) to take them from; got {data.num_test} "
+            "without one: name it, or hold items out with data.num_validation"
+        )
+
+
 def check_likelihood(config: RunConfig) -> None:
     """Refuse settings of tokens where the likelihood is one of classes, and settings of classes where it is causal_lm.
 
@@ -43,6 +52,11 @@ def check_likelihood(config: RunConfig) -> None:
     if config.learns_tokens:
         _check_tokens(config)
         return
+    if config.data.answers is not None and config.model.likelihood != "multiple_choice":
+        raise ConfigError(
+            f"data.answers: expected none with the likelihood {config.model.likelihood}, which has no answer words; "
+            f"got {config.data.answers}: leave it out"
+        )
     settings = {
         "data.completion": config.data.completion,
         "data.over": config.data.over,

@@ -9,8 +9,8 @@ from typing import Any
 
 from blob_pyro.config.sections import RunConfig
 from blob_pyro.data.examples import Example
-from blob_pyro.data.rows.files import read_rows
 from blob_pyro.data.tasks.load import examples_for
+from blob_pyro.data.tasks.own_rows import read_items
 from blob_pyro.errors import ConfigError
 from blob_pyro.evaluation import empirical_selection, fit_conformal, guaranteed_selection, ood_p_values
 from blob_pyro.evaluation.abstain import check_enough
@@ -100,7 +100,8 @@ def prepare(decisions: Decisions, config: RunConfig, run_dir: str | Path) -> lis
     examples, count = None, config.data.num_validation
     if decisions.held_out is not None:
         source = decisions.held_out
-        examples = examples_for(config.data, read_rows(source), with_labels=decisions.need_labels, source=source)
+        rows = read_items(config.data, source, decisions.need_labels).rows
+        examples = examples_for(config.data, rows, with_labels=decisions.need_labels, source=source)
         count = len(examples)
     if decisions.target_risk is not None and decisions.rule == "guaranteed":
         check_enough(count, decisions.target_risk, decisions.delta)

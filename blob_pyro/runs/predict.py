@@ -10,11 +10,11 @@ from typing import Any
 from blob_pyro.config.sections import DataConfig, RunConfig
 from blob_pyro.data.examples import Example
 from blob_pyro.data.prompts import PromptTemplate
-from blob_pyro.data.rows.files import read_rows
 from blob_pyro.data.rows.row import Row
 from blob_pyro.data.rows.wording import quoted
 from blob_pyro.data.tasks.completed import answers_as_completions, completion_template
 from blob_pyro.data.tasks.load import examples_for, find_task
+from blob_pyro.data.tasks.own_rows import read_items
 from blob_pyro.errors import DataError
 from blob_pyro.runs.answerer import Answerer, Fields, load_run, num_draws, with_samples
 from blob_pyro.runs.build import encode_items, labels_of
@@ -105,7 +105,10 @@ def predict_run(
     config, decisions = with_samples(read_config(run_dir), num_samples), decisions or Decisions()
     if decisions.need_held_out:
         refuse_tokens(run_dir, config, "decisions (target_risk, coverage, ood)")
-    rows = read_rows(file)
+    found = read_items(config.data, str(file), with_labels=False)
+    rows = found.rows
+    if found.left_out:
+        console.log(f"note: {found.left_out}")
     if config.learns_tokens:
         return score_completions(run_dir, config, rows, str(file), console)
     labels = labels_of(config.data)

@@ -88,9 +88,8 @@ def holds_run_of(config: RunConfig) -> bool:
 
 def is_finished(config: RunConfig) -> bool:
     """Whether the run in `config.output` has come to its end: with metrics; without test items, with a posterior."""
-    path, data = Path(config.output), config.data
-    tested = data.task is not None or data.test_file is not None or data.test_split is not None
-    return (path / (METRICS if tested else COST)).is_file() and not (path / CHECKPOINTS).exists()
+    path = Path(config.output)
+    return (path / (METRICS if config.data.is_tested else COST)).is_file() and not (path / CHECKPOINTS).exists()
 
 
 def refuse_links(path: str | Path, names: Iterable[str] | None = None) -> None:

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
 from blob_pyro.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+class ClashingAnswersError(DataError):
+    """Two answers have the same tokens, or the tokens of one begin those of the other.
+
+    Attributes:
+        why: that, with the two answers, in words for a message.
+    """
+
+    def __init__(self, message: str, why: str) -> None:
+        super().__init__(message)
+        self.why = why
 
 
 def label_token_ids(tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> list[int]:
@@ -47,15 +60,43 @@ def answer_token_ids(tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) 
                 f"labels: expected words of known tokens; got {label!r}, ids {ids}, "
                 f"tokens {tokenizer.convert_ids_to_tokens(ids)}: choose another word"
             )
-    for i, first in enumerate(found):
-        for j, second in enumerate(found):
-            if i != j and second[: len(first)] == first:
-                how = "the same tokens" if first == second else "tokens that begin those of the other"
-                raise DataError(
-                    f"labels: expected answers that differ before one of them ends; got {how} for {labels[i]!r}, "
-                    f"ids {first}, and {labels[j]!r}, ids {second}: choose another word for one of them"
-                )
+    if clash := _first_clash(found):
+        first, second = (found[k] for k in clash)
+        one, other = (repr(labels[k]) for k in clash)
+        how = "the same tokens" if first == second else "tokens that begin those of the other"
+        begin = "are" if first == second else "begin"
+        raise ClashingAnswersError(
+            f"labels: expected answers that differ before one of them ends; got {how} for {one}, ids {first}, and "
+            f"{other}, ids {second}: choose another word for one of them, in data.answers",
+            f"the tokens of {one} {begin} those of {other}",
+        )
     return found
+
+
+def _first_clash(found: Sequence[Sequence[int]]) -> tuple[int, int] | None:
+    """The first two answers, in their order, of which one begins the other."""
+    owners: dict[tuple[int, ...], int] = {}
+    pairs = []
+    for k, ids in enumerate(found):
+        twin = owners.setdefault(tuple(ids), k)
+        pairs += [(twin, k)] if twin != k else []
+    for k, ids in enumerate(found):
+        shorter = (owners.get(tuple(ids[:size])) for size in range(1, len(ids)))
+        pairs += [(owner, k) for owner in shorter if owner is not None]
+    return min(pairs, default=None)
+
+
+def class_codes(count: int) -> list[str]:
+    """Answer words of which none begins another: letters, or numbers of as many digits each.
+
+    Example:
+        >>> class_codes(3), class_codes(40)[:2], class_codes(40)[-1]
+        (['A', 'B', 'C'], ['00', '01'], '39')
+    """
+    if count <= len(ascii_uppercase):
+        return list(ascii_uppercase[:count])
+    digits = len(str(count - 1))
+    return [f"{k:0{digits}}" for k in range(count)]
 
 
 def other_spelling(tokenizer: PreTrainedTokenizerBase, label: str) -> str | None:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from blob_pyro.data.rows.row import Row, read_bytes
+from blob_pyro.data.rows.contents import as_utf8, not_utf8, read_bytes, wide_encoding
+from blob_pyro.data.rows.row import Row
 from blob_pyro.data.rows.wording import bad_lines, quoted, shown
 from blob_pyro.errors import DataError
 
@@ -46,7 +47,8 @@ def read_csv(path: str | Path) -> list[Row]:
             are not UTF-8, hold a NUL byte, are wrongly quoted, or have another number of cells than the header: then
             every bad line is counted and nothing is returned.
     """
-    return _read(Path(path), _CSV)
+    path = Path(path)
+    return csv_rows(path, as_utf8(path, read_bytes(path, _CSV.name), None))
 
 
 def read_tsv(path: str | Path) -> list[Row]:
@@ -58,11 +60,24 @@ def read_tsv(path: str | Path) -> list[Row]:
     Raises:
         DataError: as `read_csv`.
     """
-    return _read(Path(path), _TSV)
+    path = Path(path)
+    return tsv_rows(path, as_utf8(path, read_bytes(path, _TSV.name), None))
 
 
-def _read(path: Path, kind: _Kind) -> list[Row]:
-    lines, bad = _decoded(read_bytes(path, kind.name))
+def csv_rows(path: Path, data: bytes) -> list[Row]:
+    """The rows in the bytes of a CSV file (see `read_csv`)."""
+    return _rows(path, data, _CSV)
+
+
+def tsv_rows(path: Path, data: bytes) -> list[Row]:
+    """The rows in the bytes of a TSV file (see `read_tsv`)."""
+    return _rows(path, data, _TSV)
+
+
+def _rows(path: Path, data: bytes, kind: _Kind) -> list[Row]:
+    lines, bad = _decoded(data)
+    if bad and wide_encoding(data):
+        bad[min(bad)] = not_utf8(data)
     records = _records(lines, bad, kind.mark)
     header = next(records, None)
     if header is not None and not bad:
@@ -85,12 +100,12 @@ def _decoded(data: bytes) -> tuple[list[str], dict[int, str]]:
     """The lines as text with their ends, and what is wrong with some of them, by number."""
     lines: list[str] = []
     bad: dict[int, str] = {}
-    for number, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(keepends=True), start=1):
+    for number, raw in enumerate(data.splitlines(keepends=True), start=1):
         text = raw.decode("utf-8", errors="replace")
         if b"\0" in raw:
             bad[number] = "a NUL byte"
         elif text.encode("utf-8") != raw:
-            bad[number] = "not UTF-8"
+            bad[number] = not_utf8(data)
         lines.append(text)
     return lines, bad
 

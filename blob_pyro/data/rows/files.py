@@ -5,39 +5,53 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from blob_pyro.data.rows.csv_file import read_csv, read_tsv
-from blob_pyro.data.rows.jsonl import read_jsonl
-from blob_pyro.data.rows.parquet_file import read_parquet
+from blob_pyro.data.rows.contents import MAX_MEGABYTES, as_utf8, read_bytes
+from blob_pyro.data.rows.csv_file import csv_rows, tsv_rows
+from blob_pyro.data.rows.jsonl import LINES, json_rows, line_rows
+from blob_pyro.data.rows.parquet_file import PARQUET, parquet_rows
 from blob_pyro.data.rows.row import Row
+from blob_pyro.data.rows.saved import is_saved_dataset, read_saved
 from blob_pyro.errors import DataError
 
-# A name without an ending may be a pipe (/dev/stdin), which carries JSON lines.
-_READERS: dict[str, Callable[[Path], list[Row]]] = {
-    "": read_jsonl,
-    ".json": read_jsonl,
-    ".jsonl": read_jsonl,
-    ".ndjson": read_jsonl,
-    ".csv": read_csv,
-    ".tsv": read_tsv,
-    ".parquet": read_parquet,
+# A name without an ending may be a pipe (/dev/stdin), which carries JSON.
+_TEXTS: dict[str, tuple[str, Callable[[Path, bytes], list[Row]]]] = {
+    "": (LINES, json_rows),
+    ".json": ("JSON", json_rows),
+    ".jsonl": (LINES, line_rows),
+    ".ndjson": (LINES, line_rows),
+    ".csv": ("CSV", csv_rows),
+    ".tsv": ("TSV", tsv_rows),
 }
 SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
-"""The endings to give a file; .json and .ndjson (also .gz) are read as JSON lines too."""
+"""The endings to give a file; .json (also one array) and .ndjson (all also .gz) are read too."""
 
 
-def read_rows(path: str | Path) -> list[Row]:
-    """Read a file of items by its ending: .jsonl, .csv, .tsv (also .gz) or .parquet; without an ending JSON lines.
+def read_rows(path: str | Path, *, encoding: str | None = None, max_megabytes: int = MAX_MEGABYTES) -> list[Row]:
+    """Read a file of items by its ending: .jsonl, .json, .csv, .tsv (also .gz) or .parquet; without an ending JSON.
+
+    A .json is one array of objects, or an object a line. A folder that `datasets.Dataset.save_to_disk` has written is
+    read as well.
+
+    Args:
+        path: the file.
+        encoding: Python's name of a text's encoding; None takes UTF-8, and text that is UTF-8 is no other.
+        max_megabytes: most MB (10^6 bytes), packed and unpacked.
 
     Raises:
-        DataError: the ending is another, or the file is not right (see `read_jsonl`, `read_csv`, `read_tsv`,
-            `read_parquet`); then nothing is returned.
+        DataError: the ending is another, the file is larger, a device or a pipe that nobody writes to, or it is not
+            right (see `read_jsonl`, `read_csv`, `read_tsv`, `read_parquet`); then nothing is returned.
     """
     path = Path(path)
+    if is_saved_dataset(path):
+        return read_saved(path)
     packed = path.suffix.lower() == ".gz"
     ending = Path(path.stem).suffix.lower() if packed else path.suffix.lower()
     if packed and ending == ".parquet":
         raise DataError(f"{path}: expected .parquet without .gz, for Parquet is packed already; unpack it")
-    if ending not in _READERS:
+    if ending == ".parquet":
+        return parquet_rows(path, read_bytes(path, PARQUET, max_megabytes), max_megabytes)
+    if ending not in _TEXTS:
         known = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
         raise DataError(f"{path}: expected a name that ends in {known}; got {ending!r}: convert or rename the file")
-    return _READERS[ending](path)
+    kind, rows = _TEXTS[ending]
+    return rows(path, as_utf8(path, read_bytes(path, kind, max_megabytes), encoding))

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from blob_pyro.data.rows.files import SUFFIXES, read_rows
-from blob_pyro.data.rows.row import Row, json_value
+from blob_pyro.data.rows.row import Row
+from blob_pyro.data.rows.saved import is_saved_dataset, named_rows, read_saved
 from blob_pyro.errors import DataError
 from blob_pyro.system.hub_errors import one_line, refusal
 from blob_pyro.system.terminal import no_dataset_bars
@@ -98,16 +99,18 @@ def read_dataset(path: str, config: str | None, split: str) -> list[Row]:
     come as JSON has them.
 
     Args:
-        path: its name on the hub, or a local folder.
+        path: its name on the hub, or a local folder (of `save_to_disk`, too, where one of a single split has no name).
         config: its configuration, or None.
         split: the split's name; "train[:100]" works as in `datasets`.
 
     Raises:
         DataError: it cannot be read; the message says how to use a local copy.
     """
+    if is_saved_dataset(Path(path)):
+        return read_saved(Path(path), split)
     named = path if config is None else f"{path} ({config})"
     try:
-        rows = _load(path, config, split, _named_rows)
+        rows = _load(path, config, split, named_rows)
     except _NoDataError as error:
         raise DataError(
             f"data.dataset: expected the split {split!r} of {named}; {error}; without the hub, name the "
@@ -115,19 +118,6 @@ def read_dataset(path: str, config: str | None, split: str) -> list[Row]:
         ) from error
     if not rows:
         raise DataError(f"data.dataset: expected at least one row in the split {split!r} of {named}; got none")
-    return rows
-
-
-def _named_rows(found: Any) -> list[Row]:
-    """Rows with the names of labels that are numbers; those below 0 are no label."""
-    names: dict[str, list[str]] = {name: kind.names for name, kind in found.features.items() if hasattr(kind, "names")}
-    rows = []
-    for number, raw in enumerate(found, start=1):
-        fields = {name: json_value(value) for name, value in raw.items()}
-        for name, words in names.items():
-            label = fields[name]
-            fields[name] = None if label is None or label < 0 else words[label]
-        rows.append(Row(number, fields))
     return rows
 
 

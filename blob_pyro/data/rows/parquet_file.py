@@ -6,10 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from blob_pyro.data.rows.row import Row, json_value, read_bytes
+from blob_pyro.data.rows.contents import MAX_MEGABYTES, read_bytes
+from blob_pyro.data.rows.row import Row, json_value
 from blob_pyro.data.rows.wording import bad_lines, shown
 from blob_pyro.errors import DataError
 from blob_pyro.system.hub_errors import one_line
+
+PARQUET = "Parquet"
+"""What such a file is, for messages."""
+
+_FEWEST, _MOST = 32, 1024  # rows in a batch
 
 
 def read_parquet(path: str | Path) -> list[Row]:
@@ -22,7 +28,12 @@ def read_parquet(path: str | Path) -> list[Row]:
             rows hold text that is not UTF-8 or dates that Python does not have: then every bad row is counted.
     """
     path = Path(path)
-    table = _table(path)
+    return parquet_rows(path, read_bytes(path, PARQUET), MAX_MEGABYTES)
+
+
+def parquet_rows(path: Path, data: bytes, max_megabytes: int) -> list[Row]:
+    """The rows in the bytes of a Parquet file of at most so many MB (10^6 bytes), unpacked (see `read_parquet`)."""
+    table = _table(path, data, max_megabytes)
     twice = [name for position, name in enumerate(table.column_names) if name in table.column_names[:position]]
     if twice:
         raise DataError(f"{path}: expected a name of its own for each column; got {shown(twice[0])} twice: rename one")
@@ -39,17 +50,36 @@ def read_parquet(path: str | Path) -> list[Row]:
     return rows
 
 
-def _table(path: Path) -> Any:
+def _table(path: Path, data: bytes, max_megabytes: int) -> Any:
     import pyarrow as pa  # type: ignore[import-untyped]
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-    data = read_bytes(path, "Parquet")
     try:
-        return pq.ParquetFile(pa.BufferReader(data)).read()
+        file = pq.ParquetFile(pa.BufferReader(data))
+        parts, size = [], 0
+        for part in file.iter_batches(
+            _batch_rows(file.metadata, max_megabytes)
+        ):  # a few bytes may stand for any number of values
+            parts.append(part)
+            if (size := size + part.nbytes) > max_megabytes * 10**6:
+                raise DataError(
+                    f"{path}: expected a Parquet file of at most {max_megabytes:,} MB unpacked; got more: "
+                    "set data.max_megabytes where it is meant"
+                )
+        return pa.Table.from_batches(parts, file.schema_arrow)
+    except DataError:
+        raise
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise DataError(
             f"{path}: expected a whole Parquet file; it cannot be read ({one_line(error)}): write it anew"
         ) from error
+
+
+def _batch_rows(metadata: Any, max_megabytes: int) -> int:
+    """Rows that are hardly larger than the limit even where each has the largest value that a column can hold."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    chunks = [group.column(i).total_uncompressed_size for group in groups for i in range(group.num_columns)]
+    return max(_FEWEST, min(_MOST, max_megabytes * 10**6 // max([1, *chunks])))
 
 
 def _values(column: Any, name: str, bad: dict[int, str]) -> list[Any]:

@@ -1,18 +1,13 @@
-"""`Row`: one raw item of a file, the bytes of files, and values of typed ones as those that JSON has words for."""
+"""`Row`: one raw item of a file, and values of typed files as those that JSON has words for."""
 
 from __future__ import annotations
 
 import base64
 import datetime
-import gzip
 import math
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-from blob_pyro.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -26,36 +21,6 @@ class Row:
 
     line: int
     fields: dict[str, Any]
-
-
-def read_bytes(path: Path, kind: str) -> bytes:
-    """The bytes of a file; those of a name that ends in .gz are unpacked.
-
-    Args:
-        path: the file.
-        kind: what it should be, for messages ("CSV").
-
-    Raises:
-        DataError: the file is missing, a folder, unreadable, a pipe that was read before, or a packed file that is
-            damaged.
-    """
-    if path.is_dir():
-        raise DataError(f"{path}: expected a {kind} file; got a folder: name a file in it")
-    if not path.exists():
-        raise DataError(f"{path}: expected a {kind} file; there is none: check the path")
-    try:
-        with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as handle:
-            content = handle.read()
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(
-            f"{path}: expected a readable file; got {error}: check its rights and that it is whole"
-        ) from error
-    if not content and not path.is_file():
-        raise DataError(
-            f"{path}: expected a {kind} file; got a pipe with nothing in it, or nothing left, for it is read once: "
-            "write a file, and name that"
-        )
-    return content
 
 
 def json_value(value: Any) -> Any:

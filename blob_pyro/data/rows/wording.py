@@ -62,6 +62,26 @@ def and_others(names: Sequence[str]) -> str:
     return f" (and {len(others)} more item{'s' if len(others) > 1 else ''}: {listed})"
 
 
+def lists_of_objects(fields: Mapping[str, Any]) -> list[str]:
+    """The fields that hold a list of objects: where one object holds all items, its items.
+
+    Example:
+        >>> lists_of_objects({"version": "1.1", "data": [{"text": "a"}], "tags": ["b"]})
+        ['data']
+    """
+    return [
+        name
+        for name, value in fields.items()
+        if isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value)
+    ]
+
+
+def held_inside(fields: Mapping[str, Any]) -> str:
+    """What to do with a row that holds all items in a list, for the end of a message; "" for others."""
+    lists = lists_of_objects(fields)
+    return f" (items that lie in {quoted(lists)}? take them out, with jq -c '.{lists[0]}[]', say)" if lists else ""
+
+
 def name_words(words: Sequence[str]) -> str:
     """Answer words for a message: the first twenty, and how many there are where that is not all of them.
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from blob_pyro.data.prompts import PromptTemplate
+from blob_pyro.data.rows.fields import from_cell
 from blob_pyro.data.tasks.benchmarks import QUESTION, WORD_SENSE
-from blob_pyro.data.tasks.formats import boolq, from_cell, question_choices, question_stem_choices
+from blob_pyro.data.tasks.formats import boolq, question_choices, question_stem_choices
 from blob_pyro.data.tasks.task import Task
 from blob_pyro.data.tasks.task_data import TaskData, task_data
 from blob_pyro.errors import DataError

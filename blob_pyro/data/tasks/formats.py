@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from blob_pyro.data.rows.fields import from_cell
 from blob_pyro.data.rows.wording import shown
-from blob_pyro.system.files import parse_json
 
 LETTERS = "ABCDE"
 PASSAGE_CHARACTERS = 1024
@@ -133,21 +133,6 @@ def lettered(texts: Any, keys: Any, alphabet: str) -> tuple[tuple[str, ...], str
         raise BadRowError("an empty choice")
     letters = tuple(alphabet[: len(texts)])
     return letters, "\n".join(f"{letter}) {text}" for letter, text in zip(letters, texts, strict=True))
-
-
-def from_cell(value: Any) -> Any:
-    """The list or object whose JSON a text is, as in a cell of CSV or TSV; any other value itself.
-
-    Example:
-        >>> from_cell('["a", "b"]'), from_cell("ab"), from_cell([1])
-        (['a', 'b'], 'ab', [1])
-    """
-    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
-        return value
-    try:
-        return parse_json(value, finite=False)
-    except ValueError:
-        return value
 
 
 def _answer(fields: Mapping[str, Any], name: str, words: Mapping[Any, str]) -> str | None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from blob_pyro.data.examples import Example
 from blob_pyro.data.prompts import PromptTemplate
+from blob_pyro.data.rows.fields import field_of, from_cell, has_text, label_text
 from blob_pyro.data.rows.row import Row
-from blob_pyro.data.rows.wording import bad_lines, name_lines, quoted, shown
-from blob_pyro.data.tasks.formats import BadRowError, from_cell
+from blob_pyro.data.rows.wording import bad_lines, held_inside, name_lines, quoted, shown
+from blob_pyro.data.tasks.formats import BadRowError
 from blob_pyro.errors import ConfigError, DataError
 
 OFFICIAL = "rows with the fields of the official copy"
@@ -56,7 +59,8 @@ def examples_from_rows(
     """Render rows and look up their labels.
 
     A label is compared as text, without the white space around it, so that "negative" in a file is the answer word
-    " negative", true is "True", and 1 is "1". Null and empty text are no label. An object of labels with numbers,
+    " negative", true is "True" (or "true", where that is a label and "True" is none), and 1 and 1.0 are "1" (or "1.0",
+    where that is a label). Null and empty text are no label. An object of labels with numbers,
     {"negative": 3, "positive": 1}, is a soft label: how many annotators, or which share of them, chose each. Where one
     row has such a label, the labels of all of them are shares. A text that is the JSON of such an object, as in a cell
     of CSV or TSV, is one too.
@@ -83,7 +87,7 @@ def examples_from_rows(
     rows = [_with_object(row, label_field) for row in rows]
     soft = _soft_labels(rows, classes, label_field, source)
     found = [
-        _largest(soft[row.line], labels) if row.line in soft else label_text(row.fields.get(label_field))
+        _largest(soft[row.line], labels) if row.line in soft else _class_name(row.fields.get(label_field), classes)
         for row in rows
     ]
     _check_labels(rows, found, classes, label_field, require_label, source)
@@ -92,6 +96,16 @@ def examples_from_rows(
         Example(prompt, label, f"line {row.line}", passage, _shares(soft, row, label, len(labels)))
         for row, label, (prompt, passage) in zip(rows, known, rendered(rows, template, source), strict=True)
     ]
+
+
+def _class_name(value: Any, classes: Mapping[str, int]) -> str | None:
+    """The label that a value is: as it is written, as every file format has it, or as JSON has true and false."""
+    text = label_text(value)
+    as_written = "" if value is None else str(value).strip()
+    for name in (as_written, text, as_written.lower() if isinstance(value, bool) else None):
+        if name in classes:
+            return name
+    return text
 
 
 def _with_object(row: Row, label_field: str) -> Row:
@@ -127,16 +141,6 @@ def _shares(
     return soft.get(row.line) or tuple(float(k == label) for k in range(num_classes))
 
 
-def label_text(value: Any) -> str | None:
-    """A label as the text that is compared, or None for no label.
-
-    Example:
-        >>> label_text(" good "), label_text(1), label_text(True), label_text("")
-        ('good', '1', 'True', None)
-    """
-    return None if value is None else str(value).strip() or None
-
-
 def rendered(rows: Sequence[Row], template: PromptTemplate, source: str) -> list[tuple[str, tuple[int, int] | None]]:
     """The prompt and passage of every row.
 
@@ -145,21 +149,25 @@ def rendered(rows: Sequence[Row], template: PromptTemplate, source: str) -> list
     """
     prompts = []
     bad: dict[int, DataError] = {}
+    nulls: Counter[str] = Counter()
     for row in rows:
         try:
             prompts.append(_render(row, template, f"{source} line {row.line}"))
+            nulls.update(name for name in template.fields if field_of(row.fields, name) is None)
         except DataError as error:
             bad[row.line] = error
     if bad:
         lines = sorted(bad)
         every = f" (in all, bad rows on {name_lines(lines)})" if len(lines) > 1 else ""
         raise DataError(f"{bad[lines[0]]}{every}: mend them, or {template.setting}")
+    for name, count in nulls.items():
+        warnings.warn(f"{source}: null in the field {name!r} of {count} rows is read as empty text", stacklevel=3)
     return prompts
 
 
 def _render(row: Row, template: PromptTemplate, where: str) -> tuple[str, tuple[int, int] | None]:
     rendered = template.render(row.fields, where)
-    if not any(str(row.fields[name]).strip() for name in template.fields):
+    if not any(has_text(field_of(row.fields, name)) for name in template.fields):
         raise DataError(
             f"{where}: expected text in a field of the {template.noun}; got none in {quoted(template.fields)}"
         )
@@ -199,7 +207,8 @@ def _check_labels(
 def no_label(missing: Sequence[Row], label_field: str, source: str) -> DataError:
     """The error that names the rows without a label."""
     there = any(label_field in row.fields for row in missing)
-    has = "" if there else f", which {'has' if len(missing) == 1 else 'have'} {quoted(missing[0].fields)}"
+    fields = missing[0].fields
+    has = "" if there else f", which {'has' if len(missing) == 1 else 'have'} {quoted(fields)}{held_inside(fields)}"
     return DataError(
         f"{source}: expected a label in the field {label_field!r} of every row; got none on "
         f"{name_lines([row.line for row in missing])}{has}: add it, or set data.label_field"

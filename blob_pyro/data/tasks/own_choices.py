@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any
 
+from blob_pyro.data.rows.fields import from_cell, label_text
 from blob_pyro.data.rows.wording import quoted, shown
-from blob_pyro.data.tasks.formats import BadRowError, from_cell, lettered
-from blob_pyro.data.tasks.labelled import label_text
+from blob_pyro.data.tasks.formats import BadRowError, lettered
 
 SEVERAL = "choices"
 """The field of the prompt that shows the choices where each has a field of its own."""

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from string import ascii_uppercase
 from typing import Any
 
+from blob_pyro.config.data import files_of
 from blob_pyro.config.sections import DataConfig
 from blob_pyro.data.examples import Example
 from blob_pyro.data.prompts import PromptTemplate
-from blob_pyro.data.rows.files import read_rows
-from blob_pyro.data.rows.hub import read_dataset
+from blob_pyro.data.rows.fields import float_of, label_text, lifted
 from blob_pyro.data.rows.row import Row
 from blob_pyro.data.rows.wording import bad_lines, name_lines, name_words, quoted
 from blob_pyro.data.tasks.completed import completed_rows, completion_template
-from blob_pyro.data.tasks.labelled import examples_from_rows, label_text, no_label, prepare_rows
+from blob_pyro.data.tasks.labelled import examples_from_rows, no_label, prepare_rows
+from blob_pyro.data.tasks.odd_labels import odd_labels
 from blob_pyro.data.tasks.own_choices import choices_of, prompt_field, with_choices
+from blob_pyro.data.tasks.own_rows import SourceRows, TrainRows, item_ids, read_test_rows, read_train_rows
 from blob_pyro.data.tasks.splitting import grouped, hold_out, shuffled, take, with_groups
 from blob_pyro.data.tasks.task_data import TaskData, task_data
 from blob_pyro.errors import ConfigError, DataError
 
-TrainRows = tuple[list[Row], str]
-"""The raw rows to train on, and the name of where they are from."""
+MOST_LONE_LABELS = 12
+"""Up to so many items may have a label of their own each; of more it is no label, but a name."""
 
 
 def load_own(config: DataConfig, seed: int, train_rows: TrainRows | None = None) -> TaskData:
@@ -35,45 +37,53 @@ def load_own(config: DataConfig, seed: int, train_rows: TrainRows | None = None)
         train_rows: what `with_labels` has read, for a pipe can be read once; None reads it.
     """
     template, _ = _template(config), _completion(config)
-    rows, source = train_rows or read_train_rows(config)
-    config, notes = _labelled(config, rows, source)
-    train = own_examples(config, rows, require_label=True, source=source)
-    keys: Sequence[Hashable] = [("line", row.line) for row in rows]
-    if config.group_field is not None:  # a row without a group is refused, whatever is held out
-        keys = _groups(config, rows, source)
-        train = with_groups(train, keys)
+    parts = train_rows or read_train_rows(config)
+    config, notes = _labelled(config, parts)
+    train = _examples(config, parts)
     groups = [[example] for example in train]
     if config.num_train is not None or config.num_validation:
+        keys = [("item", place) if example.group is None else example.group for place, example in enumerate(train)]
         groups = shuffled(grouped(train, keys), seed)
+    source = _names(parts)
     held = hold_out(groups, config.num_train, config.num_validation, source)
     if held.left_out:
         notes = (*notes, f"train: {len(held.left_out)} items left out: they belong together with validation items")
+    tested = read_test_rows(config)
+    test = _examples(config, tested, need_groups=False)
+    if tested:
+        test = take(test, config.num_test, "data.num_test", _names(tested))
+    told = (*notes, *_left_out(parts), *_left_out(tested), *_several("train", parts), *_several("test", tested))
+    labels = tuple(config.labels or ())
+    told += tuple(odd_labels(train, labels, told_by=config.label_field))
     group = "" if config.group_field is None else f"their {config.group_field!r}"
-    return task_data(held.train, _test(config), held.validation, tuple(config.labels or ()), template, notes, group)
+    return task_data(held.train, test, held.validation, labels, template, told, group)
 
 
-def _test(config: DataConfig) -> list[Example]:
-    if config.test_file is not None:
-        rows, source = read_rows(config.test_file), config.test_file
-    elif config.dataset is not None and config.test_split is not None:
-        rows = read_dataset(config.dataset, config.dataset_config, config.test_split)
-        source = f"{config.dataset} {config.test_split}"
-    else:
-        return []
-    examples = own_examples(config, rows, require_label=True, source=source)
-    if config.group_field is not None:
-        examples = with_groups(examples, [label_text(row.fields.get(config.group_field)) for row in rows])
-    return take(examples, config.num_test, "data.num_test", source)
+def _examples(config: DataConfig, parts: Sequence[SourceRows], need_groups: bool = True) -> list[Example]:
+    """The items of all sources, named after these where they are several, each with its group."""
+    examples = []
+    for part in parts:
+        found = own_examples(config, part.rows, require_label=True, source=part.source)
+        if len(parts) > 1 and config.id_field is None:
+            found = [dataclasses.replace(example, id=f"{part.source} {example.id}") for example in found]
+        if config.group_field is not None:  # a row without a group is refused, whatever is held out
+            found = with_groups(found, _groups(config, part, need_groups))
+        examples += found
+    return examples
 
 
-def read_train_rows(config: DataConfig) -> TrainRows:
-    """The raw rows to train on, and the name of where they are from."""
-    if config.dataset is not None:
-        split = config.train_split or "train"
-        return read_dataset(config.dataset, config.dataset_config, split), f"{config.dataset} {split}"
-    if config.train_file is None:
-        raise ConfigError("data: expected data.train_file, data.prompt and data.labels; got a configuration without")
-    return read_rows(config.train_file), config.train_file
+def _names(parts: Sequence[SourceRows]) -> str:
+    return ", ".join(part.source for part in parts)
+
+
+def _left_out(parts: Sequence[SourceRows]) -> list[str]:
+    return [part.left_out for part in parts if part.left_out is not None]
+
+
+def _several(name: str, parts: Sequence[SourceRows]) -> list[str]:
+    """How many rows each of several files has."""
+    counts = ", ".join(f"{part.source} {len(part.rows)}" for part in parts)
+    return [f"{name}: {len(parts)} files ({counts})"] if len(parts) > 1 else []
 
 
 def own_examples(config: DataConfig, rows: Sequence[Row], require_label: bool, source: str) -> list[Example]:
@@ -89,74 +99,100 @@ def own_examples(config: DataConfig, rows: Sequence[Row], require_label: bool, s
         ConfigError: prompt or labels cannot work.
         DataError: rows lack fields, or have unknown labels.
     """
+    rows = lifted(rows, [config.label_field, config.id_field, *files_of(config.choices_field)])
+    ids = item_ids(config, rows, source)
     if config.own_texts:
-        return completed_rows(rows, _template(config), _completion(config), source)
+        return _named(completed_rows(rows, _template(config), _completion(config), source), ids)
     config = with_labels(config)[0]
     template, labels = _template(config), config.labels or []
     if config.choices_field is not None:
         _check_letters(labels)
         rows = _lettered(config, rows, source, most=len(labels))
-    return examples_from_rows(rows, template, labels, config.label_field, require_label, source)
+    return _named(examples_from_rows(rows, template, labels, config.label_field, require_label, source), ids)
+
+
+def _named(examples: list[Example], ids: Sequence[str] | None) -> list[Example]:
+    if ids is None:
+        return examples
+    return [dataclasses.replace(example, id=name) for example, name in zip(examples, ids, strict=True)]
 
 
 def with_labels(config: DataConfig) -> tuple[DataConfig, tuple[str, ...], TrainRows | None]:
     """The configuration with its labels; a note, and the rows, where they are read from the training file.
 
-    Labels that are left out are the distinct values of the label field in the training file, sorted as text, or letters
-    for the most choices that an item there has. A space is put in front, where the prompt does not end in white space:
-    that is the word that follows the prompt. Items with completions have none.
+    Labels that are left out are those of `config.answers`, or the distinct values of the label field in the training
+    file, sorted as text, or letters for the most choices that an item there has. A space is put in front, where the
+    prompt does not end in white space: that is the word that follows the prompt. Items with completions have none.
 
     Raises:
-        ConfigError: the prompt cannot work.
+        ConfigError: the prompt cannot work, or a label has no answer word.
         DataError: the file cannot be read, or its labels cannot serve: fewer than two, not there, or no words.
     """
     if config.task is not None or config.labels is not None or config.own_texts:
         return config, (), None
     _template(config)
-    rows, source = read_train_rows(config)
-    return *_labelled(config, rows, source), (rows, source)
+    if config.answers is not None:
+        return dataclasses.replace(config, labels=[label.strip() for label in config.answers]), (), None
+    parts = read_train_rows(config)
+    return *_labelled(config, parts), parts
 
 
-def _labelled(config: DataConfig, rows: Sequence[Row], source: str) -> tuple[DataConfig, tuple[str, ...]]:
-    if config.labels is not None or config.own_texts:
-        return config, ()
+def _labelled(config: DataConfig, parts: TrainRows) -> tuple[DataConfig, tuple[str, ...]]:
+    if config.labels is not None or config.own_texts or config.answers is not None:
+        return with_labels(config)[0], ()
+    source = _names(parts)
     if config.choices_field is None:
-        words, told = _distinct(rows, config.label_field, source), f"the values of {config.label_field!r} in {source}"
+        words, told = _distinct(parts, config.label_field), f"the values of {config.label_field!r} in {source}"
     else:
-        words, told = _letters(config, rows, source), f"letters for the choices in {source}"
+        words, told = _letters(config, parts), f"letters for the choices in {source}"
     space = "" if str(config.prompt)[-1:].isspace() else " "
     found = dataclasses.replace(config, labels=[space + word for word in words])
     return found, (f"labels: {name_words(words)} ({told})",)
 
 
-def _letters(config: DataConfig, rows: Sequence[Row], source: str) -> list[str]:
+def _letters(config: DataConfig, parts: TrainRows) -> list[str]:
     """A letter for each of the most choices that an item has."""
     assert config.choices_field is not None
-    _lettered(config, rows, source, most=None)
-    counts = [len(choices_of(row.fields, config.choices_field).texts) for row in rows]
+    counts = []
+    for part in parts:
+        _lettered(config, part.rows, part.source, most=None)
+        counts += [len(choices_of(row.fields, config.choices_field).texts) for row in part.rows]
     return list(ascii_uppercase[: max(counts)])
 
 
-def _distinct(rows: Sequence[Row], label_field: str, source: str) -> list[str]:
+def _distinct(parts: TrainRows, label_field: str) -> list[str]:
     """The distinct labels, sorted."""
-    labels = {row.line: label_text(row.fields.get(label_field)) for row in rows}
-    missing = [row for row in rows if labels[row.line] is None]
-    if missing:
-        raise no_label(missing, label_field, source)
-    bad = {row.line: why for row in rows if (why := _no_word(row.fields[label_field]))}
-    if bad:
-        raise bad_lines(source, f"a word, a whole number, true or false in the field {label_field!r}", bad)
-    words = sorted({label for label in labels.values() if label is not None})
+    words: set[str] = set()
+    count = 0
+    for part in parts:
+        labels = {row.line: label_text(row.fields.get(label_field)) for row in part.rows}
+        missing = [row for row in part.rows if labels[row.line] is None]
+        if missing:
+            raise no_label(missing, label_field, part.source)
+        bad = {row.line: why for row in part.rows if (why := _no_word(row.fields[label_field]))}
+        if bad:
+            expected = f"a word, a whole number, true or false in the field {label_field!r}"
+            raise bad_lines(part.source, expected, bad)
+        words |= {label for label in labels.values() if label is not None}
+        count += len(part.rows)
+    source = _names(parts)
     if len(words) < 2:
         raise DataError(
-            f"{source}: expected at least two distinct labels in the field {label_field!r}; got {quoted(words)}: "
-            "set data.labels, or data.label_field"
+            f"{source}: expected at least two distinct labels in the field {label_field!r}; got "
+            f"{quoted(sorted(words))}: set data.labels, or data.label_field"
         )
-    return words
+    if len(words) == count > MOST_LONE_LABELS:
+        raise DataError(
+            f"{source}: expected labels that items share in the field {label_field!r}; got another one for each of "
+            f"{count} items: set data.label_field, or data.labels where they are meant"
+        )
+    return sorted(words)
 
 
 def _no_word(value: Any) -> str:
-    """Why a value cannot serve as an answer word, or ""."""
+    """Why a value cannot serve as an answer word, or ""; a number is one in CSV, where it is text, too."""
+    if (number := float_of(value)) is not None:
+        return "" if number.is_integer() else "a float, a number with a fraction"
     if not isinstance(value, str | int):
         return f"a {type(value).__name__}"
     try:
@@ -201,15 +237,15 @@ def _lettered(config: DataConfig, rows: Sequence[Row], source: str, most: int | 
     return prepare_rows(rows, prepare, source, expected="rows with choices and the label of one of them")
 
 
-def _groups(config: DataConfig, rows: Sequence[Row], source: str) -> list[str]:
+def _groups(config: DataConfig, part: SourceRows, needed: bool) -> list[str | None]:
     """The group of each row, as text."""
     assert config.group_field is not None
-    groups = [label_text(row.fields.get(config.group_field)) for row in rows]
-    missing = [row for row, group in zip(rows, groups, strict=True) if group is None]
-    if missing:
+    groups = [label_text(row.fields.get(config.group_field)) for row in part.rows]
+    missing = [row for row, group in zip(part.rows, groups, strict=True) if group is None]
+    if missing and needed:
         raise DataError(
-            f"{source}: expected a group in the field {config.group_field!r} of every row; got none on "
+            f"{part.source}: expected a group in the field {config.group_field!r} of every row; got none on "
             f"{name_lines([row.line for row in missing])} (line {missing[0].line} has {quoted(missing[0].fields)}): "
             "add it, or leave data.group_field out"
         )
-    return [str(group) for group in groups]
+    return groups

@@ -18,8 +18,8 @@ from blob_pyro.training.kl_rate import PAPER_RATE
 # What says which run it is (task, files, model, guide, seed, output) is no matter of taste.
 _FIXED = ("data.task", "data.data_dir", "data.train_file", "data.test_file", "data.dataset", "data.dataset_config",
           "data.train_split", "data.test_split", "data.prompt", "data.completion", "data.over", "data.truncate_field",
-          "data.label_field", "data.choices_field", "data.group_field", "data.labels", "model.id", "model.likelihood",
-          "model.count", "model.adapter",
+          "data.label_field", "data.choices_field", "data.group_field", "data.id_field", "data.labels", "data.answers",
+          "model.id", "model.likelihood", "model.count", "model.adapter",
           "predict.sampling", "predict.temperature")  # fmt: skip
 CHANGEABLE: dict[str, Any] = {
     key: kind

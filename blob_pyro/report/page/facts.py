@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from blob_pyro.config.data import files_of
 from blob_pyro.config.file import flat_settings, to_dict
 from blob_pyro.config.sections import RunConfig, TrainConfig
 from blob_pyro.report.page.naming import title_of
@@ -80,7 +81,7 @@ def _data(config: RunConfig) -> str:
         return f"task {data.task}" + (f", compat {data.compat}" if data.compat else "")
     if data.dataset is not None:
         return f"data set {data.dataset}"
-    return ", ".join(file for file in (data.train_file, data.test_file) if file)
+    return ", ".join([*files_of(data.train_file), *files_of(data.test_file)])
 
 
 def _items(run: RunFiles) -> str:

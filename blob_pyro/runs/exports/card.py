@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from blob_pyro.config.data import files_of
 from blob_pyro.config.sections import DataConfig
 from blob_pyro.data.tasks.load import find_task
 from blob_pyro.evaluation import Metrics
@@ -141,9 +142,9 @@ def _source(data: DataConfig) -> str:
     """Where the items are from, without a path."""
     if data.task is not None:
         return f"The task `{data.task}`: {find_task(data.task).description.rstrip('.')}"
-    names = [data.dataset] if data.dataset is not None else [data.train_file, data.test_file]
+    names = [data.dataset] if data.dataset is not None else [*files_of(data.train_file), *files_of(data.test_file)]
     kind = "The data set" if data.dataset is not None else "Own files:"
-    return f"{kind} {', '.join(f'`{_last_name(name)}`' for name in names if name is not None)}"
+    return f"{kind} {', '.join(f'`{_last_name(name)}`' for name in names)}"
 
 
 def _last_name(name: str) -> str:

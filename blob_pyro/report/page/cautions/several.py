@@ -48,7 +48,7 @@ def _single_seeds(systems: Sequence[System]) -> Iterator[Caution]:
 
 def _other_data(systems: Sequence[System]) -> Iterator[Caution]:
     names = ("task", "dataset", "train_file", "num_train", "prompt", "completion")
-    told = {tuple(getattr(system.first.config.data, name) for name in names) for system in systems}
+    told = {tuple(str(getattr(system.first.config.data, name)) for name in names) for system in systems}
     if len(told) > 1:
         yield Caution("The systems were not trained on the same data, or not by the same prompt.", serious=True)
     if len({system.first.config.model.id for system in systems}) > 1:
