@@ -14,6 +14,7 @@ from blob_pyro.runs.build import Items, encode_task, load_data
 from blob_pyro.runs.item_kinds import kind_of
 from blob_pyro.storage.directory import COST, METRICS, read_config, read_json, refuse_links, write_json
 from blob_pyro.storage.saving import Run
+from blob_pyro.system.locks import alone_in
 from blob_pyro.system.processes import Ranks, connected
 from blob_pyro.system.terminal import SILENT, Console, Say
 
@@ -80,7 +81,7 @@ def evaluate_run(
     """
     config = with_samples(read_config(run_dir), num_samples)
     refuse_links(run_dir)
-    with connected() as ranks:
+    with connected() as ranks, alone_in(run_dir, ranks):
         console = Console(progress, say) if ranks.is_first else SILENT
         data = load_data(config)
         if not data.test:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from blob_pyro.config.sections import RunConfig
+from blob_pyro.data.tasks.own_files import TrainRows
 from blob_pyro.errors import Stopped
 from blob_pyro.guides import AdapterGuide
 from blob_pyro.model.bayesian_lora import BayesianLoRA
@@ -32,6 +33,7 @@ from blob_pyro.storage.directory import (
 from blob_pyro.storage.reading import read_metrics
 from blob_pyro.storage.run_files import read_run
 from blob_pyro.storage.saving import Run
+from blob_pyro.system.locks import alone_in
 from blob_pyro.system.processes import Ranks, connected
 from blob_pyro.system.terminal import SILENT, Console, Say
 from blob_pyro.training.checkpoints import Checkpoints
@@ -67,21 +69,27 @@ def fit_with(config: RunConfig, console: Console, *, resume: bool = False) -> Ru
         console = console if ranks.is_first else SILENT
         check_run(config)
         config, train_rows = with_read_labels(config, console)
-        goes_on = resume and holds_run_of(config)
-        if not goes_on and not is_unfinished_search(config):
-            refuse_used_directory(config.output)
-        refuse_links(config.output)
-        if goes_on and is_finished(config):
-            return _as_it_is(config, console)
-        data = load_data(config, train_rows=train_rows)
-        for note in data.notes:
-            console.log(note)
-        tuning = tune(config, data, console) if config.tune.search else None
-        chosen = config if tuning is None else tuning.config
-        parts = build_parts(chosen, data)
-        _begin(config, about(parts.model, data, ranks.num), is_new=tuning is None and not goes_on)
-        _train(parts, chosen, console, goes_on, {} if tuning is None else {"tune_seconds": tuning.seconds})
-        return _evaluate(parts, config, console)
+        with alone_in(config.output, ranks):
+            return _fit(config, train_rows, console, resume)
+
+
+def _fit(config: RunConfig, train_rows: TrainRows | None, console: Console, resume: bool) -> RunResult:
+    """The run, where nobody else writes into its directory."""
+    goes_on = resume and holds_run_of(config)
+    if not goes_on and not is_unfinished_search(config):
+        refuse_used_directory(config.output)
+    refuse_links(config.output)
+    if goes_on and is_finished(config):
+        return _as_it_is(config, console)
+    data = load_data(config, train_rows=train_rows)
+    for note in data.notes:
+        console.log(note)
+    tuning = tune(config, data, console) if config.tune.search else None
+    chosen = config if tuning is None else tuning.config
+    parts = build_parts(chosen, data)
+    _begin(config, about(parts.model, data, Ranks.here().num), is_new=tuning is None and not goes_on)
+    _train(parts, chosen, console, goes_on, {} if tuning is None else {"tune_seconds": tuning.seconds})
+    return _evaluate(parts, config, console)
 
 
 def _as_it_is(config: RunConfig, console: Console) -> RunResult:

@@ -7,10 +7,11 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +89,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def new_file(path: Path) -> Iterator[Path]:
     """A file to write, which gets its name `path` when the block ends without an error; else nothing of it is left.
 
-    A process that is killed at any moment leaves the file that was there, or the new one whole.
+    A process that is killed at any moment leaves the file that was there, or the new one whole. Of several that write
+    the same one at once the last counts, whole.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         yield partial
         partial.replace(path)
@@ -187,12 +189,21 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.chmod(0o777 & ~_umask())  # mkdtemp's is for the user alone
-        os.replace(partial, path)
+        try:
+            os.replace(partial, path)
+        except OSError:
+            refuse_used_folder(path)  # another process has filled it meanwhile
+            raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        for parent in made:
-            with contextlib.suppress(OSError):  # filled by now
-                parent.rmdir()
+        remove_empty(made)
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders that have stayed empty, in this order."""
+    for folder in folders:
+        with contextlib.suppress(OSError):  # filled by now
+            folder.rmdir()
 
 
 def _umask() -> int:

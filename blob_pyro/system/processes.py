@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from threading import Event, Thread
 from typing import Any
 
 import torch
@@ -101,19 +103,40 @@ class Ranks:
 def connected() -> Iterator[Ranks]:
     """The processes of this run, connected for the while where a launcher has started several.
 
-    accelerate chooses the backend and the device, as its own `Accelerator` does.
+    accelerate chooses the backend and the device, as its own `Accelerator` does. When the launcher is killed each process
+    is told to stop, as by SIGTERM.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or (dist.is_available() and dist.is_initialized()):
         yield Ranks.here()
         return
     from accelerate import PartialState  # type: ignore[import-untyped]
 
-    PartialState(cpu=Ranks().device.type == "cpu")
+    with _ends_with_launcher():
+        PartialState(cpu=Ranks().device.type == "cpu")
+        try:
+            yield Ranks.here()
+        finally:
+            dist.destroy_process_group()
+            PartialState._reset_state()
+
+
+@contextlib.contextmanager
+def _ends_with_launcher() -> Iterator[None]:
+    """SIGTERM to this process where torchrun, which accelerate uses too, has been killed and sends none any more."""
+    launcher, over = os.getppid(), Event()
+
+    def watch() -> None:
+        while not over.wait(0.5):
+            if os.getppid() != launcher:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # others than torchrun may end before what they have started
+        Thread(target=watch, daemon=True).start()
     try:
-        yield Ranks.here()
+        yield
     finally:
-        dist.destroy_process_group()
-        PartialState._reset_state()
+        over.set()
 
 
 def _alike(tensors: Iterable[Tensor]) -> list[list[Tensor]]:

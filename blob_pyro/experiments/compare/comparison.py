@@ -28,6 +28,7 @@ from blob_pyro.storage.directory import COST, METRICS, read_config
 from blob_pyro.storage.reading import read_cost, read_metrics
 from blob_pyro.system.files import write_whole
 from blob_pyro.system.hub_errors import one_line
+from blob_pyro.system.locks import alone_in
 from blob_pyro.system.terminal import TERMINAL, Console, Say
 
 TABLE, SCORES, CHART = "comparison.md", "comparison.csv", "comparison"
@@ -126,6 +127,19 @@ def run_methods(
     chosen = choose(methods)
     _check(config, chosen, seeds, workers)
     config, _ = with_read_labels(config, console)
+    with alone_in(config.output):
+        return _run_methods(config, chosen, seeds, workers, console, on_run)
+
+
+def _run_methods(
+    config: RunConfig,
+    chosen: Sequence[Method],
+    seeds: Sequence[int],
+    workers: int,
+    console: Console,
+    on_run: Callable[[Comparison], None],
+) -> Comparison:
+    """The runs and their table, where nobody else writes into the directory."""
     refuse_other_runs(config, chosen, seeds)
     rows: Rows = {row: {} for method in chosen for row in _row_names(method, config)}
     failures: list[str] = []

@@ -18,6 +18,7 @@ from blob_pyro.storage.directory import ABOUT, HISTORY, holds_run_of, new_run_di
 from blob_pyro.storage.directory import is_finished as is_finished_run
 from blob_pyro.storage.saving import ADAPTER, DESCRIPTION, TENSORS
 from blob_pyro.system.hub_errors import one_line
+from blob_pyro.system.locks import alone_in
 from blob_pyro.system.terminal import SILENT, Console
 
 
@@ -98,7 +99,8 @@ def _make(config: RunConfig, method: Method, seed: int, console: Console) -> Non
         raise RunDirectoryError(f"expected the run of {method.after} that it starts from; that one has not ended well")
     wanted = run_config(config, method, seed)
     if method.after is not None and wanted.model.adapter is None:
-        _copy_run(run_path(config, method.after, seed), wanted)
+        with alone_in(wanted.output):
+            _copy_run(run_path(config, method.after, seed), wanted)
         evaluate_run(wanted.output, progress=console.progress, say=console.log)
         return
     own = Console(

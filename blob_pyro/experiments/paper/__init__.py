@@ -12,6 +12,7 @@ from blob_pyro.experiments.paper.figures import figure2, figure3, figure4, figur
 from blob_pyro.experiments.paper.order import Order, Reproduction
 from blob_pyro.experiments.paper.shift_table import table2
 from blob_pyro.experiments.paper.task_tables import ablations, roberta, table1
+from blob_pyro.system.locks import alone_in
 
 __all__ = ["ITEMS", "Item", "Order", "Reproduction", "find_item"]
 
@@ -22,11 +23,20 @@ class Item:
 
     Attributes:
         description: one line for `blob-pyro reproduce --help`.
-        make: makes it.
+        table: makes it, where nobody else writes into the order's directory.
     """
 
     description: str
-    make: Callable[[Order], Reproduction]
+    table: Callable[[Order], Reproduction]
+
+    def make(self, order: Order) -> Reproduction:
+        """Make it.
+
+        Raises:
+            BlobPyroError: as its own file tells; RunDirectoryError where another process writes into the directory.
+        """
+        with alone_in(order.path):
+            return self.table(order)
 
 
 ITEMS: dict[str, Item] = {
