@@ -20,6 +20,7 @@ from blob_pyro.config.device_maps import (
     refuse_unknown_modules,
 )
 from blob_pyro.errors import ConfigError, ModelLoadError
+from blob_pyro.model.base_folder import refuse_adapter
 from blob_pyro.model.layers.targets import default_target_modules, may_search_long
 from blob_pyro.model.likelihoods import Likelihood
 from blob_pyro.system.hub_errors import one_line, refusal
@@ -117,6 +118,7 @@ def load_tokenizer(id_or_path: str) -> Any:
             place.path, local_files_only=place.local_only, trust_remote_code=False
         )
     except _UNREADABLE as error:
+        refuse_adapter(id_or_path, place.path, local_only=place.local_only)
         raise _unreadable(id_or_path, place, error) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -135,13 +137,14 @@ def load_base(
         computes_on: where it will compute, which decides the attention; None where it is loaded to.
 
     Raises:
-        ModelLoadError: it was not found or could not be read.
+        ModelLoadError: it was not found or could not be read, or is an adapter.
         ConfigError: the likelihood needs a causal language model, and this is an encoder; or the device map cannot be,
             names a device that is not here, or leaves weights out of memory.
     """
     check_device_map(device_map)
     refuse_missing_device(device_map)
     place = locate(source.id)
+    refuse_adapter(source.id, place.path, local_only=place.local_only)
     auto_class = getattr(transformers, likelihood.auto_class)
     settings: dict[str, Any] = {
         "dtype": source.dtype,

@@ -34,13 +34,21 @@ def active_adapter(network: PeftModel) -> str:
     """Name of the one active adapter.
 
     Raises:
-        UnsupportedLayerError: `network` is not a PEFT model, or several adapters are active.
+        UnsupportedLayerError: `network` is not a PEFT model, its base has an adapter of its own, or several
+            adapters are active.
     """
     from peft import PeftModel
 
     if not isinstance(network, PeftModel):
         raise UnsupportedLayerError(
             f"expected a peft.PeftModel; got {type(network).__name__}; wrap it with peft.get_peft_model first"
+        )
+    base = network.get_base_model()
+    if isinstance(base, PeftModel) or getattr(base, "_hf_peft_config_loaded", False):
+        raise UnsupportedLayerError(
+            "expected a base without an adapter of its own below the PeftModel; got one with an adapter, as "
+            "transformers loads the folder of an adapter; load its base alone, and put it on by "
+            "PeftModel.from_pretrained(base, FOLDER, is_trainable=True)"
         )
     active = network.active_adapters
     if len(active) != 1:
