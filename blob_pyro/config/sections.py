@@ -58,6 +58,7 @@ class ModelConfig:
         gradient_checkpointing: recompute activations in the backward pass to save memory.
         shard_base: give each of several processes a share of the base's weights (FSDP), for a base that does not fit
             one device; the first process alone reads it (docs/scaling.md). Not beside quantization or device_map.
+        ignore_mismatched_sizes: make a classification head anew where the base's own is of another size.
     """
 
     id: str = "smollm2"
@@ -81,6 +82,7 @@ class ModelConfig:
     attn_implementation: str | None = None
     gradient_checkpointing: bool = False
     shard_base: bool = False
+    ignore_mismatched_sizes: bool = False
 
     def __post_init__(self) -> None:
         check_types(self, "model.")

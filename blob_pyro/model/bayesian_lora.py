@@ -144,6 +144,7 @@ class BayesianLoRA(PyroModule):
         attn_implementation: str | None = None,
         device_map: Any = None,
         shard_base: bool = False,
+        ignore_mismatched_sizes: bool = False,
     ) -> BayesianLoRA:
         """Load a base model and its tokenizer, and put a fresh LoRA adapter on it.
 
@@ -154,15 +155,14 @@ class BayesianLoRA(PyroModule):
                 PEFT's default for the architecture.
             prior_scale, num_data, bayesian, bayesian_layers: as in the constructor.
             quantization: "8bit" or "4bit" (bitsandbytes), or None.
-            llm_int8_threshold: outlier threshold of 8-bit layers. Above 0 a row's logits depend on the
-                other rows of its batch; 0.0 makes them independent.
+            llm_int8_threshold: outlier threshold of 8-bit layers; at 0.0 a row's logits are independent of its batch.
             dtype: of the base weights; "auto" takes the checkpoint's. Adapters are float32.
             attn_implementation: as in transformers; None takes eager for bfloat16 on CPUs (faster up to some
                 300 tokens; "sdpa" beyond), and elsewhere transformers' choice.
             device_map: where the base goes: a device ("cuda", "cuda:0", "cpu"), "auto", or devices by name of a
                 module, as in transformers. None takes the CPU; of a quantised base the GPU, if there is one.
-            shard_base: share the base out over the processes that a launcher has connected, all of which call this;
-                the first one alone reads it.
+            shard_base: share the base out over a launcher's processes, which all call this; the first alone reads it.
+            ignore_mismatched_sizes: make a classification head anew where the model's own is of another size.
 
         Raises:
             ModelLoadError: the model was not found or could not be read.
@@ -175,6 +175,7 @@ class BayesianLoRA(PyroModule):
             llm_int8_threshold=llm_int8_threshold,
             dtype=str(dtype).removeprefix("torch."),
             attn_implementation=attn_implementation,
+            ignore_mismatched_sizes=ignore_mismatched_sizes,
         )
         adapter = {"r": r, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout, "target_modules": target_modules}
         network, tokenizer = load_adapted(

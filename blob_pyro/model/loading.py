@@ -21,6 +21,7 @@ from blob_pyro.config.device_maps import (
 )
 from blob_pyro.errors import ConfigError, ModelLoadError
 from blob_pyro.model.base_folder import refuse_adapter
+from blob_pyro.model.heads import check_sizes, output_names
 from blob_pyro.model.layers.targets import default_target_modules, may_search_long
 from blob_pyro.model.likelihoods import Likelihood
 from blob_pyro.system.hub_errors import one_line, refusal
@@ -48,6 +49,7 @@ class BaseSource:
         dtype: one of "auto", "float32", "bfloat16", "float16".
         attn_implementation: as in transformers; None takes eager for bfloat16 on CPUs (the faster one up to
             300 tokens, see docs/performance.md), and elsewhere transformers' choice.
+        ignore_mismatched_sizes: make a classification head anew where the model's own is of another size.
 
     Raises:
         ConfigError: quantization or dtype is none of these, another field is of another type, or attn_implementation
@@ -59,6 +61,7 @@ class BaseSource:
     llm_int8_threshold: float = 6.0
     dtype: str = "auto"
     attn_implementation: str | None = None
+    ignore_mismatched_sizes: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.id, str):
@@ -150,6 +153,7 @@ def load_base(
         "dtype": source.dtype,
         "local_files_only": place.local_only,
         "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # left to itself, transformers speaks of a report that commands do not show
         "trust_remote_code": False,  # left open, transformers asks at the terminal whether to run a model's code
         **likelihood.model_settings(),
     }
@@ -165,6 +169,9 @@ def load_base(
         network, report = auto_class.from_pretrained(place.path, **settings)
     except _UNREADABLE as error:
         raise _unreadable(source.id, place, error) from error
+    if mismatched := report["mismatched_keys"]:
+        names = output_names(base_config(source.id))
+        check_sizes(mismatched, network, source.id, names, ignored=source.ignore_mismatched_sizes)
     refuse_offloaded(network)
     refuse_unknown_modules(network, device_map)
     if source.attn_implementation is None:
@@ -174,6 +181,22 @@ def load_base(
         if missing := sorted(report["missing_keys"]):
             warnings.warn(f"model {source.id}: its files lack {', '.join(missing[:3])}; random there", stacklevel=2)
     return network
+
+
+def base_config(id_or_path: str) -> Any:
+    """A model's configuration, by transformers.
+
+    Raises:
+        ModelLoadError: it was not found, or is an adapter.
+    """
+    place = locate(id_or_path)
+    refuse_adapter(id_or_path, place.path, local_only=place.local_only)
+    try:
+        return transformers.AutoConfig.from_pretrained(
+            place.path, local_files_only=place.local_only, trust_remote_code=False
+        )
+    except _UNREADABLE as error:
+        raise _unreadable(id_or_path, place, error) from error
 
 
 def choose_attention(network: Any, device: torch.device | None = None) -> None:

@@ -39,6 +39,7 @@ from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.model.likelihoods import CausalLM, Likelihood, MultipleChoice, SequenceClassification, WholeAnswer
 from blob_pyro.model.loading import BaseSource, load_tokenizer
 from blob_pyro.model.vocabulary import check_token_ids
+from blob_pyro.runs.head_labels import head_outputs
 from blob_pyro.storage import put_on, read_adapter, start_spread
 from blob_pyro.system.processes import Ranks
 from blob_pyro.system.terminal import Console
@@ -113,13 +114,20 @@ def _of_answers(config: ModelConfig, labels: Sequence[str]) -> Likelihood:
     return likelihood
 
 
+def _of_classes(config: ModelConfig, labels: Sequence[str]) -> Likelihood:
+    outputs, note = head_outputs(config, labels)
+    if note:
+        warnings.warn(note, stacklevel=3)
+    return SequenceClassification(len(labels), outputs=outputs, **_class_options(config))
+
+
 def _class_options(config: ModelConfig) -> dict[str, Any]:
     return {"label_smoothing": config.label_smoothing, "class_weights": config.class_weights}
 
 
 _LIKELIHOODS: dict[str, Callable[[ModelConfig, Sequence[str]], Likelihood]] = {
     "multiple_choice": _of_answers,
-    "sequence_classification": lambda config, labels: SequenceClassification(len(labels), **_class_options(config)),
+    "sequence_classification": _of_classes,
     "causal_lm": lambda config, labels: CausalLM(label_smoothing=config.label_smoothing),
 }
 
@@ -175,6 +183,7 @@ def build_model(config: RunConfig, labels: Sequence[str], num_data: int) -> Baye
         "llm_int8_threshold": settings.llm_int8_threshold,
         "dtype": settings.dtype,
         "attn_implementation": settings.attn_implementation,
+        "ignore_mismatched_sizes": settings.ignore_mismatched_sizes,
     }
     device_map = settings.device_map if settings.device_map is not None else own_device(settings)
     if settings.adapter is not None:

@@ -67,8 +67,9 @@ def write_merged(subject: Subject, folder: Path) -> tuple[dict[str, Any], Roundi
         merged = _merge(network)
         after = merged(input_ids=tokens).logits
     if subject.labels and isinstance(model.likelihood, SequenceClassification):
-        merged.config.id2label = {k: label.strip() for k, label in enumerate(subject.labels)}
-        merged.config.label2id = {label.strip(): k for k, label in enumerate(subject.labels)}
+        places = model.likelihood.outputs or range(len(subject.labels))
+        merged.config.id2label = {k: label.strip() for k, label in sorted(zip(places, subject.labels, strict=True))}
+        merged.config.label2id = {label: k for k, label in merged.config.id2label.items()}
     merged.save_pretrained(folder)
     if model.tokenizer is not None:
         model.tokenizer.save_pretrained(folder)

@@ -101,6 +101,8 @@ def _probabilities(subject: Subject, names: Lines) -> Lines:
     if isinstance(likelihood, MultipleChoice):
         answers = likelihood.settings()["token_ids"]
         lines += [f"logits = logits[:, {list(answers)}]  # the answers' tokens"]
+    if isinstance(likelihood, SequenceClassification) and likelihood.outputs:
+        lines += [f"logits = logits[:, {list(likelihood.outputs)}]  # the head's outputs in the order of the labels"]
     lines += ["probs = logits.softmax(-1)"]
     if names:
         lines += ["probs = probs.unflatten(0, (len(names), len(prompts))).mean(0)  # the average of the draws"]
@@ -127,6 +129,7 @@ def _base_call(subject: Subject) -> str:
         ]
     settings = subject.run.model.likelihood.model_settings()
     options += [f"{name}={value!r}" for name, value in settings.items()]
+    options += ["ignore_mismatched_sizes=True"] if source.ignore_mismatched_sizes else []
     return f"{_auto(subject)}.from_pretrained(base, {', '.join(options)})"
 
 
