@@ -38,9 +38,10 @@ class ModelConfig:
         lora_alpha: the adapters are scaled by lora_alpha / r.
         lora_dropout: dropout on the adapters' input.
         target_modules: names of the adapted layers; None takes PEFT's default for the architecture.
-        adapter: folder of a trained adapter (what PEFT saves; of a run, RUN/adapter) to start from; None starts with
-            a fresh one. r, lora_alpha, lora_dropout and target_modules are then the adapter's own. Of BLoB's public
-            code (lora_A_rho beside lora_A) the guide blob starts at the posterior.
+        adapter: folder of a trained adapter (what PEFT saves), a run directory, a checkpoint of one or an exported
+            mean, to start from; None starts with a fresh adapter. r, lora_alpha, lora_dropout and target_modules are
+            then the adapter's own. Where a posterior of the same guide lies beside it the run goes on from that; of
+            BLoB's public code (lora_A_rho beside lora_A) the guide blob does.
         bayesian: which LoRA factors are random: "A" (as BLoB has it), "B" or "both"; None takes what the guide needs.
         bayesian_layers: transformer blocks whose adapters are random, -1 being the last; those of other blocks are
             trained as points. None takes all.

@@ -24,7 +24,8 @@ from blob_pyro.prediction.linearised import LinearisedPredictive
 from blob_pyro.prediction.predictive import PosteriorPredictive
 from blob_pyro.runs.build import answers_likelihood, encode_items, load_data, own_device
 from blob_pyro.storage.directory import CONFIG, read_config
-from blob_pyro.storage.saving import DESCRIPTION, Run, load
+from blob_pyro.storage.posterior_files import DESCRIPTION
+from blob_pyro.storage.saving import Run, load
 from blob_pyro.system.terminal import Console
 
 Fields = dict[str, Any]

@@ -40,7 +40,7 @@ from blob_pyro.model.likelihoods import CausalLM, Likelihood, MultipleChoice, Se
 from blob_pyro.model.loading import BaseSource, load_tokenizer
 from blob_pyro.model.vocabulary import check_token_ids
 from blob_pyro.runs.head_labels import head_outputs
-from blob_pyro.storage import put_on, read_adapter, start_spread
+from blob_pyro.storage import adapter_at, put_on, take_up
 from blob_pyro.system.processes import Ranks
 from blob_pyro.system.terminal import Console
 
@@ -63,11 +63,13 @@ class Parts:
         model: the network with its adapter, and the tokenizer.
         guide: the posterior at its start.
         items: the encoded items.
+        notes: lines for the user, of what it starts from.
     """
 
     model: BayesianLoRA
     guide: AdapterGuide
     items: Items
+    notes: tuple[str, ...] = ()
 
 
 def with_class_weights(config: RunConfig, examples: Sequence[Example], labels: Sequence[str]) -> RunConfig:
@@ -215,18 +217,9 @@ def own_device(config: ModelConfig) -> Any:
     return None if config.shard_base or device.type == "cpu" else {"": str(device)}
 
 
-def build_guide(model: BayesianLoRA, config: GuideConfig, adapter: str | None = None) -> AdapterGuide:
-    """The guide that `config` names.
-
-    Args:
-        model: the model.
-        config: names the guide.
-        adapter: folder of the adapter that the model starts from; of one with a spread the guide starts at it.
-    """
-    guide = GUIDES[config.name](model, **config.settings)
-    if adapter is not None:
-        start_spread(guide, read_adapter(adapter))
-    return guide
+def build_guide(model: BayesianLoRA, config: GuideConfig) -> AdapterGuide:
+    """The guide that `config` names, at its start."""
+    return GUIDES[config.name](model, **config.settings)
 
 
 def max_length(model: BayesianLoRA, config: DataConfig) -> int:
@@ -303,7 +296,7 @@ def _with_adapter(
 ) -> BayesianLoRA:
     """The base with the trained adapter of a folder."""
     assert config.adapter is not None
-    adapter = read_adapter(config.adapter)  # before the base, which takes longer
+    adapter = adapter_at(config.adapter)  # before the base, which takes longer
     network, tokenizer = load_adapted(
         source, likelihood, lambda base: put_on(adapter, base), device_map=device_map, shard=config.shard_base
     )
@@ -361,7 +354,9 @@ def build_parts(config: RunConfig, data: TaskData) -> Parts:
     model = build_model(with_class_weights(config, data.train, data.labels), words, num_data=len(data.train))
     items = encode_task(data, model, config)
     count_tokens(model, items.train, config.model)
-    return Parts(model, build_guide(model, config.guide, config.model.adapter), items)
+    guide = build_guide(model, config.guide)
+    note = take_up(guide, config.model.adapter) if config.model.adapter is not None else None
+    return Parts(model, guide, items, () if note is None else (note,))
 
 
 def encode_task(data: TaskData, model: BayesianLoRA, config: RunConfig) -> Items:

@@ -31,6 +31,11 @@ def check_run(config: RunConfig) -> None:
         raise ConfigError("train.eval_steps: expected held-out items to evaluate on; set data.num_validation")
     if config.train.eval_steps is not None and config.tune.search:
         raise ConfigError("train.eval_steps: expected none beside tune.search, which chooses by the held-out items too")
+    if config.model.adapter is not None and config.guide.name == "ensemble":
+        raise ConfigError(
+            f"model.adapter: expected none with the guide ensemble, whose members all start afresh; got "
+            f"{config.model.adapter}: leave it out, or take another guide"
+        )
     if config.predict.sampling == "logits" and GUIDES[config.guide.name] is not LaplaceGuide:
         raise ConfigError(f"predict.sampling: expected 'weights' with the guide {config.guide.name!r}; got 'logits'")
 

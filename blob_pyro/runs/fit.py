@@ -87,6 +87,8 @@ def _fit(config: RunConfig, train_rows: TrainRows | None, console: Console, resu
     tuning = tune(config, data, console) if config.tune.search else None
     chosen = config if tuning is None else tuning.config
     parts = build_parts(chosen, data)
+    for note in parts.notes:
+        console.log(note)
     _begin(config, about(parts.model, data, Ranks.here().num), is_new=tuning is None and not goes_on)
     _train(parts, chosen, console, goes_on, {} if tuning is None else {"tune_seconds": tuning.seconds})
     return _evaluate(parts, config, console)

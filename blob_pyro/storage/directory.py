@@ -20,7 +20,7 @@ from blob_pyro.config.sections import RunConfig
 from blob_pyro.config.types import expected_type, fits
 from blob_pyro.errors import BlobPyroError, ConfigError, DataError, RunDirectoryError
 from blob_pyro.guides.settings import KEYS, check_settings
-from blob_pyro.storage.saving import ADAPTER, DESCRIPTION, TENSORS
+from blob_pyro.storage.posterior_files import ADAPTER, DESCRIPTION, TENSORS
 from blob_pyro.system.files import WRITTEN, read_object, write_whole
 from blob_pyro.system.hub_errors import one_line
 

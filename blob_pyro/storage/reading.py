@@ -15,7 +15,7 @@ from blob_pyro.errors import RunDirectoryError
 from blob_pyro.evaluation.metrics import Metrics, Scores
 from blob_pyro.evaluation.tokens import TokenMetrics
 from blob_pyro.storage.directory import COST, HISTORY, METRICS, read_json
-from blob_pyro.storage.saving import DESCRIPTION
+from blob_pyro.storage.posterior_files import DESCRIPTION
 from blob_pyro.system.files import together_in
 from blob_pyro.training.svi import StepResult
 

@@ -23,8 +23,8 @@ from blob_pyro.storage.directory import (
     read_json,
     refuse_links,
 )
+from blob_pyro.storage.posterior_files import DESCRIPTION
 from blob_pyro.storage.reading import read_cost, read_metrics, read_scales, read_steps
-from blob_pyro.storage.saving import DESCRIPTION
 from blob_pyro.system.files import WRITTEN, together_in
 from blob_pyro.training.svi import StepResult
 

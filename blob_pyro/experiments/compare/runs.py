@@ -16,7 +16,7 @@ from blob_pyro.runs.evaluate import evaluate_run
 from blob_pyro.runs.fit import fit_with
 from blob_pyro.storage.directory import ABOUT, HISTORY, holds_run_of, new_run_directory, refuse_used_directory
 from blob_pyro.storage.directory import is_finished as is_finished_run
-from blob_pyro.storage.saving import ADAPTER, DESCRIPTION, TENSORS
+from blob_pyro.storage.posterior_files import ADAPTER, DESCRIPTION, TENSORS
 from blob_pyro.system.hub_errors import one_line
 from blob_pyro.system.locks import alone_in
 from blob_pyro.system.terminal import SILENT, Console

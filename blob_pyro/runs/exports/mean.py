@@ -10,7 +10,7 @@ from blob_pyro.guides import EnsembleGuide
 from blob_pyro.runs.exports.adapter import write_adapter
 from blob_pyro.runs.exports.subject import Subject
 from blob_pyro.storage.directory import read_json, write_json
-from blob_pyro.storage.saving import DESCRIPTION, TENSORS
+from blob_pyro.storage.posterior_files import DESCRIPTION, TENSORS
 from blob_pyro.system.files import together_in
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from blob_pyro.config.sections import RunConfig
 from blob_pyro.runs.tuning.choices import Settings, settings_of
 from blob_pyro.storage.directory import CONFIG, HISTORY, read_config
-from blob_pyro.storage.saving import ADAPTER, DESCRIPTION, TENSORS
+from blob_pyro.storage.posterior_files import ADAPTER, DESCRIPTION, TENSORS
 
 TRIALS, TUNING = "tuning.jsonl", "tuning.json"
 TRIAL_CHECKPOINTS = "tuning_checkpoints"
