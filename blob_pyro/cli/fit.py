@@ -24,7 +24,10 @@ def _fit_parser() -> ArgumentParser:
     )
     parser.add_argument("--config", action="config", help="a YAML file; the same as CONFIG.yaml")
     add_run_config(parser)
-    parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped or killed")
+    parser.add_argument(
+        "--resume", action="store_true",
+        help="go on with a run that was stopped or killed; with more train.num_steps, with one that is done",
+    )  # fmt: skip
     add_quiet(parser)
     return parser
 

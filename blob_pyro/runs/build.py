@@ -40,7 +40,8 @@ from blob_pyro.model.likelihoods import CausalLM, Likelihood, MultipleChoice, Se
 from blob_pyro.model.loading import BaseSource, load_tokenizer
 from blob_pyro.model.vocabulary import check_token_ids
 from blob_pyro.runs.head_labels import head_outputs
-from blob_pyro.storage import adapter_at, put_on, take_up
+from blob_pyro.storage import put_on
+from blob_pyro.storage.continuing import adapter_at, take_up
 from blob_pyro.system.processes import Ranks
 from blob_pyro.system.terminal import Console
 

@@ -14,6 +14,7 @@ from blob_pyro.runs.build import Items, encode_task, load_data
 from blob_pyro.runs.item_kinds import kind_of
 from blob_pyro.storage.directory import COST, METRICS, read_config, read_json, refuse_links, write_json
 from blob_pyro.storage.saving import Run
+from blob_pyro.system.files import end_replacing
 from blob_pyro.system.locks import alone_in
 from blob_pyro.system.processes import Ranks, connected
 from blob_pyro.system.terminal import SILENT, Console, Say
@@ -82,6 +83,9 @@ def evaluate_run(
     config = with_samples(read_config(run_dir), num_samples)
     refuse_links(run_dir)
     with connected() as ranks, alone_in(run_dir, ranks):
+        if ranks.is_first:
+            end_replacing(Path(run_dir))
+        ranks.wait()
         console = Console(progress, say) if ranks.is_first else SILENT
         data = load_data(config)
         if not data.test:

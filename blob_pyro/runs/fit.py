@@ -7,6 +7,7 @@ from typing import Any
 
 from blob_pyro.config.sections import RunConfig
 from blob_pyro.data.tasks.own_files import TrainRows
+from blob_pyro.data.tasks.task_data import TaskData
 from blob_pyro.errors import Stopped
 from blob_pyro.guides import AdapterGuide
 from blob_pyro.model.bayesian_lora import BayesianLoRA
@@ -15,6 +16,7 @@ from blob_pyro.runs.about import about
 from blob_pyro.runs.build import Parts, build_parts, load_data, with_read_labels
 from blob_pyro.runs.checks import check_run
 from blob_pyro.runs.evaluate import RunResult, evaluate_test_items
+from blob_pyro.runs.extend import begun_parts, end_extension, in_extension, is_extension
 from blob_pyro.runs.train import learn
 from blob_pyro.runs.tune import tune
 from blob_pyro.runs.tuning import is_unfinished_search
@@ -33,10 +35,12 @@ from blob_pyro.storage.directory import (
 from blob_pyro.storage.reading import read_metrics
 from blob_pyro.storage.run_files import read_run
 from blob_pyro.storage.saving import Run
+from blob_pyro.system.files import end_replacing
 from blob_pyro.system.locks import alone_in
 from blob_pyro.system.processes import Ranks, connected
 from blob_pyro.system.terminal import SILENT, Console, Say
 from blob_pyro.training.checkpoints import Checkpoints
+from blob_pyro.training.extending import Past
 
 
 def fit_run(config: RunConfig, *, resume: bool = False, progress: bool = True, say: Say = print) -> RunResult:
@@ -53,7 +57,8 @@ def fit_run(config: RunConfig, *, resume: bool = False, progress: bool = True, s
         config: the run.
         resume: go on with the run of this very configuration that `config.output` holds, from its newest checkpoint,
             bit by bit as if it had never stopped (CPU, same libraries, threads and processes); start where there is
-            none. Of a finished run the metrics come back as they are, without predictions.
+            none. Of a finished run the metrics come back as they are, without predictions; with more
+            `train.num_steps` than it had it goes on to that many.
         progress: show progress bars; those of other libraries are theirs (`system.terminal.quiet_libraries`).
         say: receives lines for the user.
 
@@ -75,6 +80,11 @@ def fit_with(config: RunConfig, console: Console, *, resume: bool = False) -> Ru
 
 def _fit(config: RunConfig, train_rows: TrainRows | None, console: Console, resume: bool) -> RunResult:
     """The run, where nobody else writes into its directory."""
+    if resume:
+        refuse_links(config.output)
+        _end_what_was_begun(Path(config.output))
+        if is_extension(config):
+            return _extended(config, load_data(config, train_rows=train_rows), console)
     goes_on = resume and holds_run_of(config)
     if not goes_on and not is_unfinished_search(config):
         refuse_used_directory(config.output)
@@ -94,6 +104,29 @@ def _fit(config: RunConfig, train_rows: TrainRows | None, console: Console, resu
     return _evaluate(parts, config, console)
 
 
+def _end_what_was_begun(path: Path) -> None:
+    """Put in their places files that a killed process had still to; of several processes the first one does."""
+    ranks = Ranks.here()
+    if ranks.is_first:
+        end_replacing(path)
+    ranks.wait()
+
+
+def _extended(config: RunConfig, data: TaskData, console: Console) -> RunResult:
+    """A finished run with more steps: the old one stays until the new one is whole."""
+    inside, path = in_extension(config), Path(config.output)
+    refuse_links(path)
+    for note in data.notes:
+        console.log(note)
+    parts, past = begun_parts(config, data)
+    _train(parts, inside, console, True, {}, past)
+    result = _evaluate(parts, inside, console)
+    if Ranks.here().is_first:
+        end_extension(config)
+        console.log(f"extended from {past.steps} to {config.train.num_steps} steps: {path}")
+    return RunResult(path, result.metrics, result.predictions)
+
+
 def _as_it_is(config: RunConfig, console: Console) -> RunResult:
     """What a finished run holds."""
     console.log(f"already done: {config.output}")
@@ -111,14 +144,22 @@ def _begin(config: RunConfig, about: dict[str, Any], is_new: bool) -> None:
     ranks.wait()
 
 
-def _train(parts: Parts, config: RunConfig, console: Console, goes_on: bool, cost: dict[str, float]) -> None:
+def _train(
+    parts: Parts,
+    config: RunConfig,
+    console: Console,
+    goes_on: bool,
+    cost: dict[str, float],
+    past: Past | None = None,
+) -> None:
     """Train, with checkpoints, and note the cost; `cost` is what was spent before."""
     path = Path(config.output)
-    seconds = learn(parts, config, path, console, checkpoints=path / CHECKPOINTS, resume=goes_on)
+    seconds = learn(parts, config, path, console, checkpoints=path / CHECKPOINTS, resume=goes_on, past=past)
     if Ranks.here().is_first:
         counts = parameter_counts(parts.model, parts.guide)
         write_json(path / COST, read_json(path / COST) | {"train_seconds": seconds} | cost | counts)
-        console.log(f"saved adapter and posterior in {path}")
+        if past is None:
+            console.log(f"saved adapter and posterior in {path}")
 
 
 def _evaluate(parts: Parts, config: RunConfig, console: Console) -> RunResult:

@@ -121,10 +121,14 @@ SECONDS = "seconds.json"
 
 
 class TrainingClock:
-    """Runs from when it is made. Steps that were lost between the last checkpoint and a break are not counted."""
+    """Runs from when it is made. Steps that were lost between the last checkpoint and a break are not counted.
 
-    def __init__(self) -> None:
-        self._start, self._before = time.perf_counter(), 0.0
+    Args:
+        before: seconds that are behind.
+    """
+
+    def __init__(self, before: float = 0.0) -> None:
+        self._start, self._before = time.perf_counter(), before
 
     @property
     def seconds(self) -> float:
@@ -142,7 +146,7 @@ class TrainingClock:
             RunDirectoryError: one holds no seconds.
         """
         newest = [store.path(store.last_step) for store in stores if store.last_step]
-        self._before = max((_seconds_of(folder / SECONDS) for folder in newest), default=0.0)
+        self._before = max((_seconds_of(folder / SECONDS) for folder in newest), default=self._before)
 
 
 def _seconds_of(file: Path) -> float:

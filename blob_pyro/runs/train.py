@@ -24,6 +24,7 @@ from blob_pyro.system.processes import Ranks
 from blob_pyro.system.terminal import SILENT, Console
 from blob_pyro.training.checkpoints import Checkpoints
 from blob_pyro.training.ensemble import fit_ensemble
+from blob_pyro.training.extending import Past, begin_behind
 from blob_pyro.training.trainer import fit
 
 POST_HOC_BATCH_SIZE = 16  # what comes out does not depend on it
@@ -38,6 +39,7 @@ def learn(
     *,
     checkpoints: Path | None = None,
     resume: bool = False,
+    past: Past | None = None,
 ) -> float:
     """Train and save into `path`; what was learnt is saved also when training stops early.
 
@@ -48,14 +50,17 @@ def learn(
         console: shows progress, and is told where training goes on.
         checkpoints: a folder for checkpoints; None keeps none.
         resume: go on from those that are there.
+        past: what lies behind model and guide where they were trained before, and go on; with `resume`.
 
     Returns:
         Seconds of the training, those before a break included.
     """
-    model, guide, items, clock = parts.model, parts.guide, parts.items, TrainingClock()
+    model, guide, items, clock = parts.model, parts.guide, parts.items, TrainingClock(past.seconds if past else 0.0)
     trained = GUIDES[guide.trained_as](model) if isinstance(guide, PostHocGuide) else guide
     if not (isinstance(guide, PostHocGuide) and config.model.adapter):
         stores = [] if checkpoints is None else _stores(checkpoints, model, trained, config, clock)
+        if past is not None and not stores[0].last_step:
+            _begin_behind(past, trained, items, config, stores[0])
         kept = sum(store.last_step for store in stores) if resume else 0
         clock.go_on_from(stores if resume else [])
         total = config.train.num_steps * max(1, len(stores))
@@ -80,6 +85,13 @@ def learn(
         if Ranks.here().is_first:
             save(path, model, guide)
     return clock.seconds
+
+
+def _begin_behind(past: Past, guide: AdapterGuide, items: Items, config: RunConfig, checkpoints: Checkpoints) -> None:
+    """The checkpoint that an extension starts from."""
+    model, seed = guide.model, (config.seed + past.steps) % 2**32
+    loader = training_loader(items, model, config, config.seed)
+    begin_behind(past, model, guide, loader, config.train, checkpoints, seed=seed)
 
 
 def checkpoints_of(

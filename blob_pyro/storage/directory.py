@@ -21,15 +21,15 @@ from blob_pyro.config.types import expected_type, fits
 from blob_pyro.errors import BlobPyroError, ConfigError, DataError, RunDirectoryError
 from blob_pyro.guides.settings import KEYS, check_settings
 from blob_pyro.storage.posterior_files import ADAPTER, DESCRIPTION, TENSORS
-from blob_pyro.system.files import WRITTEN, read_object, write_whole
+from blob_pyro.system.files import WRITTEN, file_in, read_object, write_whole
 from blob_pyro.system.hub_errors import one_line
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, EXTENSION = "checkpoints", ".extension"
 CONFIG, HISTORY, METRICS, COST = "config.yaml", "history.jsonl", "metrics.json", "cost.json"
 ABOUT, PREDICTIONS, RELIABILITY = "about.json", "predictions.parquet", "reliability.png"
 PARTS = (
     CONFIG, ABOUT, HISTORY, METRICS, COST, PREDICTIONS, RELIABILITY, ADAPTER, TENSORS, DESCRIPTION, WRITTEN,
-    CHECKPOINTS,
+    CHECKPOINTS, EXTENSION,
 )  # fmt: skip
 
 
@@ -74,9 +74,9 @@ def holds_run_of(config: RunConfig) -> bool:
     path = Path(config.output)
     if not (path / CONFIG).is_file():
         return False
-    before, now = flat_settings(read_config(path)), flat_settings(config)
-    names = [name for name in before | now if before.get(name) != now.get(name)]
-    changed = [f"{name} {before.get(name)!r}, now {now.get(name)!r}" for name in names]
+    found = read_config(path)
+    before, now = flat_settings(found), flat_settings(config)
+    changed = [f"{name} {before.get(name)!r}, now {now.get(name)!r}" for name in changes(found, config)]
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise RunDirectoryError(
@@ -84,6 +84,12 @@ def holds_run_of(config: RunConfig) -> bool:
             "with the same, or choose another --output"
         )
     return True
+
+
+def changes(before: RunConfig, now: RunConfig) -> list[str]:
+    """Names of the settings in which two configurations differ."""
+    one, other = flat_settings(before), flat_settings(now)
+    return [name for name in one | other if one.get(name) != other.get(name)]
 
 
 def is_finished(config: RunConfig) -> bool:
@@ -134,7 +140,7 @@ def read_config(run_dir: str | Path) -> RunConfig:
     Raises:
         RunDirectoryError: there is none, or it is not one of this version.
     """
-    file = Path(run_dir) / CONFIG
+    file = file_in(Path(run_dir), CONFIG)
     if not file.is_file():
         raise RunDirectoryError(f"{run_dir}: expected a run directory with {CONFIG}; it is not there; check the path")
     try:

@@ -16,7 +16,7 @@ from blob_pyro.evaluation.metrics import Metrics, Scores
 from blob_pyro.evaluation.tokens import TokenMetrics
 from blob_pyro.storage.directory import COST, HISTORY, METRICS, read_json
 from blob_pyro.storage.posterior_files import DESCRIPTION
-from blob_pyro.system.files import together_in
+from blob_pyro.system.files import file_in, together_in
 from blob_pyro.training.svi import StepResult
 
 NUMBERS = ("nll", "kl", "kl_weight", "loss")
@@ -35,7 +35,7 @@ def read_metrics(path: Path, config: RunConfig | None = None) -> dict[str, Score
     Raises:
         RunDirectoryError: the file is not what a run writes: a score is missing, unknown, or no number.
     """
-    file = path / METRICS
+    file = file_in(path, METRICS)
     if not file.is_file():
         return {}
     found = read_json(file)
@@ -57,7 +57,7 @@ def read_cost(path: Path) -> dict[str, float]:
     Raises:
         RunDirectoryError: the file holds something else than numbers.
     """
-    found = read_json(path / COST)
+    found = read_json(file_in(path, COST))
     if odd := [name for name, value in found.items() if not _is_number(value)]:
         raise RunDirectoryError(f"{path / COST}: expected numbers; {odd[0]} has none; it was altered")
     return found
@@ -71,7 +71,7 @@ def read_steps(path: Path) -> list[StepResult]:
     Raises:
         RunDirectoryError: there is no history, or a line is no step.
     """
-    file = path / HISTORY
+    file = file_in(path, HISTORY)
     if not file.is_file():
         raise RunDirectoryError(f"{path}: expected a run with {HISTORY}; it is not there; check the path")
     try:

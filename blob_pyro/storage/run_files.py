@@ -25,7 +25,7 @@ from blob_pyro.storage.directory import (
 )
 from blob_pyro.storage.posterior_files import DESCRIPTION
 from blob_pyro.storage.reading import read_cost, read_metrics, read_scales, read_steps
-from blob_pyro.system.files import WRITTEN, together_in
+from blob_pyro.system.files import WRITTEN, file_in, together_in
 from blob_pyro.training.svi import StepResult
 
 
@@ -84,19 +84,19 @@ def read_run(path: str | Path) -> RunFiles:
     read = (CONFIG, ABOUT, COST, METRICS, HISTORY, PREDICTIONS, WRITTEN, str(description.relative_to(path)))
     refuse_links(path, read)
     config = read_config(path)
-    there = {name: (path / name).is_file() for name in (ABOUT, METRICS, HISTORY, PREDICTIONS)}
+    there = {name: file_in(path, name).is_file() for name in (ABOUT, METRICS, HISTORY, PREDICTIONS)}
     of_tokens = config.learns_tokens
     predicted = there[PREDICTIONS]
     scales, told = _scales(path, description)
     return RunFiles(
         path=path,
         config=config,
-        about=read_json(path / ABOUT),
+        about=read_json(file_in(path, ABOUT)),
         cost=read_cost(path),
         metrics=read_metrics(path, config),
         steps=tuple(read_steps(path)) if there[HISTORY] else (),
-        answers=read_answers(path / PREDICTIONS) if predicted and not of_tokens else None,
-        texts=read_completions(path / PREDICTIONS) if predicted and of_tokens else None,
+        answers=read_answers(file_in(path, PREDICTIONS)) if predicted and not of_tokens else None,
+        texts=read_completions(file_in(path, PREDICTIONS)) if predicted and of_tokens else None,
         scales=scales,
         width=_width(description) if told else None,
         unfinished=(path / CHECKPOINTS).is_dir(),

@@ -125,13 +125,32 @@ def replaced_together(folder: Path) -> Iterator[Path]:
     try:
         if writing.exists():
             shutil.rmtree(writing)
-        _copy_to_their_places(folder)
+        end_replacing(folder)
         writing.mkdir()
         yield writing
         writing.rename(folder / WRITTEN)
-        _copy_to_their_places(folder)
+        end_replacing(folder)
     finally:
         shutil.rmtree(writing, ignore_errors=True)
+
+
+def replace_together_by(folder: Path, filled: Path) -> None:
+    """Let the files of a whole folder take the places of those of the same names in `folder`, all or none of them.
+
+    As by `replaced_together`: a process that is killed leaves the old ones or the new ones, where `file_in` says.
+
+    Args:
+        folder: where they go.
+        filled: in the same file system; it is gone afterwards.
+    """
+    end_replacing(folder)
+    filled.rename(folder / WRITTEN)
+    end_replacing(folder)
+
+
+def file_in(folder: Path, name: str) -> Path:
+    """A file of a folder: what a killed process has still to copy to its place, or else the one in that place."""
+    return folder / WRITTEN / name if (folder / WRITTEN / name).is_file() else folder / name
 
 
 def together_in(folder: Path) -> Path:
@@ -139,7 +158,8 @@ def together_in(folder: Path) -> Path:
     return folder / WRITTEN if (folder / WRITTEN).is_dir() else folder
 
 
-def _copy_to_their_places(folder: Path) -> None:
+def end_replacing(folder: Path) -> None:
+    """Copy to its place what a killed process has still to; nothing where that is done."""
     written = folder / WRITTEN
     if not written.is_dir():
         return

@@ -19,7 +19,7 @@ import blob_pyro as bp
 from blob_pyro.errors import RunDirectoryError
 from blob_pyro.storage.directory import refuse_used_directory
 from blob_pyro.storage.reading import read_scales
-from blob_pyro.system.files import WRITTEN
+from blob_pyro.system.files import WRITTEN, end_replacing, file_in, replace_together_by
 
 OLD, NEW, NEWEST = 0.25, 0.5, 0.75
 
@@ -112,6 +112,39 @@ def test_an_interrupted_save_leaves_the_old_run_or_the_new_one(tmp_path: Path, g
         assert all(
             a.read_bytes() == b.read_bytes() for a, b in zip(found, whole, strict=True) if a.is_file() and b.is_file()
         )
+
+
+PARTS = ("config.yaml", "history.jsonl", "metrics.json", "adapter/tensors")
+
+
+def _folder_of(place: Path, value: str) -> Path:
+    (place / "adapter").mkdir(parents=True)
+    for name in PARTS:
+        (place / name).write_text(value)
+    return place
+
+
+def _interrupt_replacing(places: str) -> None:
+    """places/k: a folder whose replacement by the one in it ended at its k-th operation."""
+    for number in itertools.count(1):
+        place = _folder_of(Path(places) / str(number), "old")
+        filled = _folder_of(place / ".filled", "new")
+        if not interrupted(lambda place=place, filled=filled: replace_together_by(place, filled), number, KILL):
+            return
+
+
+@pytest.mark.slow
+def test_an_interrupted_replacement_leaves_all_old_files_or_all_new_ones(tmp_path: Path) -> None:
+    in_a_process(_interrupt_replacing, tmp_path / "places")
+    folders = sorted((tmp_path / "places").iterdir(), key=lambda place: int(place.name))
+    found = [{file_in(place, name).read_text() for name in PARTS} for place in folders]
+    assert len(folders) > 10 and all(len(values) == 1 for values in found)
+    values = [values.pop() for values in found]
+    assert values == sorted(values, reverse=True) and set(values) == {"old", "new"}
+    for place, value in zip(folders, values, strict=True):
+        end_replacing(place)
+        assert [(place / name).read_text() for name in PARTS] == [value] * len(PARTS)
+        assert not (place / WRITTEN).exists()
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from blob_pyro.report.plots.sources import Answered, path_of
 from blob_pyro.report.plots.style import COLOURS, HATCHES
 from blob_pyro.storage.answers import read_answers
 from blob_pyro.storage.directory import PREDICTIONS
+from blob_pyro.system.files import file_in
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,7 +57,7 @@ def draws_histogram(
     if isinstance(source, Predictions):
         predictions, name, names = source, str(item), class_names
     else:
-        saved = read_answers(path_of(source) / PREDICTIONS)
+        saved = read_answers(file_in(path_of(source), PREDICTIONS))
         predictions, names = saved.predictions, class_names or saved.class_names
         if isinstance(item, str) and item in saved.ids:
             item = saved.ids.index(item)

@@ -14,6 +14,7 @@ from blob_pyro.storage.answers import read_predictions
 from blob_pyro.storage.directory import METRICS, PREDICTIONS
 from blob_pyro.storage.reading import read_metrics, read_steps
 from blob_pyro.storage.saving import Run
+from blob_pyro.system.files import file_in
 from blob_pyro.training.svi import StepResult
 
 T = TypeVar("T")
@@ -39,7 +40,7 @@ def predictions_of(source: Answered) -> Predictions:
     Raises:
         RunDirectoryError: the run has no predictions of classes.
     """
-    return source if isinstance(source, Predictions) else read_predictions(path_of(source) / PREDICTIONS)
+    return source if isinstance(source, Predictions) else read_predictions(file_in(path_of(source), PREDICTIONS))
 
 
 def scores_of(source: Predictions | TokenPredictions | RunLike | Sequence[Scores]) -> Sequence[Scores]:
