@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from blob_pyro.config.sections import RunConfig
-from blob_pyro.data.tasks.own_files import TrainRows
+from blob_pyro.data.tasks.own_rows import TrainRows
 from blob_pyro.data.tasks.task_data import TaskData
 from blob_pyro.errors import Stopped
 from blob_pyro.guides import AdapterGuide

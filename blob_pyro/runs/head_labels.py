@@ -11,7 +11,7 @@ from blob_pyro.errors import BlobPyroError
 from blob_pyro.model.heads import matched_outputs, output_names
 from blob_pyro.model.loading import base_config
 from blob_pyro.storage.directory import CONFIG, read_config, read_json
-from blob_pyro.storage.saving import DESCRIPTION
+from blob_pyro.storage.posterior_files import DESCRIPTION
 
 MANIFEST = "manifest.json"
 

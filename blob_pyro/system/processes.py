@@ -103,8 +103,8 @@ class Ranks:
 def connected() -> Iterator[Ranks]:
     """The processes of this run, connected for the while where a launcher has started several.
 
-    accelerate chooses the backend and the device, as its own `Accelerator` does. When the launcher is killed each process
-    is told to stop, as by SIGTERM.
+    accelerate chooses the backend and the device, as its own `Accelerator` does. When the launcher is killed each
+    process is told to stop, as by SIGTERM.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or (dist.is_available() and dist.is_initialized()):
         yield Ranks.here()
