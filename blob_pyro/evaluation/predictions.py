@@ -23,6 +23,8 @@ class Predictions:
         labels: (n,) true classes, or None. Where there are shares and no labels, the class of the largest share is
             put in (the first, on ties).
         shares: (n, K) of the annotators for each class (soft labels), rows summing to 1, or None.
+        index: (n,) positions of the items in their data set, ascending, where the batches carried them; None where the
+            items come in the order of their loader.
 
     Raises:
         ValueError: the shapes do not fit together.
@@ -32,6 +34,7 @@ class Predictions:
     draws: Tensor
     labels: Tensor | None = None
     shares: Tensor | None = None
+    index: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.probs.dim() != 2:
@@ -47,6 +50,8 @@ class Predictions:
             object.__setattr__(self, "labels", self.shares.argmax(-1))
         if self.labels is not None and self.labels.shape != self.probs.shape[:1]:
             raise ValueError(f"expected labels of shape ({len(self)},); got {tuple(self.labels.shape)}")
+        if self.index is not None and self.index.shape != self.probs.shape[:1]:
+            raise ValueError(f"expected index of shape ({len(self)},); got {tuple(self.index.shape)}")
 
     def __len__(self) -> int:
         """Number of items n."""
@@ -67,7 +72,7 @@ class Predictions:
             >>> torch.equal(Predictions.joined(halves).probs, whole.probs)
             True
         """
-        order = torch.tensor([position for rows, _ in parts for position in rows]).argsort()
+        index, order = torch.tensor([position for rows, _ in parts for position in rows]).sort()
         found = [part for _, part in parts]
         labels = [part.labels for part in found if part.labels is not None]
         shares = [part.shares for part in found if part.shares is not None]
@@ -76,6 +81,7 @@ class Predictions:
             torch.cat([part.draws for part in found], 1)[:, order],
             torch.cat(labels)[order] if labels else None,
             torch.cat(shares)[order] if shares else None,
+            index,
         )
 
     def first_draws(self, num_samples: int) -> Predictions:
@@ -95,7 +101,7 @@ class Predictions:
         if not 1 <= num_samples <= len(self.draws):
             raise ValueError(f"expected 1 to {len(self.draws)} draws; got {num_samples}")
         draws = self.draws[:num_samples]
-        return Predictions(draws.mean(0), draws, self.labels, self.shares)
+        return Predictions(draws.mean(0), draws, self.labels, self.shares, self.index)
 
     def to_arviz(self, classes: Sequence[str] | None = None, *, seed: int = 0) -> Any:
         """The predictions as ArviZ has them: one chain of S independent draws.

@@ -81,7 +81,7 @@ class Temperature:
         if self.value == 1.0:
             return predictions
         draws = (_log_probs(predictions.draws) / self.value).softmax(-1).to(predictions.draws.dtype)
-        return Predictions(draws.mean(0), draws, predictions.labels, predictions.shares)
+        return Predictions(draws.mean(0), draws, predictions.labels, predictions.shares, predictions.index)
 
 
 def fit_temperature(predictions: Predictions) -> Temperature:

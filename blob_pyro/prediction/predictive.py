@@ -9,7 +9,7 @@ import torch
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
-from blob_pyro.data.batches.loaders import num_items
+from blob_pyro.data.batches.loaders import num_items, tell_of_order
 from blob_pyro.data.batches.partition import draws_per_forward, partition
 from blob_pyro.data.examples import Batch
 from blob_pyro.errors import ConfigError, DataError
@@ -71,8 +71,8 @@ class PosteriorPredictive:
         """Answer one batch, or every item of a loader.
 
         Args:
-            data: a Batch, or an iterable of them; where the batches carry an index, the answers come in
-                its order.
+            data: a Batch, or an iterable of them. Where the batches carry an index the answers come in its order;
+                without one in that of the loader, and a warning tells where that shuffles.
             progress: show a progress bar.
             description: title of the progress bar.
 
@@ -194,7 +194,9 @@ def answer(
             order = torch.tensor([row for rows in groups for row in rows]).argsort()
             return torch.cat(parts, dim=1).cpu()[:, order]
 
-        return _gather([(batch_probs(batch), batch) for batch in batches if len(batch)])
+        found = _gather([(batch_probs(batch), batch) for batch in batches if len(batch)])
+    tell_of_order(data, found.index is not None)
+    return found
 
 
 def stack(draws: list[Draws | None]) -> Draws | None:
@@ -237,10 +239,10 @@ def _gather(parts: list[tuple[Tensor, Batch]]) -> Predictions:
     index = _cat([batch.index for _, batch in parts])
     if index is not None:
         order = index.argsort()
-        draws, labels = draws[:, order], None if labels is None else labels[order]
+        index, draws, labels = index[order], draws[:, order], None if labels is None else labels[order]
     if labels is not None and labels.dim() == 2:
-        return Predictions(draws.mean(0), draws, shares=labels)
-    return Predictions(draws.mean(0), draws, labels)
+        return Predictions(draws.mean(0), draws, shares=labels, index=index)
+    return Predictions(draws.mean(0), draws, labels, index=index)
 
 
 def _cat(values: list[Tensor | None]) -> Tensor | None:

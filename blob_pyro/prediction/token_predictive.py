@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blob_pyro.data.batches.loaders import num_items
+from blob_pyro.data.batches.loaders import num_items, tell_of_order
 from blob_pyro.data.batches.partition import draws_per_forward, partition
 from blob_pyro.data.examples import Batch
 from blob_pyro.errors import ConfigError, DataError
@@ -60,7 +60,8 @@ class TokenPredictive:
 
         Args:
             data: batches with token labels; those without predict every token but an item's first. Where they carry an
-                index, the answers come in its order.
+                index, the answers come in its order; without one in that of the loader, and a warning tells where that
+                shuffles.
             progress: show a progress bar.
             description: title of the progress bar.
 
@@ -73,16 +74,19 @@ class TokenPredictive:
             counted(num_items(data), description, unit="items", show=progress) as tell,
         ):
             draws = stack(self._posterior.sample_draws(data if isinstance(data, Batch) else None))
-            parts, seen = [], 0
+            parts, indices, seen, has_index = [], [], 0, True
             for batch in [data] if isinstance(data, Batch) else data:
                 index = torch.arange(seen, seen + len(batch)) if batch.index is None else batch.index.cpu()
+                has_index = has_index and batch.index is not None
+                indices.append(index)
                 for count, part in self._of_batch(batch, draws):
                     parts.append(part.of_items(index))
                     tell(count)
                 seen += len(batch)
         if not sum(len(part.items) for part in parts):
             raise DataError("expected at least one token to predict; got none")
-        return _in_order(parts, seen)
+        tell_of_order(data, has_index)
+        return _in_order(parts, torch.cat(indices).sort().values)
 
     def _of_batch(self, batch: Batch, draws: Draws | None) -> Iterator[tuple[int, _Part]]:
         """The tokens of some items at a time, and how many these are."""
@@ -133,7 +137,8 @@ def _read(logits: Iterable[Tensor], targets: Targets, rows: Tensor) -> _Part:
     return _Part(torch.cat(picked).cpu(), entropy.cpu(), information.cpu(), rows[items.cpu()], places.cpu())
 
 
-def _in_order(parts: list[_Part], num_items: int) -> TokenPredictions:
+def _in_order(parts: list[_Part], index: Tensor) -> TokenPredictions:
+    """The tokens in the order of their items, of which `index` has the positions, ascending."""
     items, places = torch.cat([part.items for part in parts]), torch.cat([part.places for part in parts])
     order = places.argsort(stable=True)
     order = order[items[order].argsort(stable=True)]
@@ -141,6 +146,6 @@ def _in_order(parts: list[_Part], num_items: int) -> TokenPredictions:
         log_probs=torch.cat([part.log_probs for part in parts], dim=1)[:, order],
         entropy=torch.cat([part.entropy for part in parts])[order],
         mutual_information=torch.cat([part.mutual_information for part in parts])[order],
-        items=items[order],
-        num_items=num_items,
+        items=torch.searchsorted(index, items[order]),
+        num_items=len(index),
     )

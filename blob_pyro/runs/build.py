@@ -25,6 +25,7 @@ from blob_pyro.data.batches.label_tokens import (
     label_token_ids,
     other_spelling,
 )
+from blob_pyro.data.batches.prompt_tokens import TokenizerWarning
 from blob_pyro.data.examples import Example
 from blob_pyro.data.tasks.compat import whole_batches
 from blob_pyro.data.tasks.completed import with_answers
@@ -274,7 +275,9 @@ def encode_items(
     if len(encoded):
         check_token_ids([padding_id(model.tokenizer)], model.network, model.tokenizer, "padding")
     for note in notes:
-        warnings.warn(f"{name}: {note.message}", note.category, stacklevel=2)
+        # of the tokenizer for all files alike: shown once
+        start = "" if issubclass(note.category, TokenizerWarning) else f"{name}: "
+        warnings.warn(f"{start}{note.message}", note.category, stacklevel=2)
     return encoded
 
 

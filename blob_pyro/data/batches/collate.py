@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from blob_pyro.data.batches.fitting import fit_prompts, warn_of_cuts
 from blob_pyro.data.examples import IGNORED, Batch, Example
@@ -52,15 +52,47 @@ class EncodedDataset(Dataset[tuple[int, Encoded]]):
         """Number of items."""
         return len(self.items)
 
-    def __getitem__(self, index: int) -> tuple[int, Encoded]:
-        """The position (counted from 0 also where `index` counts from the end) and the item."""
+    @overload
+    def __getitem__(self, index: int) -> tuple[int, Encoded]: ...
+    @overload
+    def __getitem__(self, index: slice) -> EncodedDataset: ...
+    def __getitem__(self, index: int | slice) -> tuple[int, Encoded] | EncodedDataset:
+        """The position (counted from 0 also where `index` counts from the end) and the item; of a slice its items."""
         position = range(len(self))[index]
-        return position, self.items[position]
+        return self.select(position) if isinstance(position, range) else (position, self.items[position])
+
+    @classmethod
+    def of(cls, dataset: Dataset[Any]) -> EncodedDataset:
+        """The items of an encoded data set, or of torch's `Subset` (`random_split`) or `ConcatDataset` of such.
+
+        Positions are those in what is given.
+
+        Raises:
+            TypeError: it is something else.
+
+        Example:
+            >>> items = EncodedDataset((), (Encoded((5,), 0), Encoded((6,), 1), Encoded((7,), 0)), truncated=0)
+            >>> part = EncodedDataset.of(torch.utils.data.Subset(items, [2, 0]))
+            >>> [item.input_ids for item in part.items], part[0][0]
+            ([(7,), (5,)], 0)
+        """
+        if isinstance(dataset, EncodedDataset):
+            return dataset
+        if isinstance(dataset, Subset):
+            return cls.of(dataset.dataset).select(dataset.indices)
+        if isinstance(dataset, ConcatDataset):
+            parts = [cls.of(part) for part in dataset.datasets]
+            examples, items = ([one for part in parts for one in getattr(part, name)] for name in ("examples", "items"))
+            return cls(tuple(examples), tuple(items), sum(part.truncated for part in parts))
+        raise TypeError(
+            f"expected items as bp.encode makes them, or torch's Subset or ConcatDataset of such; got "
+            f"{type(dataset).__name__}: encode the texts first"
+        )
 
     def select(self, rows: Sequence[int]) -> EncodedDataset:
         """Some of the items, in the order wanted; `truncated` stays that of all."""
-        examples, items = tuple(self.examples[row] for row in rows), tuple(self.items[row] for row in rows)
-        return EncodedDataset(examples, items, self.truncated)
+        examples = tuple(self.examples[row] for row in rows) if self.examples else ()
+        return EncodedDataset(examples, tuple(self.items[row] for row in rows), self.truncated)
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -76,7 +108,7 @@ def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def encode(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int) -> EncodedDataset:
-    """Tokenise prompts, with the special tokens that the tokenizer adds by default.
+    """Tokenise prompts, with the special tokens that the tokenizer adds by default, and none behind (`prompt_tokens`).
 
     A prompt of more than `max_length` tokens loses text from the left of its passage, up to the end of a token, and
     is tokenised again: what remains is the text before the passage, an end piece of the passage, and the text after

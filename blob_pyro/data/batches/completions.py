@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch.utils.data import Dataset
 
 from blob_pyro.data.batches.collate import Encoded, EncodedDataset
 from blob_pyro.data.batches.fitting import fit_prompts, warn_of_cuts
@@ -63,9 +65,9 @@ def encode_completions(
     return EncodedDataset(tuple(examples), tuple(items), fitted.truncated)
 
 
-def num_predicted(dataset: EncodedDataset) -> int:
+def num_predicted(dataset: Dataset[Any]) -> int:
     """How many tokens of a data set are predicted, an item's first one never being: `CausalLM(num_tokens=...)`."""
-    return sum(label != IGNORED for item in dataset.items for label in (item.token_labels or ())[1:])
+    return sum(label != IGNORED for item in EncodedDataset.of(dataset).items for label in (item.token_labels or ())[1:])
 
 
 def _check_some(examples: Sequence[Example], completions: Sequence[str], found: Sequence[Sequence[int]]) -> None:

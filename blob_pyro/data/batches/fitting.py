@@ -6,8 +6,9 @@ import dataclasses
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from blob_pyro.data.batches.prompt_tokens import PromptTokens, prompt_tokens
 from blob_pyro.data.examples import Example
 from blob_pyro.data.rows.wording import and_others
 from blob_pyro.errors import DataError
@@ -29,14 +30,6 @@ class FittedPrompts:
     truncated: int
 
 
-@dataclass(frozen=True)
-class _Tokens:
-    """Token ids of a prompt; `spans` are the (start, end) characters of its tokens, without special tokens."""
-
-    ids: tuple[int, ...]
-    spans: list[tuple[int, int]]
-
-
 def fit_prompts(
     examples: Sequence[Example],
     tokenizer: PreTrainedTokenizerBase,
@@ -56,7 +49,7 @@ def fit_prompts(
     """
     if not tokenizer.is_fast:
         raise DataError(f"expected a fast tokenizer; got {type(tokenizer).__name__}: load it with use_fast=True")
-    tokens = _tokenize(tokenizer, [example.prompt for example in examples])
+    tokens = prompt_tokens(tokenizer, [example.prompt for example in examples])
     for example, found in zip(examples, tokens, strict=True):
         if not found.spans:
             raise DataError(f"{example.id}: expected a prompt with text; got {example.prompt!r}, which has no token")
@@ -73,28 +66,9 @@ def warn_of_cuts(truncated: int, num_items: int, max_length: int) -> None:
     )
 
 
-def _tokenize(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[_Tokens]:
-    """Tokens of all prompts in one call, which is many times faster than a call for each."""
-    if not prompts:
-        return []
-    found: Any = tokenizer(
-        list(prompts),
-        padding=False,
-        truncation=False,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
-        verbose=False,
-    )
-    columns = zip(found["input_ids"], found["offset_mapping"], found["special_tokens_mask"], strict=True)
-    return [
-        _Tokens(tuple(ids), [tuple(span) for span, special in zip(spans, mask, strict=True) if not special])
-        for ids, spans, mask in columns
-    ]
-
-
 def _cut_to_fit(
     examples: Sequence[Example],
-    tokens: list[_Tokens],
+    tokens: list[PromptTokens],
     tokenizer: PreTrainedTokenizerBase,
     limits: Sequence[int],
     completions: Sequence[int] | None,
@@ -112,7 +86,7 @@ def _cut_to_fit(
         if stuck:
             raise _does_not_fit(examples, tokens, stuck, limits, completions)
         cut = {i: _cut_once(ex, tokens[i].spans, len(tokens[i].ids) - limits[i]) for i, ex in too_long.items()}
-        retokenized = _tokenize(tokenizer, [example.prompt for example in cut.values()])
+        retokenized = prompt_tokens(tokenizer, [example.prompt for example in cut.values()])
         for i, found in zip(cut, retokenized, strict=True):
             tokens[i] = found
         too_long = {i: example for i, example in cut.items() if len(tokens[i].ids) > limits[i]}
@@ -136,7 +110,7 @@ def _cut_once(example: Example, spans: list[tuple[int, int]], excess: int) -> Ex
 
 def _does_not_fit(
     examples: Sequence[Example],
-    tokens: list[_Tokens],
+    tokens: list[PromptTokens],
     stuck: list[int],
     limits: Sequence[int],
     completions: Sequence[int] | None,

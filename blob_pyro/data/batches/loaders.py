@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from functools import partial
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    Sampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 from blob_pyro.data.batches.collate import Encoded, EncodedDataset, collate
 from blob_pyro.data.examples import Batch
@@ -64,14 +74,14 @@ def _cut(items: list[int], size: int) -> list[list[int]]:
 
 
 def train_loader(
-    dataset: EncodedDataset, batch_size: int, pad_token_id: int, seed: int, *, group_by_length: bool = True
+    dataset: Dataset[Any], batch_size: int, pad_token_id: int, seed: int, *, group_by_length: bool = True
 ) -> DataLoader[tuple[int, Encoded]]:
     """Batches for training: a new order each epoch, and the last one may be smaller.
 
     The order depends on `seed` alone; `loader.generator` is the generator whose state a checkpoint keeps.
 
     Args:
-        dataset: the items.
+        dataset: the items, or torch's `Subset` or `ConcatDataset` of such (`EncodedDataset.of`).
         batch_size: items a step.
         pad_token_id: what to pad with.
         seed: decides the order.
@@ -81,6 +91,7 @@ def train_loader(
     Raises:
         DataError: the data set is empty.
     """
+    dataset = EncodedDataset.of(dataset)
     if not len(dataset):
         raise DataError("expected at least one item to train on; got none")
     generator = torch.Generator().manual_seed(seed)
@@ -91,18 +102,19 @@ def train_loader(
     return DataLoader(dataset, batch_sampler=batches, generator=generator, collate_fn=padded)
 
 
-def ordered_loader(dataset: EncodedDataset, batch_size: int, pad_token_id: int) -> DataLoader[tuple[int, Encoded]]:
+def ordered_loader(dataset: Dataset[Any], batch_size: int, pad_token_id: int) -> DataLoader[tuple[int, Encoded]]:
     """Batches for training in the order of the items, the same at each epoch, as the paper's public code has them."""
     padded = partial(collate, pad_token_id=pad_token_id)
-    return DataLoader(dataset, batch_size=batch_size, collate_fn=padded)
+    return DataLoader(EncodedDataset.of(dataset), batch_size=batch_size, collate_fn=padded)
 
 
-def predict_loader(dataset: EncodedDataset, batch_size: int, pad_token_id: int) -> DataLoader[tuple[int, Encoded]]:
+def predict_loader(dataset: Dataset[Any], batch_size: int, pad_token_id: int) -> DataLoader[tuple[int, Encoded]]:
     """Batches for prediction: each item once, items of similar length together, the longest first.
 
     Longest first shows at once whether memory suffices; `Batch.index` restores the order of the data set.
     `PosteriorPredictive` cuts each batch again into forwards: a larger batch leaves it more choice.
     """
+    dataset = EncodedDataset.of(dataset)
     lengths = _lengths(dataset)
     order = sorted(range(len(dataset)), key=lambda i: -lengths[i])
     padded = partial(collate, pad_token_id=pad_token_id)
@@ -120,3 +132,26 @@ def num_items(data: Batch | Iterable[Batch]) -> int | None:
     if isinstance(data, DataLoader):
         return len(data.dataset) if isinstance(data.dataset, Sized) else None
     return sum(len(batch) for batch in data) if isinstance(data, Sequence) else None
+
+
+def tell_of_order(data: Batch | Iterable[Batch], has_index: bool) -> None:
+    """Warn where a loader shuffles and its batches do not say which items they hold.
+
+    Args:
+        data: what was predicted.
+        has_index: whether every batch had an index.
+    """
+    if has_index or not isinstance(data, DataLoader) or _is_in_order(data):
+        return
+    warnings.warn(
+        "the loader shuffles and its batches have no index: the predictions come in the order in which it gave the "
+        "items; take one that does not shuffle, or give each Batch its index",
+        stacklevel=4,
+    )
+
+
+def _is_in_order(loader: DataLoader[Any]) -> bool:
+    batches: Any = loader.batch_sampler
+    sampler = loader.sampler if batches is None or type(batches) is not BatchSampler else batches.sampler
+    plain = batches is None or type(batches) is BatchSampler or isinstance(batches, list | tuple | range)
+    return plain and not isinstance(sampler, RandomSampler | SubsetRandomSampler | WeightedRandomSampler)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from blob_pyro.data.batches.prompt_tokens import prompt_tokens
 from blob_pyro.data.examples import Batch
 from blob_pyro.errors import ConfigError, DataError
 from blob_pyro.model.bayesian_lora import BayesianLoRA
@@ -21,7 +22,7 @@ def read_prompts(model: BayesianLoRA, prompts: Prompts, max_new_tokens: int) -> 
     """Token ids on the model's device, padded on the left to the longest prompt and no wider.
 
     Args:
-        model: its tokenizer reads texts, with the special tokens that it adds by default.
+        model: its tokenizer reads texts, with the special tokens that it adds by default, and none behind.
         prompts: one text or several; or a Batch of token ids, padded on either side.
         max_new_tokens: how many tokens are to fit behind the longest.
 
@@ -61,11 +62,11 @@ def _encode(tokenizer: Any, prompts: str | Sequence[str]) -> Batch:
         raise ConfigError("prompts: expected a Batch of token ids for a model without a tokenizer; got text")
     if not texts:
         raise DataError("expected at least one prompt; got none")
-    encoded = tokenizer(texts, padding=False, truncation=False, return_special_tokens_mask=True, verbose=False)
-    for position, special in enumerate(encoded["special_tokens_mask"]):
-        if all(special):
+    encoded = prompt_tokens(tokenizer, texts)
+    for position, tokens in enumerate(encoded):
+        if not tokens.text:
             raise DataError(f"prompt {position}: expected text; got {texts[position]!r}, which has no token")
-    rows = encoded["input_ids"]
+    rows = [tokens.ids for tokens in encoded]
     width = max(map(len, rows))
     ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])

@@ -6,9 +6,17 @@ import random
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader, Subset, random_split
 
-from blob_pyro.data import Encoded, EncodedDataset, LengthGroupedBatchSampler, predict_loader, train_loader
+from blob_pyro.data import (
+    Encoded,
+    EncodedDataset,
+    Example,
+    LengthGroupedBatchSampler,
+    ordered_loader,
+    predict_loader,
+    train_loader,
+)
 from blob_pyro.errors import DataError
 
 GROUPED = pytest.mark.parametrize("grouped", [True, False])
@@ -138,3 +146,43 @@ def test_prediction_batches_hold_items_of_similar_length_longest_first():
     lengths = [3, 9, 1, 7, 9, 2, 5]
     widths = [batch.attention_mask.sum(1).tolist() for batch in predict_loader(made(lengths), 3, 0)]
     assert [width for batch in widths for width in batch] == sorted(lengths, reverse=True)
+
+
+# --- parts of a data set ---
+
+
+def some_items(count: int) -> EncodedDataset:
+    examples = tuple(Example(f"item {i}", i % 2, f"line {i}") for i in range(count))
+    return EncodedDataset(examples, tuple(Encoded((5,) * (i + 1), i % 2) for i in range(count)), truncated=0)
+
+
+def test_slices_subsets_and_joins_of_items_are_items():
+    items = some_items(7)
+    assert items[2:5] == items.select([2, 3, 4]) and items[::-2] == items.select([6, 4, 2, 0]) and items[-1][0] == 6
+    assert len(items[9:]) == 0 and list(items[1:3]) == [(0, items.items[1]), (1, items.items[2])]
+    subset = Subset(Subset(items, [6, 1, 4, 2]), [3, 0])
+    joined = ConcatDataset([subset, items[:1]])
+    for made, rows in ((items[1:4], [1, 2, 3]), (subset, [2, 6]), (joined, [2, 6, 0])):
+        expected = items.select(rows)
+        for load in (train_loader, predict_loader, ordered_loader):
+            more = {"seed": 3} if load is train_loader else {}
+            batches, twins = (list(load(part, 2, 0, **more)) for part in (made, expected))
+            assert [batch.index.tolist() for batch in batches] == [batch.index.tolist() for batch in twins]
+            for batch, twin in zip(batches, twins, strict=True):
+                assert torch.equal(batch.input_ids, twin.input_ids) and torch.equal(batch.labels, twin.labels)
+    assert EncodedDataset.of(joined).examples == tuple(items.examples[row] for row in (2, 6, 0))
+
+
+def test_a_random_split_is_predicted_in_its_own_order():
+    parts = random_split(some_items(9), [5, 4], generator=torch.Generator().manual_seed(0))
+    for part in parts:
+        batches = list(predict_loader(part, 2, 0))
+        lengths = torch.cat([batch.lengths for batch in batches])[
+            torch.cat([batch.index for batch in batches]).argsort()
+        ]
+        assert lengths.tolist() == [row + 1 for row in part.indices]
+
+
+def test_what_is_no_data_set_of_items_is_said():
+    with pytest.raises(TypeError, match="expected items as bp.encode makes them, .* got list: encode the texts first"):
+        predict_loader([1, 2], 2, 0)

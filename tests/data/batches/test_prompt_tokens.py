@@ -1,0 +1,85 @@
+"""Whatever a tokenizer adds by itself: an answer follows a prompt's own last token, and a BOS is there once."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+from tokenizers import processors
+from toy_tokenizers import byte_level, word_level
+from transformers import PreTrainedTokenizerFast
+
+from blob_pyro.data import Example, encode, encode_completions
+from blob_pyro.data.batches.prompt_tokens import TokenizerWarning, prompt_tokens
+
+TEMPLATES = {"nothing": "$A", "bos": "<s> $A", "eos": "$A </s>", "both": "<s> $A </s>", "pad": "<s> $A <pad> </s>"}
+
+
+def tokenizer_that_adds(kind: str) -> PreTrainedTokenizerFast:
+    tokenizer = byte_level(trim_offsets=False)
+    tokenizer.add_special_tokens({"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"})
+    names = ("<s>", "</s>", "<pad>")
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=TEMPLATES[kind], special_tokens=[(name, tokenizer.convert_tokens_to_ids(name)) for name in names]
+    )
+    return tokenizer
+
+
+def ids_of(tokenizer, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+@pytest.mark.parametrize("kind", TEMPLATES)
+@pytest.mark.parametrize("start", ["", "<s>"])
+@pytest.mark.parametrize("text", ["rain is", "x", "birds</s> rain"])
+def test_an_answer_follows_the_prompts_last_token_and_a_bos_is_there_once(kind, start, text):
+    tokenizer = tokenizer_that_adds(kind)
+    bos = (tokenizer.bos_token_id,)
+    expected = (bos if start or "<s>" in TEMPLATES[kind] else ()) + ids_of(tokenizer, text)
+    examples = [Example(start + text, 0, "line 1", passage=(len(start), len(start) + 1))]
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        (item,) = encode(examples, tokenizer, 40).items
+    assert item.input_ids == expected
+    told = [str(note.message) for note in notes if issubclass(note.category, TokenizerWarning)]
+    assert len(told) == len(notes)
+    assert any("behind a text: prompts are read without" in note for note in told) == ("</s>" in TEMPLATES[kind])
+    assert any("'<s>' in front of a text" in note for note in told) == (start == "<s>" and "<s>" in TEMPLATES[kind])
+
+
+def test_a_completion_follows_its_prompt_and_one_end_of_text_follows_it():
+    tokenizer = tokenizer_that_adds("both")
+    with pytest.warns(TokenizerWarning, match="'</s>' behind a text"):
+        (item,) = encode_completions([Example("rain", None, "a")], [" is it"], tokenizer, 40).items
+    eos, bos = tokenizer.eos_token_id, tokenizer.bos_token_id
+    assert item.input_ids == (bos, *ids_of(tokenizer, "rain"), *ids_of(tokenizer, " is it"), eos)
+    assert item.token_labels == (-100,) * (1 + len(ids_of(tokenizer, "rain"))) + (*ids_of(tokenizer, " is it"), eos)
+    with pytest.warns(TokenizerWarning, match="'</s>' behind a text"):
+        (whole,) = encode_completions([Example("rain", None, "a")], [""], tokenizer, 40, over="text").items
+    assert whole.input_ids == (bos, *ids_of(tokenizer, "rain"), eos)
+
+
+def test_a_cut_prompt_ends_in_its_own_last_token_too():
+    tokenizer = tokenizer_that_adds("both")
+    text = "the sea " * 20 + "is"
+    with pytest.warns(UserWarning):
+        (item,) = encode([Example(text, 0, "a", passage=(0, len(text) - 2))], tokenizer, 12).items
+    assert len(item.input_ids) <= 12 and item.input_ids[0] == tokenizer.bos_token_id
+    assert tokenizer.decode(item.input_ids[1:]).endswith("sea is")
+
+
+def test_what_closes_a_text_for_an_encoder_stays():
+    bert = word_level()
+    (tokens,) = prompt_tokens(bert, ["rain"])
+    assert tokens.ids == (2, *ids_of(bert, "rain"), 3) and tokens.text == 1
+    roberta = tokenizer_that_adds("both")
+    roberta.add_special_tokens({"sep_token": "</s>", "cls_token": "<s>"})
+    (tokens,) = prompt_tokens(roberta, ["rain"])
+    assert tokens.ids[-1] == roberta.sep_token_id
+
+
+def test_a_text_without_a_token_has_none():
+    tokenizer = tokenizer_that_adds("both")
+    (tokens,) = prompt_tokens(tokenizer, [""])
+    assert tokens.text == 0 and tokens.spans == []
+    assert prompt_tokens(tokenizer, []) == []
