@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blob_pyro.data.batches.prompt_tokens import PromptTokens, prompt_tokens
+from blob_pyro.data.batches.prompt_tokens import PromptTokens, most_characters, prompt_tokens
 from blob_pyro.data.examples import Example
-from blob_pyro.data.rows.wording import and_others
+from blob_pyro.data.rows.wording import and_others, shown
 from blob_pyro.errors import DataError
 
 if TYPE_CHECKING:
@@ -49,12 +49,14 @@ def fit_prompts(
     """
     if not tokenizer.is_fast:
         raise DataError(f"expected a fast tokenizer; got {type(tokenizer).__name__}: load it with use_fast=True")
-    tokens = prompt_tokens(tokenizer, [example.prompt for example in examples])
-    for example, found in zip(examples, tokens, strict=True):
+    near = [_end_piece(example, limit) for example, limit in zip(examples, limits, strict=True)]
+    tokens = prompt_tokens(tokenizer, [example.prompt for example in near])
+    for example, found in zip(near, tokens, strict=True):
         if not found.spans:
-            raise DataError(f"{example.id}: expected a prompt with text; got {example.prompt!r}, which has no token")
-    truncated = _cut_to_fit(examples, tokens, tokenizer, limits, completions)
-    return FittedPrompts([found.ids for found in tokens], truncated)
+            raise DataError(f"{example.id}: expected a prompt with text; got {shown(example.prompt)}, which has no token")
+    cut = _cut_to_fit(near, tokens, tokenizer, limits, completions)
+    cut |= {i for i, (piece, example) in enumerate(zip(near, examples, strict=True)) if piece is not example}
+    return FittedPrompts([found.ids for found in tokens], len(cut))
 
 
 def warn_of_cuts(truncated: int, num_items: int, max_length: int) -> None:
@@ -72,15 +74,15 @@ def _cut_to_fit(
     tokenizer: PreTrainedTokenizerBase,
     limits: Sequence[int],
     completions: Sequence[int] | None,
-) -> int:
-    """Replace in `tokens` what is longer than its limit; returns the number of items that were cut.
+) -> set[int]:
+    """Replace in `tokens` what is longer than its limit; returns which items were cut.
 
     The shortened text is tokenised again, not spliced from the old tokens: a token may straddle the passage's edge
     (" Persian" begins with a space of the template). It may then need another round, as new neighbours may split
     differently; each round takes at least one character of the passage.
     """
     too_long = {i: example for i, example in enumerate(examples) if len(tokens[i].ids) > limits[i]}
-    count = len(too_long)
+    every = set(too_long)
     while too_long:
         stuck = [i for i, example in too_long.items() if not _can_be_cut(example)]
         if stuck:
@@ -90,7 +92,27 @@ def _cut_to_fit(
         for i, found in zip(cut, retokenized, strict=True):
             tokens[i] = found
         too_long = {i: example for i, example in cut.items() if len(tokens[i].ids) > limits[i]}
-    return count
+    return every
+
+
+def _end_piece(example: Example, limit: int) -> Example:
+    """The example without the beginning of a passage that is too long to be worth reading as tokens.
+
+    What is read is a hundred characters for each token that may be left, and a million at least: the end of it is the
+    end of the whole. A megabyte of text takes some seconds.
+    """
+    most = most_characters(limit)
+    excess = len(example.prompt) - most
+    if excess <= 0:
+        return example
+    start, end = example.passage or (0, 0)
+    if end - start <= excess:
+        raise DataError(
+            f"{example.id}: expected at most {most:,} characters; got {len(example.prompt):,}"
+            f"{' and a shorter passage' if example.passage else ''}: shorten it, or name a data.truncate_field"
+        )
+    prompt = example.prompt[:start] + example.prompt[start + excess :]
+    return dataclasses.replace(example, prompt=prompt, passage=(start, end - excess))
 
 
 def _can_be_cut(example: Example) -> bool:

@@ -15,6 +15,11 @@ class TokenizerWarning(UserWarning):
     """What a tokenizer adds to each text, and a prompt is read without."""
 
 
+def most_characters(max_tokens: int) -> int:
+    """Most characters that are read of a prompt of so many tokens: a hundred for each, and a million at least."""
+    return max(1_000_000, 100 * max_tokens)
+
+
 @dataclass(frozen=True)
 class PromptTokens:
     """Token ids of a prompt.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blob_pyro.data.batches.prompt_tokens import prompt_tokens
+from blob_pyro.data.batches.prompt_tokens import most_characters, prompt_tokens
 from blob_pyro.data.examples import Batch
 from blob_pyro.errors import ConfigError, DataError
 from blob_pyro.model.bayesian_lora import BayesianLoRA
@@ -30,14 +30,14 @@ def read_prompts(model: BayesianLoRA, prompts: Prompts, max_new_tokens: int) -> 
         DataError: there is no prompt, one has no token, one is longer than the context, or an id is not the network's.
         ConfigError: a text for a model without a tokenizer; or so many new tokens do not fit the context.
     """
-    batch = prompts if isinstance(prompts, Batch) else _encode(model.tokenizer, prompts)
+    batch = prompts if isinstance(prompts, Batch) else _encode(model.tokenizer, prompts, _context(model.network) or 0)
     if not len(batch):
         raise DataError("expected at least one prompt; got none")
     lengths = batch.lengths.tolist()
     if 0 in lengths:
         raise DataError(f"prompt {lengths.index(0)}: expected at least one token; got none")
     check_token_ids(batch.input_ids, model.network, model.tokenizer, "prompts")
-    _check_context(model.network.config, lengths, max_new_tokens)
+    _check_context(_context(model.network), lengths, max_new_tokens)
     return _left_padded(batch).to(model.device)
 
 
@@ -56,12 +56,18 @@ def ending_of(network: Any) -> tuple[int, ...]:
     return (ending,) if isinstance(ending, int) else tuple(ending)
 
 
-def _encode(tokenizer: Any, prompts: str | Sequence[str]) -> Batch:
+def _encode(tokenizer: Any, prompts: str | Sequence[str], context: int) -> Batch:
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     if tokenizer is None:
         raise ConfigError("prompts: expected a Batch of token ids for a model without a tokenizer; got text")
     if not texts:
         raise DataError("expected at least one prompt; got none")
+    for position, text in enumerate(texts):
+        if len(text) > most_characters(context):
+            raise DataError(
+                f"prompt {position}: expected at most {most_characters(context):,} characters; got {len(text):,}: "
+                "shorten it"
+            )
     encoded = prompt_tokens(tokenizer, texts)
     for position, tokens in enumerate(encoded):
         if not tokens.text:
@@ -73,8 +79,13 @@ def _encode(tokenizer: Any, prompts: str | Sequence[str]) -> Batch:
     return Batch(ids, mask)
 
 
-def _check_context(config: Any, lengths: Sequence[int], max_new_tokens: int) -> None:
-    context = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+def _context(network: Any) -> int | None:
+    """Most tokens of a text, where the network has a limit."""
+    found: int | None = getattr(network.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return found
+
+
+def _check_context(context: int | None, lengths: Sequence[int], max_new_tokens: int) -> None:
     if context is None:
         return
     longest = max(lengths)

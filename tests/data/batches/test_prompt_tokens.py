@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from blob_pyro.data import Example, encode, encode_completions
 from blob_pyro.data.batches.prompt_tokens import TokenizerWarning, prompt_tokens
+from blob_pyro.errors import DataError
 
 TEMPLATES = {"nothing": "$A", "bos": "<s> $A", "eos": "$A </s>", "both": "<s> $A </s>", "pad": "<s> $A <pad> </s>"}
 
@@ -83,3 +84,27 @@ def test_a_text_without_a_token_has_none():
     (tokens,) = prompt_tokens(tokenizer, [""])
     assert tokens.text == 0 and tokens.spans == []
     assert prompt_tokens(tokenizer, []) == []
+
+
+# --- texts without an end ---
+
+
+def test_of_a_text_without_an_end_its_end_is_read():
+    """As of the whole: a text of 1.2 million characters, and its last twentieth."""
+    tokenizer = byte_level(trim_offsets=False)
+    text = "rain, birds and the sea. " * 48_000
+    prompts = [("Passage: " + piece + "\nis", len(piece)) for piece in (text, text[-60_000:])]
+    examples = [Example(prompt, 0, "a", passage=(9, 9 + size)) for prompt, size in prompts]
+    with pytest.warns(UserWarning, match="2 of 2 prompts were longer than 30 tokens"):
+        whole, end = encode(examples, tokenizer, 30).items
+    assert whole == end and len(whole.input_ids) <= 30
+
+
+def test_a_text_without_an_end_that_may_not_be_cut_is_one_line():
+    tokenizer = byte_level(trim_offsets=False)
+    with pytest.raises(
+        DataError, match="line 3: expected at most 1,000,000 characters; got 1,000,001: shorten it, or n"
+    ):
+        encode([Example("x" * 1_000_001, 0, "line 3")], tokenizer, 9_999)
+    with pytest.raises(DataError, match="expected at most 1,000,100 characters; got 30,000,000 and a shorter passage"):
+        encode([Example("x" * 30_000_000, 0, "a", passage=(0, 10))], tokenizer, 10_001)
