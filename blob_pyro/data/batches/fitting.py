@@ -53,7 +53,9 @@ def fit_prompts(
     tokens = prompt_tokens(tokenizer, [example.prompt for example in near])
     for example, found in zip(near, tokens, strict=True):
         if not found.spans:
-            raise DataError(f"{example.id}: expected a prompt with text; got {shown(example.prompt)}, which has no token")
+            raise DataError(
+                f"{example.id}: expected a prompt with text; got {shown(example.prompt)}, which has no token"
+            )
     cut = _cut_to_fit(near, tokens, tokenizer, limits, completions)
     cut |= {i for i, (piece, example) in enumerate(zip(near, examples, strict=True)) if piece is not example}
     return FittedPrompts([found.ids for found in tokens], len(cut))
