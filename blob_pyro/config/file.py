@@ -32,6 +32,7 @@ def keys_of(guide_settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 MAX_VALUES = 10_000
+MAX_BYTES = 2 * 10**6
 
 
 def check_file(path: str | Path, known: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,7 +86,11 @@ def _check_null(path: str | Path, name: str, value: Any, known: Mapping[str, Any
 def _read_yaml(path: Path) -> Any:
     if path.is_dir():
         raise ConfigError(f"{path}: expected a YAML file; got a folder: name a file in it")
+    if path.exists() and not path.is_file():  # it is read twice, and a device may have no end
+        raise ConfigError(f"{path}: expected a YAML file; got a pipe or a device: write a file, and name that")
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError(f"expected a YAML file of at most {MAX_BYTES / 10**6:g} MB; got more")
         found = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
         _refuse_large(found)
         return found
@@ -121,22 +126,25 @@ def _refuse_large(value: Any) -> None:
     """Raise where a value is large once its aliases are written out: ten lines can stand for a billion.
 
     Raises:
-        ConfigError: it has more than `MAX_VALUES` values, or a number that has no place in a machine's word.
+        ConfigError: it has more than `MAX_VALUES` values and more than are written, or a number that has no place in a
+            machine's word.
         RecursionError: it holds itself.
     """
-    if _count(value, {}) > MAX_VALUES:
+    written: dict[int, int] = {}
+    if _count(value, {}, written) > max(MAX_VALUES, 1 + sum(written.values())):
         raise ConfigError(f"expected a file of at most {MAX_VALUES} values, aliases written out; got more")
 
 
-def _count(value: Any, known: dict[int, int]) -> int:
-    """Values in a value, each time that it is named."""
+def _count(value: Any, known: dict[int, int], written: dict[int, int]) -> int:
+    """Values in a value, each time that it is named; `written` receives how many parts each value has."""
     if isinstance(value, int) and abs(value) >= 2**63:
         raise ConfigError(f"expected whole numbers of 64 bits; got {str(value)[:40]}")
     if not isinstance(value, dict | list | set | tuple):
         return 1
     if id(value) not in known:
         parts = [*value.keys(), *value.values()] if isinstance(value, dict) else list(value)
-        known[id(value)] = 1 + sum(_count(part, known) for part in parts)
+        known[id(value)] = 1 + sum(_count(part, known, written) for part in parts)
+        written[id(value)] = len(parts)
     return known[id(value)]
 
 

@@ -17,6 +17,9 @@ from typing import Any
 
 from blob_pyro.errors import RunDirectoryError
 
+MAX_OBJECT_BYTES = 100 * 10**6
+"""Largest file that is read as one JSON object."""
+
 
 def read_object(file: Path, *, finite: bool = True) -> dict[str, Any]:
     """The JSON object of a file.
@@ -32,6 +35,8 @@ def read_object(file: Path, *, finite: bool = True) -> dict[str, Any]:
     """
     if not file.is_file():  # a pipe would wait for a writer
         raise FileNotFoundError(f"{file.name} is not there")
+    if file.stat().st_size > MAX_OBJECT_BYTES:
+        raise ValueError(f"{file.name} has more than {MAX_OBJECT_BYTES / 10**6:g} MB")
     value = parse_json(file.read_text(encoding="utf-8"), finite=finite)
     if not isinstance(value, dict):
         raise TypeError(f"expected a JSON object; got a {type(value).__name__}")

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
+import time
 
 import pytest
 import tiny
+
+from blob_pyro.cli import main
+from blob_pyro.cli.command import config_of
+from blob_pyro.cli.dispatch import COMMANDS
+from blob_pyro.errors import ConfigError
 
 BAD_YAML: dict[str, tuple[bytes, str]] = {
     "syntax": (b"data: [1,\n  x: }", "expected YAML; got something else on line 2"),
@@ -230,3 +237,28 @@ def test_a_bad_data_file_is_one_line_and_no_directory_is_left(refused, config, t
     (tmp_path / "bad.jsonl").write_text(content)
     assert message in refused("fit", config, f"--data.{part}_file", "bad.jsonl")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_configuration_is_a_file_with_an_end(tmp_path, capsys):
+    (tmp_path / "large.yaml").write_text("#" * 2_000_001)
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for name, told in (
+        ("/dev/zero", "expected a YAML file; got a pipe or a device: write a file, and name that"),
+        ("pipe.yaml", "expected a YAML file; got a pipe or a device: write a file, and name that"),
+        ("large.yaml", "expected a YAML file of at most 2 MB; got more"),
+    ):
+        assert main(["fit", str(tmp_path / name)]) == 2
+        assert capsys.readouterr().err == f"blob-pyro: error: {tmp_path / name}: {told}\n"
+
+
+@pytest.mark.slow
+def test_five_thousand_labels_are_read_in_seconds(tmp_path):
+    """jsonargparse alone takes five minutes: it copies the list for each of its parts."""
+    labels = [f" class {i:04}" for i in range(5000)]
+    settings = {"data": {"train_file": "t.jsonl", "prompt": "{text}:", "labels": labels}}
+    start = time.process_time()
+    config, _ = config_of(COMMANDS["fit"].parser(), [str(tiny.write_yaml(tmp_path / "c.yaml", settings))])
+    assert config.data.labels == labels and time.process_time() - start < 20
+    for value, got in (("[0, 1]", "[0, 1]"), ("x", "'x'"), ("[yes, no]", "[True, False]")):
+        with pytest.raises(ConfigError, match="data.labels: expected a list of texts, like .*; got " + re.escape(got)):
+            config_of(COMMANDS["fit"].parser(), [str(tmp_path / "c.yaml"), "--data.labels", value])

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from blob_pyro.data.batches.collate import Encoded, EncodedDataset
 from blob_pyro.data.batches.fitting import fit_prompts, warn_of_cuts
 from blob_pyro.data.batches.label_tokens import continuation_ids
+from blob_pyro.data.batches.prompt_tokens import most_characters
 from blob_pyro.data.examples import IGNORED, Example
 from blob_pyro.data.rows.wording import and_others
 from blob_pyro.errors import DataError
@@ -48,6 +49,7 @@ def encode_completions(
     """
     if len(completions) != len(examples):
         raise DataError(f"expected a completion for each of {len(examples)} items; got {len(completions)}")
+    _check_characters(examples, completions, max_length)
     end = [tokenizer.eos_token_id] if isinstance(tokenizer.eos_token_id, int) else []
     found = [continuation_ids(tokenizer, text) if text else [] for text in completions]
     if over == "answer":
@@ -68,6 +70,17 @@ def encode_completions(
 def num_predicted(dataset: Dataset[Any]) -> int:
     """How many tokens of a data set are predicted, an item's first one never being: `CausalLM(num_tokens=...)`."""
     return sum(label != IGNORED for item in EncodedDataset.of(dataset).items for label in (item.token_labels or ())[1:])
+
+
+def _check_characters(examples: Sequence[Example], completions: Sequence[str], max_length: int) -> None:
+    """Refuse completions that are too long to be worth reading as tokens."""
+    most = most_characters(max_length)
+    long = [i for i, text in enumerate(completions) if len(text) > most]
+    if long:
+        raise DataError(
+            f"{examples[long[0]].id}: expected a completion of at most {most:,} characters; got "
+            f"{len(completions[long[0]]):,}{and_others([examples[i].id for i in long])}: shorten it"
+        )
 
 
 def _check_some(examples: Sequence[Example], completions: Sequence[str], found: Sequence[Sequence[int]]) -> None:

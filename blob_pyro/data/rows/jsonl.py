@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,22 @@ def json_rows(path: Path, data: bytes) -> list[Row]:
             f"{path}: expected a JSON array of items, or one object a line; got one object, which holds them in "
             f"{quoted(lists)}: take them out, with jq '.{lists[0]}' {path.name} > items.json, say"
         )
+    if isinstance(whole, dict) and _is_columns(whole):
+        raise DataError(
+            f"{path}: expected an object for each item; got one of columns, {quoted(whole)}: write a data frame with "
+            "to_json(FILE, orient='records')"
+        )
     return line_rows(path, data)
+
+
+def _is_columns(whole: Mapping[str, Any]) -> bool:
+    """Whether an object holds the columns of a table: two or more of the same positions."""
+    columns = list(whole.values())
+    if len(columns) < 2:
+        return False
+    if all(isinstance(column, dict) for column in columns):
+        return bool(columns[0]) and all(column.keys() == columns[0].keys() for column in columns)
+    return all(isinstance(column, list) and len(column) == len(columns[0]) > 1 for column in columns)
 
 
 def _items(path: Path, items: list[Any]) -> list[Row]:

@@ -27,6 +27,9 @@ from blob_pyro.errors import ConfigError, DataError
 MOST_LONE_LABELS = 12
 """Up to so many items may have a label of their own each; of more it is no label, but a name."""
 
+MOST_LABEL_CHARACTERS = 1000
+"""Longest label that is read from a file."""
+
 
 def load_own(config: DataConfig, seed: int, train_rows: TrainRows | None = None) -> TaskData:
     """The items of files, or of a data set, that a configuration names (see `load_task`).
@@ -195,6 +198,8 @@ def _no_word(value: Any) -> str:
         return "" if number.is_integer() else "a float, a number with a fraction"
     if not isinstance(value, str | int):
         return f"a {type(value).__name__}"
+    if len(str(value)) > MOST_LABEL_CHARACTERS:
+        return f"{len(str(value)):,} characters"
     try:
         str(value).encode("utf-8")
     except UnicodeEncodeError:

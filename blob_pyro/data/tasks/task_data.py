@@ -65,8 +65,9 @@ def count_note(name: str, examples: Sequence[Example], labels: Sequence[str]) ->
     if not labels:
         return f"{name}: {len(examples)} items"
     counts = Counter(example.label for example in examples)
-    classes = ", ".join(f"{label.strip()} {counts[index]}" for index, label in enumerate(labels))
-    return f"{name}: {len(examples)} items ({classes})"
+    return (
+        f"{name}: {len(examples)} items ({name_words([f'{w.strip()[:60]} {counts[k]}' for k, w in enumerate(labels)])})"
+    )
 
 
 def _soft_note(name: str, examples: Sequence[Example]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -30,8 +31,8 @@ class AnswerTree:
 
     Attributes:
         answers: K answers, the tokens of each; none begins another.
-        beginnings: (P) the different proper beginnings of answers; the first is the empty one.
-        rows: (R) those of them that begin no other: what is put behind the prompt in each row of an item.
+        beginnings: (P) the different proper beginnings of answers, sorted; the first is the empty one.
+        rows: (R) those of them that begin no other, sorted: what is put behind the prompt in each row of an item.
     """
 
     answers: tuple[Tokens, ...]
@@ -50,7 +51,11 @@ class AnswerTree:
         """
         whole = tuple(map(tuple, answers))
         beginnings = tuple(sorted({answer[:end] for answer in whole for end in range(len(answer))}))
-        rows = tuple(one for one in beginnings if not any(_begins(one, other) for other in beginnings))
+        # sorted, what begins with another follows it
+        followers = (*beginnings[1:], None)
+        rows = tuple(
+            one for one, after in zip(beginnings, followers, strict=True) if after is None or after[: len(one)] != one
+        )
         return cls(whole, beginnings, rows)
 
     @property
@@ -60,7 +65,7 @@ class AnswerTree:
 
     def row_of(self, beginning: Tokens) -> int:
         """The first row that starts with `beginning`."""
-        return next(i for i, row in enumerate(self.rows) if row[: len(beginning)] == beginning)
+        return bisect_left(self.rows, beginning)
 
     def extend(self, batch: Batch) -> Batch:
         """R rows of each item, beside one another: row i * R + j is item i with rows[j] behind it.
@@ -86,10 +91,6 @@ class AnswerTree:
         )
 
 
-def _begins(one: Tokens, other: Tokens) -> bool:
-    return len(one) < len(other) and other[: len(one)] == one
-
-
 def whole_answer_log_probs(network: PeftModel, batch: Batch, tree: AnswerTree) -> Tensor:
     """log p(answer k | prompt), the sum over its tokens of log p(token | prompt, the answer's tokens before it).
 
@@ -108,7 +109,7 @@ def whole_answer_log_probs(network: PeftModel, batch: Batch, tree: AnswerTree) -
     positions = batch.lengths.unsqueeze(1) - 1 + ends
     log_probs = logits_at(network, tree.extend(batch), rows, positions).log_softmax(-1)
     steps = [(k, answer[:end], answer[end]) for k, answer in enumerate(tree.answers) for end in range(len(answer))]
-    places = torch.tensor([tree.beginnings.index(beginning) for _, beginning, _ in steps], device=device)
+    places = torch.tensor([bisect_left(tree.beginnings, beginning) for _, beginning, _ in steps], device=device)
     tokens = torch.tensor([token for _, _, token in steps], device=device)
     owners = torch.tensor([k for k, _, _ in steps], device=device)
     picked = log_probs[:, places, tokens]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -50,7 +51,7 @@ class WholeAnswer(ClassLikelihood):
         class_weights: Sequence[float] | None = None,
     ) -> None:
         answers = [tuple(int(i) for i in answer) for answer in token_ids]
-        alike = any(i != j and b[: len(a)] == a for i, a in enumerate(answers) for j, b in enumerate(answers))
+        alike = any(after[: len(before)] == before for before, after in pairwise(sorted(answers)))
         if len(answers) < 2 or not all(answers) or alike:
             got = [list(answer) for answer in answers]
             raise ConfigError(f"token_ids: expected at least two answers, none of which begins another; got {got}")

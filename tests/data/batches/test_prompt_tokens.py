@@ -108,3 +108,7 @@ def test_a_text_without_an_end_that_may_not_be_cut_is_one_line():
         encode([Example("x" * 1_000_001, 0, "line 3")], tokenizer, 9_999)
     with pytest.raises(DataError, match="expected at most 1,000,100 characters; got 30,000,000 and a shorter passage"):
         encode([Example("x" * 30_000_000, 0, "a", passage=(0, 10))], tokenizer, 10_001)
+    with pytest.raises(
+        DataError, match="a: expected a completion of at most 1,000,000 characters; got 1,000,001: short"
+    ):
+        encode_completions([Example("x", None, "a")], ["y" * 1_000_001], tokenizer, 40)

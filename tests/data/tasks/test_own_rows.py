@@ -292,6 +292,8 @@ def test_a_field_with_another_value_for_each_item_holds_no_labels(tmp_path):
     )
     with pytest.raises(DataError, match=message):
         load_task(own(tmp_path, rows, label_field="id"), seed=0)
+    with pytest.raises(DataError, match="got something else on line 2 .line 2: 1,001 characters"):
+        load_task(own(tmp_path, items("a", "b" * 1001)), seed=0)
     assert len(load_task(own(tmp_path, rows[:12], label_field="id"), seed=0).labels) == 12
     rows[0]["id"] = "x1"
     notes = load_task(own(tmp_path, rows, label_field="id"), seed=0).notes

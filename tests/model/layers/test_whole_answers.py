@@ -113,3 +113,24 @@ def test_answers_that_cannot_be_told_apart_are_refused(token_ids: list[list[int]
     ) as caught:
         WholeAnswer(token_ids)
     assert str(token_ids) in str(caught.value)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_tree_is_that_of_loops(seed: int) -> None:
+    rng = random.Random(seed)
+    answers: set[tuple[int, ...]] = set()
+    for _ in range(40):
+        new = tuple(rng.randrange(3) for _ in range(rng.randrange(1, 6)))
+        if not any(new[: len(one)] == one or one[: len(new)] == new for one in answers):
+            answers.add(new)
+    tree = AnswerTree.of(sorted(answers, key=hash))
+    beginnings = {answer[:end] for answer in answers for end in range(len(answer))}
+    longest = {one for one in beginnings if not any(len(one) < len(b) and b[: len(one)] == one for b in beginnings)}
+    assert set(tree.beginnings) == beginnings and set(tree.rows) == longest
+    for one in beginnings:
+        assert tree.rows[tree.row_of(one)][: len(one)] == one
+    known = sorted(answers)
+    with pytest.raises(ConfigError, match="none of which begins another"):
+        WholeAnswer([*known, (*known[seed % len(known)], 1)])
+    with pytest.raises(ConfigError, match="none of which begins another"):
+        WholeAnswer([known[-1], *known])
