@@ -65,6 +65,10 @@ class RunDirectoryError(BlobPyroError, OSError):
     """A run directory is missing, incomplete, altered, or of another format version."""
 
 
+class DiskFullError(BlobPyroError, OSError):
+    """There is no room for a file, which is named: what was there before stays, and nothing of the new one."""
+
+
 class CheckpointError(BlobPyroError, OSError):
     """A training checkpoint could not be written, or is altered, of another version, or of another run."""
 

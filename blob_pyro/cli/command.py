@@ -20,13 +20,13 @@ from blob_pyro.config.checks import did_you_mean
 from blob_pyro.config.file import check_file, unknown_key
 from blob_pyro.config.sections import GuideConfig, RunConfig
 from blob_pyro.config.types import expected_type, names_of
-from blob_pyro.errors import ConfigError, DataError
+from blob_pyro.errors import ConfigError, DataError, DiskFullError
 from blob_pyro.evaluation.metrics import Scores
 from blob_pyro.guides import GUIDES
 from blob_pyro.guides.settings import KEYS, describe_settings
 from blob_pyro.report.tables import annotators_table, csv_text, metrics_table
 from blob_pyro.storage.directory import refuse_part_of_run
-from blob_pyro.system.files import write_whole
+from blob_pyro.system.files import room_for, write_whole
 from blob_pyro.system.hub_errors import one_line
 
 
@@ -200,7 +200,10 @@ def write_rows(rows: Sequence[Mapping[str, Any]], output: str | None) -> None:
         if file.exists() and not file.is_file():  # a pipe, a device: it takes lines, and cannot be replaced
             file.write_text(lines, encoding="utf-8")
         else:
-            write_whole(file, lines)
+            with room_for(output):
+                write_whole(file, lines)
+    except DiskFullError:
+        raise
     except OSError as error:
         raise DataError(f"--output: expected a file to write to; got {output}: {error.strerror}") from error
     say_aside(f"wrote {output}: {len(rows)} items")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -16,6 +17,7 @@ from blob_pyro.cli.completion import completion_command
 from blob_pyro.cli.help import help_text
 from blob_pyro.config.checks import did_you_mean
 from blob_pyro.errors import BlobPyroError, ConfigError, Stopped
+from blob_pyro.system.files import want_of_room
 from blob_pyro.system.hub_errors import one_line
 from blob_pyro.system.machine import version_of
 from blob_pyro.system.terminal import quiet_libraries
@@ -61,15 +63,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{start}blob-pyro: stopped by {name}; {str(interrupt) or 'nothing was saved'}", file=sys.stderr)
         return 128 + number
     except BrokenPipeError:  # the reader (head, less) closed our output
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (BlobPyroError, OSError) as error:  # of the latter: a full disk, no permission
+        _drop_output()
+    except (BlobPyroError, OSError) as error:  # of the latter: no permission, a full disk where standard output goes
         return _fail(error)
     return 0
 
 
-def _fail(error: Exception | str) -> int:
-    print(f"blob-pyro: error: {one_line(error)}", file=sys.stderr)
+def _fail(error: Exception) -> int:
+    told = one_line(error)
+    if not isinstance(error, BlobPyroError) and (why := want_of_room(error)):  # all other files are told by their names
+        told = f"standard output: expected room to write to; {why}: make room, or send it elsewhere"
+        _drop_output()
+    with contextlib.suppress(OSError):  # standard error goes to the full disk, too
+        print(f"blob-pyro: error: {told}", file=sys.stderr)
     return 2
+
+
+def _drop_output() -> None:
+    """What is still to be written is not, or the interpreter would try when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(words: list[str]) -> None:

@@ -14,7 +14,7 @@ from blob_pyro.runs.build import Items, encode_task, load_data
 from blob_pyro.runs.item_kinds import kind_of
 from blob_pyro.storage.directory import COST, METRICS, read_config, read_json, refuse_links, write_json
 from blob_pyro.storage.saving import Run
-from blob_pyro.system.files import end_replacing
+from blob_pyro.system.files import end_replacing, new_files
 from blob_pyro.system.locks import alone_in
 from blob_pyro.system.processes import Ranks, connected
 from blob_pyro.system.terminal import SILENT, Console, Say
@@ -55,9 +55,10 @@ def evaluate_test_items(run: Run, items: Items, config: RunConfig, console: Cons
     metrics = {name: kind.evaluate(found) for name, found in predictions.items()}
     if not Ranks.here().is_first:
         return RunResult(run.path, metrics, predictions)
-    kind.write(run.path, predictions[f"N={counts[-1]}"], items.test.examples, items.labels)
-    write_json(run.path / COST, read_json(run.path / COST) | cost)
-    write_json(run.path / METRICS, {name: found.to_dict() for name, found in metrics.items()})
+    with new_files(run.path) as new:
+        kind.write(new, predictions[f"N={counts[-1]}"], items.test.examples, items.labels)
+        write_json(new / COST, read_json(run.path / COST) | cost)
+        write_json(new / METRICS, {name: found.to_dict() for name, found in metrics.items()})
     return RunResult(run.path, metrics, predictions)
 
 

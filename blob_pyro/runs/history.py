@@ -15,7 +15,7 @@ from blob_pyro.guides import AdapterGuide
 from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.storage.directory import HISTORY, read_json, write_json
 from blob_pyro.storage.saving import save
-from blob_pyro.system.files import write_whole
+from blob_pyro.system.files import room_for, write_whole
 from blob_pyro.system.processes import Ranks
 from blob_pyro.training.checkpoints import Checkpoints
 from blob_pyro.training.svi import StepResult
@@ -59,8 +59,10 @@ class History:
         if not self._writes:
             return
         values = {name: _finite(value) for name, value in dataclasses.asdict(result).items()}
-        self._file.write(json.dumps({name: value for name, value in values.items() if _is_told(name, value)}) + "\n")
-        self._file.flush()
+        line = json.dumps({name: value for name, value in values.items() if _is_told(name, value)}) + "\n"
+        with room_for(self.path / HISTORY):
+            self._file.write(line)
+            self._file.flush()
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if not self._writes:

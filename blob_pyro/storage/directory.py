@@ -18,7 +18,7 @@ import yaml
 from blob_pyro.config.file import check_file, flat_settings, to_dict
 from blob_pyro.config.sections import RunConfig
 from blob_pyro.config.types import expected_type, fits
-from blob_pyro.errors import BlobPyroError, ConfigError, DataError, RunDirectoryError
+from blob_pyro.errors import BlobPyroError, ConfigError, DataError, DiskFullError, RunDirectoryError
 from blob_pyro.guides.settings import KEYS, check_settings
 from blob_pyro.storage.posterior_files import ADAPTER, DESCRIPTION, TENSORS
 from blob_pyro.system.files import WRITTEN, file_in, read_object, write_whole
@@ -38,10 +38,12 @@ def refuse_used_directory(path: str | Path) -> None:
 
     Raises:
         RunDirectoryError: it holds (parts of) a run, for nothing is ever overwritten; or it is a file.
+        DataError: it is a run's own file.
     """
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise RunDirectoryError(f"{path}: expected a directory to write to; got a file; choose another --output")
+    refuse_part_of_run(path)
     for name in PARTS:
         if (path / name).exists():
             raise RunDirectoryError(
@@ -51,7 +53,7 @@ def refuse_used_directory(path: str | Path) -> None:
 
 
 def refuse_part_of_run(output: str | Path) -> None:
-    """Check that what a command writes is no file of a run, there or missing.
+    """Check that what a command writes is no file of a run, there or missing, and lies in no folder of one.
 
     Raises:
         DataError: it is one.
@@ -129,6 +131,8 @@ def new_run_directory(config: RunConfig) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
         write_yaml(path / CONFIG, to_dict(config))
+    except DiskFullError:
+        raise
     except OSError as error:
         raise RunDirectoryError(f"{path}: expected a directory to write to; {error.strerror or error}") from error
     return path

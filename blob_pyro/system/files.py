@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -15,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from blob_pyro.errors import RunDirectoryError
+from blob_pyro.errors import DiskFullError, RunDirectoryError
 
 MAX_OBJECT_BYTES = 100 * 10**6
 """Largest file that is read as one JSON object."""
@@ -90,19 +92,74 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def want_of_room(error: BaseException) -> str | None:
+    """What the system says where an error is a full disk's, a quota's or a file size's; None where it is none."""
+    number = getattr(error, "errno", None)
+    if number is None and (told := re.search(r"\(os error (\d+)\)", str(error))):  # what libraries in Rust say
+        number = int(told[1])
+    return os.strerror(number) if number in _FULL else None
+
+
+@contextlib.contextmanager
+def room_for(path: Path | str) -> Iterator[None]:
+    """Writing inside says in a line what there is no room for, whichever library writes.
+
+    Raises:
+        DiskFullError: the disk is full, or a quota reached; it names `path`, and its strerror is the system's.
+    """
+    try:
+        yield
+    except Exception as error:
+        why = error.strerror if isinstance(error, DiskFullError) else want_of_room(error)
+        if why is None:
+            raise
+        full = DiskFullError(f"{path}: expected room to write it; {why}: make room, and start the same command again")
+        full.strerror = why
+        raise full from error
+
+
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """A file to write, which gets its name `path` when the block ends without an error; else nothing of it is left.
 
     A process that is killed at any moment leaves the file that was there, or the new one whole. Of several that write
     the same one at once the last counts, whole.
+
+    Raises:
+        DiskFullError: there is no room for it.
     """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        yield partial
-        partial.replace(path)
+        with room_for(path):
+            yield partial
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_files(folder: Path) -> Iterator[Path]:
+    """A folder to fill with files, which take the places of those of their names in `folder` when the block ends.
+
+    All are written before the first is renamed, in the order in which they were written; where the block ends with an
+    error none is. One process at a time.
+
+    Raises:
+        DiskFullError: there is no room for them.
+    """
+    partial = folder / ".new"
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    try:
+        with room_for(folder):
+            partial.mkdir()
+            yield partial
+            for file in sorted(partial.iterdir(), key=lambda file: file.stat().st_mtime_ns):
+                file.replace(folder / file.name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -131,10 +188,11 @@ def replaced_together(folder: Path) -> Iterator[Path]:
         if writing.exists():
             shutil.rmtree(writing)
         end_replacing(folder)
-        writing.mkdir()
-        yield writing
-        writing.rename(folder / WRITTEN)
-        end_replacing(folder)
+        with room_for(folder):
+            writing.mkdir()
+            yield writing
+            writing.rename(folder / WRITTEN)
+            end_replacing(folder)
     finally:
         shutil.rmtree(writing, ignore_errors=True)
 
@@ -203,6 +261,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     Raises:
         RunDirectoryError: `path` is used, or cannot be written.
+        DiskFullError: there is no room for it.
     """
     refuse_used_folder(path)
     made = [parent for parent in path.parents if not parent.exists()]
@@ -212,7 +271,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise RunDirectoryError(f"{path}: expected a folder to write to; {error.strerror or error}") from error
     try:
-        yield partial
+        with room_for(path):
+            yield partial
         partial.chmod(0o777 & ~_umask())  # mkdtemp's is for the user alone
         try:
             os.replace(partial, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import threading
 
@@ -26,7 +27,7 @@ def test_the_version(option, capsys):
     assert capsys.readouterr().out == f"blob_pyro {version_of('blob_pyro')}\n"
 
 
-@pytest.mark.parametrize("command", ["predict", "acquire", "report", "bench"])
+@pytest.mark.parametrize("command", ["predict", "acquire", "report", "bench", "export", "fit"])
 @pytest.mark.parametrize("part", [*PARTS, "adapter/adapter_model.safetensors", "checkpoints/new"])
 def test_no_command_writes_over_a_run(refused, finished, tmp_path, command, part):
     """Nor where a file of the run is missing, or its folder is named through a link."""
@@ -38,10 +39,12 @@ def test_no_command_writes_over_a_run(refused, finished, tmp_path, command, part
         "acquire": ["acquire", run, finished / "test.jsonl", "--k", 1],
         "report": ["report", run],
         "bench": ["bench"],
+        "export": ["export", run],
+        "fit": ["fit", finished / "own.yaml"],
     }[command]
     for output in (run / part, link / part):
         told = refused(*words, "--output", output)
-        assert told.startswith("--output: expected"), told
+        assert re.match(f"(--output|{output}): expected", told), told
     assert digests(run) == before
 
 

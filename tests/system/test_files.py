@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from interrupting import FAIL, KILL, interrupted
 
-from blob_pyro.errors import RunDirectoryError
-from blob_pyro.system.files import new_file, new_folder, parse_json, read_object, write_whole
+from blob_pyro.errors import DiskFullError, RunDirectoryError
+from blob_pyro.system.files import new_file, new_files, new_folder, parse_json, read_object, room_for, write_whole
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,6 +26,52 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
         assert file.read_text() == "old\n" and partial.parent == tmp_path
         raise ZeroDivisionError
     assert os.listdir(tmp_path) == ["a.txt"] and file.read_text() == "old\n"
+
+
+def both(folder: Path, content: str) -> None:
+    with new_files(folder) as new:
+        for name in ("b", "a"):
+            write_whole(new / name, content)
+
+
+@pytest.mark.parametrize("way", [KILL, FAIL])
+def test_files_that_belong_together_are_written_before_the_first_is_renamed(tmp_path: Path, way: str) -> None:
+    """At every operation on files in turn; only between the renames one is new and the other old, each whole."""
+    found = []
+    for operation in itertools.count(1):
+        both(tmp_path, "old")
+        if not interrupted(lambda: both(tmp_path, "new"), operation, way):
+            break
+        found.append("".join((tmp_path / name).read_text() for name in ("b", "a")))
+        assert way == KILL or sorted(os.listdir(tmp_path)) in (["a", "b"], [".new", "a", "b"])
+    assert [content for content, _ in itertools.groupby(found)] == ["oldold", "newold", "newnew"], found
+    assert found.count("newold") == 1
+    both(tmp_path, "newest")  # what was left is no obstacle, and is gone
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"] and (tmp_path / "a").read_text() == "newest"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "whatever a library says"),
+        OSError(errno.EDQUOT, "x", "another file"),
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),  # Rust's
+    ],
+)
+def test_want_of_room_is_told_with_the_file_that_was_asked_for(tmp_path: Path, error: Exception) -> None:
+    number = getattr(error, "errno", errno.ENOSPC)
+    with pytest.raises(DiskFullError) as told, new_folder(tmp_path / "folder") as folder, new_file(folder / "inner"):
+        raise error
+    start = f"{tmp_path}/folder: expected room to write it; {os.strerror(number)}: make room"
+    assert str(told.value).startswith(start) and told.value.strerror == os.strerror(number)
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EACCES, "no"), ValueError("(os error 13)"), RunDirectoryError("x")])
+def test_other_errors_pass(error: Exception) -> None:
+    with pytest.raises(type(error)) as told, room_for("file"):
+        raise error
+    assert told.value is error
 
 
 def test_a_folder_has_its_name_when_it_is_whole(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from blob_pyro.errors import ConfigError, DataError, RunDirectoryError
+from blob_pyro.errors import ConfigError, DataError, DiskFullError, RunDirectoryError
 from blob_pyro.report.comparison import scores_of_rows
 from blob_pyro.report.page.cautions import cautions_of, cautions_of_several
 from blob_pyro.report.page.extremes import confident_mistakes, improbable_texts, uncertain_items, uncertain_texts
@@ -48,6 +48,7 @@ def write_report(
     Raises:
         ConfigError: no run, one given twice, or a negative number of items.
         RunDirectoryError: a directory is no run, or was altered.
+        DiskFullError: there is no room for the file.
         DataError: the output is a folder, lies in none, is a run's own, or another file than a report.
     """
     output = Path(output)
@@ -59,6 +60,8 @@ def write_report(
     page = page_of(runs, num_items)
     try:
         write_whole(output, html(page).encode("utf-8", errors="replace"))
+    except DiskFullError:
+        raise
     except OSError as error:
         raise DataError(f"--output: expected a file to write to; got {output}: {error.strerror}") from error
     return output

@@ -12,6 +12,7 @@ from blob_pyro.runs.exports.manifest import write_manifest
 from blob_pyro.runs.exports.mean import write_mean
 from blob_pyro.runs.exports.merged import write_merged
 from blob_pyro.runs.exports.subject import Subject
+from blob_pyro.storage.directory import refuse_part_of_run
 from blob_pyro.system.files import new_folder, refuse_used_folder
 from blob_pyro.system.terminal import Console, Say
 
@@ -43,12 +44,15 @@ def export(
 
     Raises:
         ConfigError: an unknown kind.
+        DataError: the output is a run's own file.
+        DiskFullError: there is no room for it; nothing is left behind.
         RunDirectoryError: the run cannot be read, or the folder is used; nothing is left behind.
         UnsupportedPosteriorError: the run cannot be exported as this.
         ModelLoadError: its base was not found.
     """
     asked = Kind.parse(kind)
     path = Path(run_dir) / EXPORTS / asked.folder if output is None else Path(output)
+    refuse_part_of_run(path)
     refuse_used_folder(path)
     subject = Subject.read(run_dir)
     if seed is None:

@@ -12,6 +12,7 @@ from blob_pyro.config.sections import RunConfig
 from blob_pyro.runs.tuning.choices import Settings, settings_of
 from blob_pyro.storage.directory import CONFIG, HISTORY, read_config
 from blob_pyro.storage.posterior_files import ADAPTER, DESCRIPTION, TENSORS
+from blob_pyro.system.files import room_for
 
 TRIALS, TUNING = "tuning.jsonl", "tuning.json"
 TRIAL_CHECKPOINTS = "tuning_checkpoints"
@@ -113,7 +114,7 @@ def _append(file: Path, settings: Settings, found: Measured) -> None:
     line = {"settings": settings, "nlls": found.nlls, "num_blocks": found.num_blocks, "seconds": found.seconds}
     before = file.read_bytes() if file.exists() else b""
     start = "" if before.endswith(b"\n") or not before else "\n"  # after half a line
-    with file.open("a", encoding="utf-8") as out:
+    with room_for(file), file.open("a", encoding="utf-8") as out:
         out.write(start + json.dumps(line) + "\n")
 
 
