@@ -29,6 +29,7 @@ from blob_pyro.guides.curvature import (
 )
 from blob_pyro.guides.post_hoc import PostHocGuide
 from blob_pyro.model.bayesian_lora import BayesianLoRA
+from blob_pyro.model.handlers import check_gradients
 from blob_pyro.model.likelihoods import ClassLikelihood
 from blob_pyro.system.progress import counted
 
@@ -134,9 +135,11 @@ class LaplaceGuide(PostHocGuide):
             progress: show progress.
 
         Raises:
-            ConfigError: the rule needs held-out items, or the adapter is untrained (see `evidence_precision`).
+            ConfigError: the rule needs held-out items, or the adapter is untrained (see `evidence_precision`); or
+                torch.inference_mode is around the call.
             DataError: no item, or one without a label.
         """
+        check_gradients("fit", inside=True)
         if self.rule.needs_held_out and held_out is None:
             raise ConfigError(
                 "guide laplace: expected held-out items for prior_precision='held_out'; got none; "

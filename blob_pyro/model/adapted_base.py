@@ -13,6 +13,7 @@ from pyro.util import get_rng_state, set_rng_state
 from torch import Tensor, nn
 
 from blob_pyro.errors import ConfigError, ModelLoadError
+from blob_pyro.model.architectures import tell_random
 from blob_pyro.model.layers.sharding import check_shardable, shard_base
 from blob_pyro.model.likelihoods import Likelihood
 from blob_pyro.model.loading import BaseSource, fill_padding, load_base, load_tokenizer
@@ -54,7 +55,9 @@ def load_adapted(
     tokenizer = load_tokenizer(source.id)
     base = load_base(source, likelihood, device_map)
     fill_padding(base, tokenizer)
-    return put_adapter(base), tokenizer
+    network = put_adapter(base)
+    tell_random(network, source.id)
+    return network, tokenizer
 
 
 def _load_sharded(
@@ -77,6 +80,7 @@ def _load_sharded(
 
         if ranks.is_first:
             network = _made(source, likelihood, adapted, ranks, group)
+            tell_random(network, source.id)
         else:
             network = _made_empty(likelihood, adapted, group)
     shard_base(network, ranks)
@@ -196,16 +200,20 @@ class BaseOutline:
         config: its configuration.
         generation_config: how it generates; None of one that does not.
         tensors: all of them.
+        missing_keys: names of those that its files lack.
     """
 
     config: Any
     generation_config: Any
     tensors: list[TensorOutline]
+    missing_keys: list[str]
 
     @classmethod
     def of(cls, base: Any) -> BaseOutline:
         """Of a base that transformers has loaded."""
-        return cls(base.config, getattr(base, "generation_config", None), outline(base))
+        return cls(
+            base.config, getattr(base, "generation_config", None), outline(base), getattr(base, "missing_keys", [])
+        )
 
     def empty_base(self, likelihood: Likelihood) -> Any:
         """The base on torch's meta device.
@@ -222,5 +230,6 @@ class BaseOutline:
             base = auto_class.from_config(self.config, attn_implementation=attention, trust_remote_code=False)
         if self.generation_config is not None:
             base.generation_config = self.generation_config
+        base.missing_keys = self.missing_keys
         put_outline(self.tensors, base)
         return base.eval()

@@ -30,7 +30,7 @@ from blob_pyro.model.likelihoods import ClassLikelihood, Likelihood, MultipleCho
 from blob_pyro.model.loading import BaseSource, with_fresh_adapter
 from blob_pyro.model.prior import PRIOR_SCALE, Hyperprior
 from blob_pyro.model.turns import Turns
-from blob_pyro.model.vocabulary import check_token_ids
+from blob_pyro.model.vocabulary import check_batch, check_token_ids, num_positions
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -72,6 +72,7 @@ class BayesianLoRA(PyroModule):
         adapter: name of the adapter.
         prior_scale: sigma_p; where it has a law, the centre of that (the median; of a Gamma the mean).
         hyperprior: the law of sigma_p; None where it is a number.
+        num_positions: longest item in tokens, of a network with embedded positions; else None.
 
     Raises:
         ConfigError: a setting is out of range, or leaves nothing random.
@@ -101,6 +102,7 @@ class BayesianLoRA(PyroModule):
         if num_data is not None and num_data < 1:
             raise ConfigError(f"num_data: expected at least 1 training item, or None; got {num_data}")
         self.adapter = active_adapter(network)
+        self.num_positions = num_positions(network)
         check_token_ids(likelihood.answer_ids, network, tokenizer, "labels")
         self.sites: dict[str, LoraLayer] = inject(network, self.adapter, bayesian, bayesian_layers)
         self.bayesian = bayesian
@@ -161,13 +163,12 @@ class BayesianLoRA(PyroModule):
                 300 tokens; "sdpa" beyond), and elsewhere transformers' choice.
             device_map: where the base goes: a device ("cuda", "cuda:0", "cpu"), "auto", or devices by name of a
                 module, as in transformers. None takes the CPU; of a quantised base the GPU, if there is one.
-            shard_base: share the base out over a launcher's processes, which all call this; the first alone reads it.
+            shard_base: share the base out over a launcher's processes, all of which call this; the first reads it.
             ignore_mismatched_sizes: make a classification head anew where the model's own is of another size.
 
         Raises:
             ModelLoadError: the model was not found or could not be read.
-            ConfigError: no default target_modules for this architecture, or a bad setting, such as a device that this
-                machine does not have, or a base that cannot be shared out.
+            ConfigError: no default target_modules for this architecture, or a setting that cannot be on this machine.
         """
         source = BaseSource(
             id=id_or_path,
@@ -330,13 +331,12 @@ class BayesianLoRA(PyroModule):
 
         Raises:
             UnsupportedLayerError: the adapter is not the network's active, enabled and unmerged one.
-            DataError: a token id is none of the network's embedding (looked at on CPUs).
+            DataError: an item beyond the context, or a token id that is none of the embedding's (looked at on CPUs).
             ConfigError: a name is no site and no point parameter, or a point parameter has another shape, or there
                 are several draws beside it.
         """
         self.check_alive()
-        if batch.input_ids.device.type == "cpu":  # elsewhere looking at them would wait for all that is queued
-            check_token_ids(batch.input_ids, self.network, self.tokenizer, "input_ids")
+        check_batch(batch, self.network, self.tokenizer, self.num_positions)
         draws = draws or {}
         held = {site: as_draw(value) for site, value in draws.items() if site in self._layers}
         num_draws = common_num_draws(held)

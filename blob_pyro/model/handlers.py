@@ -20,7 +20,7 @@ from pyro.poutine.runtime import _PYRO_STACK, effectful
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, constraints
 
-from blob_pyro.errors import ParamStoreError, UnsupportedPosteriorError
+from blob_pyro.errors import ConfigError, ParamStoreError, UnsupportedPosteriorError
 from blob_pyro.model.layers.drawn_linear import Draw, WeightDraw
 from blob_pyro.model.layers.flipped import flip
 
@@ -193,6 +193,21 @@ def _refuse_unsupported(site: str, law: Distribution) -> None:
             f"site {site}: flipout expects a Normal posterior with independent entries; "
             f"got {type(base).__name__}; run outside flipout()"
         )
+
+
+def check_gradients(who: str, *, inside: bool = False) -> None:
+    """Raise where a training could compute no gradient.
+
+    Args:
+        who: what is called, for the message.
+        inside: whether it turns gradients on where it needs them, which inference mode alone prevents.
+
+    Raises:
+        ConfigError: torch.no_grad or torch.inference_mode is around the call.
+    """
+    off = "torch.inference_mode" if torch.is_inference_mode_enabled() else "torch.no_grad"
+    if torch.is_inference_mode_enabled() or not (inside or torch.is_grad_enabled()):
+        raise ConfigError(f"{who}: expected gradients to be on; got {off} around the call: leave it")
 
 
 @contextlib.contextmanager

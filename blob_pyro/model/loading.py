@@ -20,9 +20,14 @@ from blob_pyro.config.device_maps import (
     refuse_unknown_modules,
 )
 from blob_pyro.errors import ConfigError, ModelLoadError
+from blob_pyro.model.architectures import head_modules, refuse_kind, towers_beside_text
 from blob_pyro.model.base_folder import refuse_adapter
 from blob_pyro.model.heads import check_sizes, output_names
-from blob_pyro.model.layers.targets import default_target_modules, may_search_long
+from blob_pyro.model.layers.targets import (
+    default_target_modules,
+    linear_layer_names,
+    may_search_long,
+)
 from blob_pyro.model.likelihoods import Likelihood
 from blob_pyro.system.hub_errors import one_line, refusal
 from blob_pyro.system.packaged import ALIASES, packaged_model
@@ -147,7 +152,8 @@ def load_base(
     check_device_map(device_map)
     refuse_missing_device(device_map)
     place = locate(source.id)
-    refuse_adapter(source.id, place.path, local_only=place.local_only)
+    config = _config(source.id, place)
+    refuse_kind(config, source.id, likelihood)
     auto_class = getattr(transformers, likelihood.auto_class)
     settings: dict[str, Any] = {
         "dtype": source.dtype,
@@ -170,16 +176,12 @@ def load_base(
     except _UNREADABLE as error:
         raise _unreadable(source.id, place, error) from error
     if mismatched := report["mismatched_keys"]:
-        names = output_names(base_config(source.id))
-        check_sizes(mismatched, network, source.id, names, ignored=source.ignore_mismatched_sizes)
+        check_sizes(mismatched, network, source.id, output_names(config), ignored=source.ignore_mismatched_sizes)
     refuse_offloaded(network)
     refuse_unknown_modules(network, device_map)
     if source.attn_implementation is None:
         choose_attention(network, computes_on)
-    if likelihood.task_type == "CAUSAL_LM":
-        _refuse_encoder(network, source.id, type(likelihood).__name__)
-        if missing := sorted(report["missing_keys"]):
-            warnings.warn(f"model {source.id}: its files lack {', '.join(missing[:3])}; random there", stacklevel=2)
+    network.missing_keys = sorted(report["missing_keys"])
     return network
 
 
@@ -189,7 +191,10 @@ def base_config(id_or_path: str) -> Any:
     Raises:
         ModelLoadError: it was not found, or is an adapter.
     """
-    place = locate(id_or_path)
+    return _config(id_or_path, locate(id_or_path))
+
+
+def _config(id_or_path: str, place: Place) -> Any:
     refuse_adapter(id_or_path, place.path, local_only=place.local_only)
     try:
         return transformers.AutoConfig.from_pretrained(
@@ -231,8 +236,14 @@ def with_fresh_adapter(base: Any, source: BaseSource, likelihood: Likelihood, ad
             f"target_modules: expected a regular expression that is searched quickly; got {pattern[:100]!r}; name the "
             "layers in a list"
         )
-    if pattern is None:
-        adapter = {**adapter, "target_modules": default_target_modules(base.config.model_type)}
+    adapter = {**adapter, "target_modules": default_target_modules(base) if pattern is None else pattern}
+    if likelihood.task_type == "SEQ_CLS" and (fresh := head_modules(getattr(base, "missing_keys", ()), base)):
+        adapter["modules_to_save"] = fresh
+    if towers := towers_beside_text(base):
+        adapter["exclude_modules"] = rf"({'|'.join(map(re.escape, towers))})\..*"
+        warnings.warn(
+            f"model {source.id}: adapted is its language model; no text comes to {', '.join(towers)}", stacklevel=3
+        )
     try:
         with warnings.catch_warnings():
             # PEFT sees GPT-2's Conv1D by itself, and says so to a user who has no say in it
@@ -249,12 +260,6 @@ def fill_padding(network: Any, tokenizer: Any) -> None:
     """Tell a network without a padding token the tokenizer's: classification heads look for a row's end by it."""
     if getattr(network.config, "pad_token_id", None) is None:  # some configurations lack the field
         network.config.pad_token_id = tokenizer.pad_token_id
-
-
-def linear_layer_names(network: torch.nn.Module) -> list[str]:
-    """Last parts of the names of a network's linear layers, each once: what target_modules may hold."""
-    kinds = (torch.nn.Linear, transformers.pytorch_utils.Conv1D)
-    return sorted({name.rsplit(".", 1)[-1] for name, module in network.named_modules() if isinstance(module, kinds)})
 
 
 @dataclass(frozen=True)
@@ -341,13 +346,3 @@ def _unreadable(id_or_path: str, place: Place, error: Exception) -> ModelLoadErr
     return ModelLoadError(
         f"model {id_or_path}: expected a model that transformers can load; it says: {one_line(error, limit=300)}"
     )
-
-
-def _refuse_encoder(network: Any, id_or_path: str, likelihood: str) -> None:
-    """Raise where the network sees the text to the right: it cannot tell the next token."""
-    config = network.config
-    if type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
-        raise ConfigError(
-            f"model {id_or_path}: expected a causal language model for the likelihood {likelihood}; got an encoder "
-            f"({config.model_type}): set model.likelihood to sequence_classification"
-        )

@@ -1,12 +1,13 @@
-"""How many token ids a network knows, which may be fewer than its tokenizer gives out."""
+"""What ids and how many tokens a network can read: fewer ids, perhaps, than its tokenizer gives out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from blob_pyro.data.examples import Batch
 from blob_pyro.errors import DataError
 
 
@@ -15,9 +16,59 @@ def num_token_ids(network: Any) -> int | None:
     base = network.get_base_model()
     if not hasattr(base, "get_input_embeddings"):  # no transformers network
         return None
-    entry, exit_ = base.get_input_embeddings(), base.get_output_embeddings()
+    try:
+        entry, exit_ = base.get_input_embeddings(), base.get_output_embeddings()
+    except NotImplementedError:  # of letters, which are hashed (CANINE)
+        return None
     sizes = (getattr(entry, "num_embeddings", None), getattr(exit_, "out_features", None))
     return min((size for size in sizes if isinstance(size, int)), default=None)
+
+
+def context(network: Any) -> int | None:
+    """Most tokens of an item by the network's configuration; None where it tells of no limit.
+
+    RoBERTa and its kin count positions from behind their padding token's id, and have so many fewer.
+    """
+    base = network.get_base_model()
+    if not hasattr(base, "config"):  # no transformers network
+        return None
+    longest = getattr(base.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if not isinstance(longest, int) or longest < 1:
+        return None
+    tables = [module for name, module in base.named_modules() if name.endswith("position_embeddings")]
+    counted = (one for one in tables if isinstance(one, nn.Embedding) and one.padding_idx is not None)
+    return min((longest, *(one.num_embeddings - one.padding_idx - 1 for one in counted if one.padding_idx is not None)))
+
+
+def num_positions(network: Any) -> int | None:
+    """Positions that a network has an embedding for; None where it computes them (rotary, relative), without an end."""
+    config = getattr(network.get_base_model(), "config", None)
+    rotary = config is not None and getattr(config.get_text_config(decoder=True), "rope_parameters", None) is not None
+    return None if rotary else context(network)
+
+
+def check_batch(batch: Batch, network: Any, tokenizer: Any, longest: int | None) -> None:
+    """Raise where a network cannot read a batch. Ids are looked at on CPUs: elsewhere that would wait for the queue.
+
+    Args:
+        batch: the items.
+        network: the PEFT model.
+        tokenizer: names a token in the message; or None.
+        longest: what `num_positions` says of the network.
+
+    Raises:
+        DataError: an item is longer than the network's context, or a token id is none of its embedding.
+    """
+    if longest is not None and batch.input_ids.shape[1] > longest:
+        lengths = batch.lengths
+        if int(lengths.max()) > longest:
+            item = int(lengths.argmax())
+            raise DataError(
+                f"input_ids: expected at most {longest} tokens, the network's context; got {int(lengths[item])} in "
+                f"item {item} of a batch: shorten it (`bp.encode` does, with max_length={longest})"
+            )
+    if batch.input_ids.device.type == "cpu":
+        check_token_ids(batch.input_ids, network, tokenizer, "input_ids")
 
 
 def check_token_ids(ids: Iterable[int] | Tensor, network: Any, tokenizer: Any, what: str) -> None:

@@ -39,7 +39,7 @@ from blob_pyro.model.adapted_base import load_adapted
 from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.model.likelihoods import CausalLM, Likelihood, MultipleChoice, SequenceClassification, WholeAnswer
 from blob_pyro.model.loading import BaseSource, load_tokenizer
-from blob_pyro.model.vocabulary import check_token_ids
+from blob_pyro.model.vocabulary import check_token_ids, context
 from blob_pyro.runs.head_labels import head_outputs
 from blob_pyro.storage import put_on
 from blob_pyro.storage.continuing import adapter_at, take_up
@@ -226,8 +226,8 @@ def build_guide(model: BayesianLoRA, config: GuideConfig) -> AdapterGuide:
 
 def max_length(model: BayesianLoRA, config: DataConfig) -> int:
     """The longest item in tokens: the configured one, within the model's context."""
-    context = getattr(model.network.config, "max_position_embeddings", None)
-    return config.max_length if context is None else min(config.max_length, context - model.likelihood.extra_tokens)
+    longest = context(model.network)
+    return config.max_length if longest is None else min(config.max_length, longest - model.likelihood.extra_tokens)
 
 
 def load_data(config: RunConfig, seed: int | None = None, train_rows: TrainRows | None = None) -> TaskData:
@@ -268,8 +268,8 @@ def encode_items(
             encoded = _encode(examples, model, config)
         except DataError as error:
             limit = max_length(model, config)
-            context = f" (the model takes no more than {limit})" if limit < config.max_length else ""
-            raise DataError(f"{name}: {error}{context}") from error
+            why = f" (the model takes no more than {limit})" if limit < config.max_length else ""
+            raise DataError(f"{name}: {error}{why}") from error
     occurring = (token for item in encoded.items for token in item.input_ids)
     check_token_ids(occurring, model.network, model.tokenizer, name or "items")
     if len(encoded):

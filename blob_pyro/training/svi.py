@@ -17,6 +17,8 @@ from blob_pyro.data.examples import Batch
 from blob_pyro.errors import ConfigError, NonFiniteLossError
 from blob_pyro.guides import AdapterGuide
 from blob_pyro.model.bayesian_lora import BayesianLoRA
+from blob_pyro.model.handlers import check_gradients
+from blob_pyro.model.vocabulary import check_batch
 from blob_pyro.system.processes import Ranks
 from blob_pyro.training.elbo import negative_log_likelihood
 from blob_pyro.training.kl_rate import PAPER_RATE, Settled, default_width, mean_time, never_acts, widening
@@ -186,9 +188,12 @@ class BLoBSVI:
         Raises:
             NonFiniteLossError: the loss or a gradient is NaN or infinite once too often; the parameters are put back
                 to the last ones whose loss and gradients were finite.
-            DataError: the batch has no labels.
+            DataError: the batch has no labels, or is none that the network can read.
+            ConfigError: gradients are off around the call.
         """
         step = self.steps_done + 1
+        check_gradients("step")
+        check_batch(batch, self.model.network, self.model.tokenizer, self.model.num_positions)
         self.recipe.zero_grad()  # what a backward of one's own has left is no part of the step
         if step == 1:
             self.first_width = self.guide.width()

@@ -11,8 +11,9 @@ from cases import GPT2, MODELS, QUANTISED, base_folder, causal_base, make_batch,
 
 import blob_pyro as bp
 from blob_pyro.errors import ConfigError, ModelLoadError
+from blob_pyro.model.layers.targets import linear_layer_names
 from blob_pyro.model.likelihoods import MultipleChoice, SequenceClassification
-from blob_pyro.model.loading import BaseSource, linear_layer_names
+from blob_pyro.model.loading import BaseSource
 
 LIKELIHOOD = MultipleChoice((5, 17, 40))
 

@@ -13,7 +13,7 @@ from cases import MODELS, make_batch, model_for
 
 import blob_pyro as bp
 from blob_pyro.cli import main
-from blob_pyro.errors import DataError
+from blob_pyro.errors import ConfigError, DataError
 from blob_pyro.model.vocabulary import num_token_ids
 
 
@@ -83,3 +83,48 @@ def test_prompts_and_answers_in_python() -> None:
     for likelihood in (bp.MultipleChoice([5, known]), bp.WholeAnswer([[5], [6, known]])):
         with pytest.raises(DataError, match="labels: expected token ids from 0 to"):
             bp.BayesianLoRA(model.network, likelihood)
+
+
+def batch_of(width: int, padded: int = 0) -> bp.Batch:
+    """Two items, the second of them `width` tokens long, in rows that are wider by the padding."""
+    ids = torch.full((2, width + padded), 5)
+    mask = torch.ones_like(ids)
+    mask[0, 3:] = 0
+    mask[1, width:] = 0
+    return bp.Batch(ids, mask, labels=torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "longest"), [("gpt2", 64), ("opt", 64), ("bert", 64), ("roberta", 63), ("llama", None)]
+)
+def test_an_item_as_long_as_the_context_is_read_and_a_longer_one_is_a_line(name: str, longest: int | None) -> None:
+    """Of embedded positions; RoBERTa's begin behind its padding token. Rotary ones have no end."""
+    model = MODELS[name]()
+    guide = bp.BLoBGuide(model)
+    assert model.num_positions == longest
+    predict = bp.PosteriorPredictive(model, guide, 2)
+    assert len(predict(batch_of(longest or 70, padded=2))) == 2
+    if longest is None:
+        return
+    for entry in (
+        lambda: predict(batch_of(longest + 1)),
+        lambda: bp.fit(model, guide, [batch_of(longest + 1)], bp.TrainConfig(num_steps=1), progress=False),
+    ):
+        with pytest.raises(DataError, match=f"at most {longest} tokens, .*; got {longest + 1} in item") as caught:
+            entry()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
+def test_training_without_gradients_is_a_line(around: Any) -> None:
+    model = model_for("blob")
+    guide = bp.BLoBGuide(model)
+    entries = [
+        lambda: bp.fit(model, guide, [make_batch()], bp.TrainConfig(num_steps=1), progress=False),
+        lambda: bp.BLoBSVI(model, guide, lr=1e-3).step(make_batch()),
+    ]
+    if around is torch.inference_mode:
+        entries.append(lambda: bp.guides.LaplaceGuide(model).fit([make_batch()]))
+    for entry in entries:
+        with around(), pytest.raises(ConfigError, match=f"gradients to be on; got torch.{around.__name__} around"):
+            entry()

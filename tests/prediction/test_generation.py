@@ -546,15 +546,24 @@ def test_draws_with_points_of_their_own_are_refused() -> None:
     assert not held_draws(model)
 
 
-def test_a_network_without_a_cache_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mode", ["per_draw", "average"])
+def test_a_network_without_a_cache_writes_the_same(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    """It reads each text from its beginning, at every token."""
     model = endless(MODELS["llama"]())
+    guide = wide(model)
+    expected = generated(model, guide, make_batch(), mode=mode)
+    base = model.network.get_base_model()
+    whole = type(base).forward
 
-    def forward(input_ids: Tensor, cache_params: Any = None) -> Any:
-        raise AssertionError("the network ran")
+    def forward(input_ids: Tensor, attention_mask: Tensor, cache_params: Any = None, use_cache: bool = True) -> Any:
+        assert not use_cache
+        return whole(base, input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
 
-    monkeypatch.setattr(model.network.get_base_model(), "forward", forward)
-    with pytest.raises(ConfigError, match=re.escape("a KV cache (past_key_values); got LlamaForCausalLM")):
-        generated(model, bp.BLoBGuide(model), make_batch())
+    monkeypatch.setattr(base, "forward", forward)
+    found = generated(model, guide, make_batch(), mode=mode)
+    assert torch.equal(found.tokens, expected.tokens)
+    for name in ("log_probs", "entropy", "mutual_information"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=0, atol=2e-5)
 
 
 def test_a_guide_without_a_mean_cannot_give_it() -> None:

@@ -15,8 +15,9 @@ from blob_pyro.data.examples import Batch
 from blob_pyro.errors import ConfigError
 from blob_pyro.experiments.bench.batches import answer_tokens
 from blob_pyro.experiments.bench.settings import LLAMA_7B, BenchSettings
+from blob_pyro.model.layers.targets import linear_layer_names
 from blob_pyro.model.likelihoods import MultipleChoice
-from blob_pyro.model.loading import BaseSource, choose_attention, linear_layer_names, load_base
+from blob_pyro.model.loading import BaseSource, choose_attention, load_base
 
 if TYPE_CHECKING:
     from peft import PeftModel

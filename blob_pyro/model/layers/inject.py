@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from blob_pyro.config.checks import unknown_name
 from blob_pyro.errors import ConfigError, UnsupportedLayerError
+from blob_pyro.model.architectures import check_architecture, tell_towers
 from blob_pyro.model.layers.drawn_linear import DrawnLinear
 from blob_pyro.model.layers.targets import in_blocks
 
@@ -93,7 +94,9 @@ def inject(
     """
     if bayesian not in FACTORS:
         raise unknown_name("bayesian", FACTORS, bayesian)
+    check_architecture(network)
     layers = find_lora_layers(network, adapter)
+    tell_towers(network, layers)
     drawn = layers if bayesian_layers is None else _chosen(network, layers, bayesian_layers)
     for factor in FACTORS[bayesian]:
         _refuse_undrawable(drawn, factor, adapter)

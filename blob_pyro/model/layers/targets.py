@@ -4,37 +4,59 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from blob_pyro.errors import ConfigError
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-# The query and value projections, as in PEFT's table, of architectures that it does not know. DeBERTa-v2 applies its
-# query projection to the relative positions too, which all items share, so that items cannot have draws of their own.
-DEFAULT_TARGET_MODULES: Mapping[str, tuple[str, ...]] = {
-    "cohere": ("q_proj", "v_proj"),
-    "deberta-v2": ("value_proj",),
-    "distilbert": ("q_lin", "v_lin"),
-    "granite": ("q_proj", "v_proj"),
-    "modernbert": ("Wqkv",),
-    "phi3": ("qkv_proj",),
-    "smollm3": ("q_proj", "v_proj"),
-}
+# DeBERTa-v2 applies its query projection, which is in PEFT's table, to the relative positions too, which all items
+# share, so that items cannot have draws of their own.
+DEFAULT_TARGET_MODULES: Mapping[str, tuple[str, ...]] = {"deberta-v2": ("value_proj",)}
+
+# What architectures call their query and value projections, or what holds them; the first that a network has. Those of
+# experts are not among them: an adapter on attention alone is what mixtures of experts are usually given.
+CONVENTIONS = (
+    ("q_proj", "v_proj"),
+    ("query", "value"),
+    ("q_lin", "v_lin"),
+    ("q_b_proj", "kv_b_proj"),
+    ("q_proj", "kv_b_proj"),
+    ("query_key_value",),
+    ("qkv_proj",),
+    ("c_attn",),
+    ("Wqkv",),
+    ("q", "v"),
+)
 
 
-def default_target_modules(model_type: str) -> list[str] | None:
-    """Names of the layers to adapt; None leaves it to PEFT, which knows the architecture or asks for names.
+def default_target_modules(network: Any) -> list[str] | str | None:
+    """Which layers to adapt where nobody says: the library's choice, or PEFT's, or by what they are called.
 
-    Example:
-        >>> default_target_modules("phi3")
-        ['qkv_proj']
+    Args:
+        network: a transformers network.
+
+    Returns:
+        As PEFT takes them; None where nothing is known.
     """
-    names = DEFAULT_TARGET_MODULES.get(model_type)
-    return None if names is None else list(names)
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFTS
+
+    kind = network.config.model_type
+    known = DEFAULT_TARGET_MODULES.get(kind) or PEFTS.get(kind)
+    if known is None:
+        there = linear_layer_names(network)
+        known = next((names for names in CONVENTIONS if set(names) <= set(there)), None)
+    return known if known is None or isinstance(known, str) else list(known)
+
+
+def linear_layer_names(network: nn.Module) -> list[str]:
+    """Last parts of the names of a network's linear layers, each once: what target_modules may hold."""
+    kinds = (nn.Linear, Conv1D)
+    return sorted({name.rsplit(".", 1)[-1] for name, module in network.named_modules() if isinstance(module, kinds)})
 
 
 _MAX_REPEATS, _MAX_CHOICES = 4, 8

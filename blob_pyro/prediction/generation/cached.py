@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blob_pyro.errors import ConfigError
-
 
 class CachedRows:
     """Rows under the draws that are held; each reading goes on where the last one ended.
@@ -21,9 +19,6 @@ class CachedRows:
     Args:
         network: a causal language model with a KV cache.
         num_rows: how many rows.
-
-    Raises:
-        ConfigError: the network takes no KV cache.
     """
 
     def __init__(self, network: Any, num_rows: int) -> None:
@@ -31,11 +26,6 @@ class CachedRows:
 
         self._network = network
         self._parameters = inspect.signature(network.forward).parameters
-        if "past_key_values" not in self._parameters:
-            raise ConfigError(
-                f"generate: expected a network with a KV cache (past_key_values); got {type(network).__name__}, "
-                "whose forward takes none"
-            )
         self._cache = DynamicCache(config=network.config.get_text_config(decoder=True))
         self._mask = torch.ones(num_rows, 0, dtype=torch.long, device=network.device)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from blob_pyro.data.examples import Batch
 from blob_pyro.prediction.generation.cached import CachedRows
+from blob_pyro.prediction.generation.reread import RereadRows, rows_of
 
 Pick = Callable[[Tensor, int], Tensor]
 """(S, P, V) logits and the number of the step -> (S, P) tokens."""
@@ -49,18 +50,14 @@ class Start:
         logits: (S, P, V) of the first token behind the prompts.
     """
 
-    rows: CachedRows
+    rows: CachedRows | RereadRows
     logits: Tensor
 
     @classmethod
     def reading(cls, network: Any, prompts: Batch, num_draws: int) -> Start:
-        """Read left-padded prompts under the draws that are held, S of them.
-
-        Raises:
-            ConfigError: the network takes no KV cache.
-        """
+        """Read left-padded prompts under the draws that are held, S of them."""
         repeated = prompts.repeat(num_draws)
-        rows = CachedRows(network, len(repeated))
+        rows = rows_of(network, len(repeated))
         logits = rows.read(repeated.input_ids, repeated.attention_mask)
         return cls(rows, logits.unflatten(0, (num_draws, len(prompts))))
 
