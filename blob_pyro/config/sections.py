@@ -37,7 +37,8 @@ class ModelConfig:
         r: rank of the adapters.
         lora_alpha: the adapters are scaled by lora_alpha / r.
         lora_dropout: dropout on the adapters' input.
-        target_modules: names of the adapted layers; None takes PEFT's default for the architecture.
+        target_modules: names of the adapted layers; or as one text a regular expression that a layer's whole path
+            matches, or "all-linear", as in PEFT. None takes the architecture's default (docs/bases.md).
         adapter: folder of a trained adapter (what PEFT saves), a run directory, a checkpoint of one or an exported
             mean, to start from; None starts with a fresh adapter. r, lora_alpha, lora_dropout and target_modules are
             then the adapter's own. Where a posterior of the same guide lies beside it the run goes on from that; of
@@ -70,7 +71,7 @@ class ModelConfig:
     r: int = 8
     lora_alpha: float = 16
     lora_dropout: float = 0.0
-    target_modules: list[str] | None = None
+    target_modules: list[str] | str | None = None
     adapter: str | None = None
     bayesian: Literal["A", "B", "both"] | None = None
     bayesian_layers: list[int] | None = None
@@ -100,7 +101,12 @@ class ModelConfig:
             _check_positive("model.prior_scale_spread", self.prior_scale_spread)
         _check(self.bayesian_layers != [], "model.bayesian_layers", "at least one block, or null", self.bayesian_layers)
         check_device_map(self.device_map, "model.device_map")
-        _check(self.target_modules != [], "model.target_modules", "at least one name, or null", self.target_modules)
+        _check(
+            self.target_modules not in ([], ""),
+            "model.target_modules",
+            "at least one name, or null",
+            self.target_modules,
+        )
 
 
 @dataclass(frozen=True, init=False)

@@ -73,6 +73,19 @@ def check_architecture(network: PeftModel) -> None:
         )
 
 
+def match_layer_types(network: PeftModel, adapter: str) -> None:
+    """Let a configuration tell the kind of each block also where PEFT has copied some (layer_replication); it does not.
+
+    Args:
+        network: the PEFT model.
+        adapter: the name of its adapter.
+    """
+    config = getattr(network.get_base_model(), "config", None)
+    ranges, kinds = network.peft_config[adapter].layer_replication, getattr(config, "layer_types", None)
+    if ranges and kinds and config is not None and len(kinds) != config.num_hidden_layers:
+        config.layer_types = [kinds[index] for start, end in ranges for index in range(start, end)]
+
+
 def towers_beside_text(network: Any) -> list[str]:
     """Parts of a network of several modes that no text goes through: its vision tower, what projects into the text.
 

@@ -20,7 +20,7 @@ from blob_pyro.config.device_maps import (
     refuse_unknown_modules,
 )
 from blob_pyro.errors import ConfigError, ModelLoadError
-from blob_pyro.model.architectures import head_modules, refuse_kind, towers_beside_text
+from blob_pyro.model.architectures import HEADS, head_modules, refuse_kind, towers_beside_text
 from blob_pyro.model.base_folder import refuse_adapter
 from blob_pyro.model.heads import check_sizes, output_names
 from blob_pyro.model.layers.targets import (
@@ -231,16 +231,22 @@ def with_fresh_adapter(base: Any, source: BaseSource, likelihood: Likelihood, ad
     from peft import LoraConfig, get_peft_model
 
     pattern = adapter.get("target_modules")
+    pattern = "all-linear" if pattern == ["all-linear"] else pattern
     if isinstance(pattern, str) and may_search_long(pattern):  # `load` refuses it, too
         raise ConfigError(
             f"target_modules: expected a regular expression that is searched quickly; got {pattern[:100]!r}; name the "
             "layers in a list"
         )
     adapter = {**adapter, "target_modules": default_target_modules(base) if pattern is None else pattern}
-    if likelihood.task_type == "SEQ_CLS" and (fresh := head_modules(getattr(base, "missing_keys", ()), base)):
+    fresh = head_modules(getattr(base, "missing_keys", ()), base) if likelihood.task_type == "SEQ_CLS" else []
+    left_out = towers = towers_beside_text(base)
+    if fresh:
         adapter["modules_to_save"] = fresh
-    if towers := towers_beside_text(base):
-        adapter["exclude_modules"] = rf"({'|'.join(map(re.escape, towers))})\..*"
+    if pattern == "all-linear":  # a head is trained whole, and PEFT knows the last layer of one alone
+        left_out = [*towers, *fresh, *(name for name, _ in base.named_children() if name.endswith(HEADS))]
+    if left_out:
+        adapter["exclude_modules"] = rf"({'|'.join(map(re.escape, left_out))})(\..*)?"
+    if towers:
         warnings.warn(
             f"model {source.id}: adapted is its language model; no text comes to {', '.join(towers)}", stacklevel=3
         )
@@ -249,7 +255,7 @@ def with_fresh_adapter(base: Any, source: BaseSource, likelihood: Likelihood, ad
             # PEFT sees GPT-2's Conv1D by itself, and says so to a user who has no say in it
             warnings.filterwarnings("ignore", "fan_in_fan_out is set to")
             return get_peft_model(base, LoraConfig(task_type=likelihood.task_type, **adapter))
-    except ValueError as error:
+    except (ValueError, re.error) as error:
         raise ConfigError(
             f"target_modules: expected names of linear layers of {source.id}; PEFT says: {one_line(error, limit=300)} "
             f"Its linear layers are: {', '.join(linear_layer_names(base))}"

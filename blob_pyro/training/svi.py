@@ -193,6 +193,7 @@ class BLoBSVI:
         """
         step = self.steps_done + 1
         check_gradients("step")
+        self.model.check_alive()
         check_batch(batch, self.model.network, self.model.tokenizer, self.model.num_positions)
         self.recipe.zero_grad()  # what a backward of one's own has left is no part of the step
         if step == 1:

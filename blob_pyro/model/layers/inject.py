@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from blob_pyro.config.checks import unknown_name
 from blob_pyro.errors import ConfigError, UnsupportedLayerError
-from blob_pyro.model.architectures import check_architecture, tell_towers
+from blob_pyro.model.architectures import check_architecture, match_layer_types, tell_towers
 from blob_pyro.model.layers.drawn_linear import DrawnLinear
 from blob_pyro.model.layers.targets import in_blocks
 
@@ -97,6 +97,7 @@ def inject(
     check_architecture(network)
     layers = find_lora_layers(network, adapter)
     tell_towers(network, layers)
+    match_layer_types(network, adapter)
     drawn = layers if bayesian_layers is None else _chosen(network, layers, bayesian_layers)
     for factor in FACTORS[bayesian]:
         _refuse_undrawable(drawn, factor, adapter)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from blob_pyro.errors import UnsupportedPosteriorError
 from blob_pyro.model.layers.substituted import substitute
+from blob_pyro.model.layers.targets import block_list
 from blob_pyro.model.likelihoods import SequenceClassification
 from blob_pyro.runs.exports.subject import Subject
 from blob_pyro.system.hub_errors import one_line
@@ -64,6 +65,7 @@ def write_merged(subject: Subject, folder: Path) -> tuple[dict[str, Any], Roundi
     with torch.no_grad(), substitute(network, single):
         before = network(input_ids=tokens).logits
         _untie(network)
+        _part_replicas(network)
         merged = _merge(network)
         after = merged(input_ids=tokens).logits
     if subject.labels and isinstance(model.likelihood, SequenceClassification):
@@ -107,6 +109,17 @@ def _untie(network: Any) -> None:
     if layer is not None and layer.weight is embedding.weight:
         layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
         base.config.tie_word_embeddings = False
+
+
+def _part_replicas(network: Any) -> None:
+    """Give copies of a block (layer_replication) weights of their own: each would be merged into the same."""
+    seen: set[int] = set()
+    base = network.get_base_model()
+    for module in (module for block in block_list(base) or () for module in block.modules()):
+        for name, weight in module._parameters.items():
+            if id(weight) in seen and weight is not None:
+                module._parameters[name] = nn.Parameter(weight.detach().clone(), requires_grad=False)
+        seen |= {id(weight) for weight in module._parameters.values()}
 
 
 def _rounding(before: Tensor, after: Tensor, dtype: str) -> Rounding:

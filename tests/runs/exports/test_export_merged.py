@@ -10,13 +10,14 @@ import pytest
 import tiny
 import torch
 import transformers as tf
-from cases import base_folder, make_batch
+from cases import HEAD_DIM, LLAMA, Q_V, adapt, base_folder, causal_base, make_batch, word_tokenizer
 from safetensors.torch import load_file
 from saved_runs import classifier_batch, logits_at, logits_of, saved, saved_classifier
 
 import blob_pyro as bp
 from blob_pyro.errors import UnsupportedPosteriorError
 from blob_pyro.guides import EnsembleGuide
+from blob_pyro.model.loading import BaseSource
 
 
 def merged(run: bp.Run, told: list[str] | None = None) -> Path:
@@ -66,6 +67,24 @@ def test_the_rounding_that_is_told_is_measured(tmp_path: Path) -> None:
         assert found[dtype]["logit"] / 20 < moved < 20 * found[dtype]["logit"]  # other tokens, of the same size
         assert "merging rounds" in (folder / "README.md").read_text().lower()
     assert found["float32"]["logit"] < 1e-3 < found["bfloat16"]["logit"] < found["bfloat16"]["spread"]
+
+
+@pytest.mark.parametrize("model_class", ["LlamaForCausalLM", "Qwen3ForCausalLM"])
+def test_replicated_layers_are_layers_of_their_own(model_class: str, tmp_path: Path) -> None:
+    """PEFT's copies share the base's weights: merged into these, each would get the adapters of all."""
+    network = adapt(
+        causal_base(model_class, LLAMA | HEAD_DIM), Q_V, bp.CausalLM(), layer_replication=[(0, 2), (1, 2), (0, 1)]
+    )
+    base = tmp_path / "base"
+    causal_base(model_class, LLAMA | HEAD_DIM).save_pretrained(base)
+    word_tokenizer().save_pretrained(base)
+    model = bp.BayesianLoRA(network, bp.CausalLM(), source=BaseSource(str(base)))
+    expected = logits_of(network)
+    bp.save(tmp_path / "run", model, bp.BLoBGuide(model))
+    again = tf.AutoModelForCausalLM.from_pretrained(bp.export(tmp_path / "run", "merged")).eval()
+    assert len(again.model.layers) == again.config.num_hidden_layers == 4
+    assert not torch.equal(again.model.layers[0].self_attn.q_proj.weight, again.model.layers[3].self_attn.q_proj.weight)
+    torch.testing.assert_close(logits_of(again), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")  # PEFT warns of what is tested here
