@@ -29,6 +29,7 @@ from blob_pyro.model.layers.substituted import checked_points, substitute, toget
 from blob_pyro.model.likelihoods import ClassLikelihood, Likelihood, MultipleChoice
 from blob_pyro.model.loading import BaseSource, with_fresh_adapter
 from blob_pyro.model.prior import PRIOR_SCALE, Hyperprior
+from blob_pyro.model.second_derivatives import guarded
 from blob_pyro.model.turns import Turns
 from blob_pyro.model.vocabulary import check_batch, check_token_ids, num_positions
 
@@ -308,7 +309,7 @@ class BayesianLoRA(PyroModule):
         scale = None if self.hyperprior is None else pyro.sample(PRIOR_SCALE, self.hyperprior.law(self.device))
         values = {site: one_draw_dim(pyro.sample(site, self.prior(site, scale))) for site in self.sites}
         draws = draw(values, num_items=len(batch))
-        logits = self.logits(batch, draws)
+        logits = guarded(self.logits(batch, draws))
         law, value = self.likelihood.observation(logits, batch)
         if value is None and autoguide_sets_up():  # labels to be predicted are nothing for a guide to learn
             return logits

@@ -21,23 +21,33 @@ import dataclasses
 import json
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from blob_pyro.errors import ConfigError, RunDirectoryError, UnsupportedPosteriorError
 from blob_pyro.guides import GUIDES, AdapterGuide
 from blob_pyro.model.adapted_base import load_adapted
 from blob_pyro.model.bayesian_lora import BayesianLoRA
-from blob_pyro.model.likelihoods import LIKELIHOODS
+from blob_pyro.model.likelihoods import LIKELIHOODS, Likelihood
 from blob_pyro.model.loading import BaseSource
 from blob_pyro.model.prior import Hyperprior
+from blob_pyro.prediction.predictive import check_guide
 from blob_pyro.storage.adapter_checks import check_adapter
 from blob_pyro.storage.adapter_files import read_adapter_config, write_adapter_config
+from blob_pyro.storage.own_guides import (
+    MakeGuide,
+    guide_adapters,
+    guide_description,
+    guide_tensors,
+    made_guide,
+    refuse_made,
+)
 from blob_pyro.storage.posterior_files import (
     ADAPTER,
     DESCRIPTION,
@@ -67,51 +77,58 @@ class Run:
     Attributes:
         path: the run directory.
         model: the model, with the run's adapter and tokenizer.
-        guide: its posterior.
+        guide: its posterior: one of `bp.guides`, or what `load` was told to make.
     """
 
     path: Path
     model: BayesianLoRA
-    guide: AdapterGuide
+    guide: Any
 
 
-def save(run_dir: str | Path, model: BayesianLoRA, guide: AdapterGuide) -> None:
+def save(run_dir: str | Path, model: BayesianLoRA, guide: nn.Module) -> None:
     """Write adapter, posterior and description into `run_dir` (made if it is not there), all or none of them.
 
     Args:
         run_dir: the run directory; these three parts of it are replaced.
         model: the model.
-        guide: its posterior.
+        guide: its posterior: one of `bp.guides`, or an autoguide or another module, of which the state is kept. How
+            such a guide is made `load` has to be told.
 
     Raises:
-        ConfigError: the guide is none of bp.guides, which `load` could not make again, or it is another model's;
-            nothing is written.
+        ConfigError: the guide is no module, an autoguide without parameters yet, or another model's; nothing is written.
         UnsupportedPosteriorError: the model was trained under another guide since; nothing is written.
         UnsupportedLayerError: the adapter is not the network's active, enabled and unmerged one; nothing is written.
     """
     model.check_alive()
-    described = describe(model, guide)
-    guide.check_model(model)
+    described, adapters = describe(model, guide), guide_adapters(model, guide)
+    check_guide(model, guide)
     with replaced_together(Path(run_dir)) as path:
         # "auto" would ask the hub whether the vocabulary grew; an adapter on lm_head needs no embedding saved
-        model.network.save_pretrained(
-            str(path / ADAPTER), selected_adapters=guide.adapters, save_embedding_layers=False
-        )
-        for folder in (adapter_folder(path, adapter) for adapter in guide.adapters):
+        model.network.save_pretrained(str(path / ADAPTER), selected_adapters=adapters, save_embedding_layers=False)
+        for folder in (adapter_folder(path, adapter) for adapter in adapters):
             # PEFT writes the folder of this machine that the base was loaded from, not what the user calls it
             write_adapter_config(folder, read_adapter_config(folder) | {"base_model_name_or_path": model.source.id})
         (path / ADAPTER / "README.md").unlink(missing_ok=True)  # an empty form, which names that folder too
-        tensors = {name: value.detach().cpu().contiguous() for name, value in guide.tensors().items()}
-        save_file(tensors, path / TENSORS)
-        told = {"mean_scales": mean_scales(guide), "width": _width(guide), "sha256": digests(path, guide.adapters)}
+        tensors = guide_tensors(model, guide)
+        save_file({name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}, path / TENSORS)
+        scales, width = (mean_scales(guide), _width(guide)) if isinstance(guide, AdapterGuide) else ({}, None)
+        told = {"mean_scales": scales, "width": width, "sha256": digests(path, adapters)}
         write_whole(path / DESCRIPTION, json.dumps(described | told, indent=2) + "\n")
 
 
-def load(run_dir: str | Path, *, base: Any = None, device_map: Any = None, shard_base: bool = False) -> Run:
+def load(
+    run_dir: str | Path,
+    *,
+    guide: MakeGuide | None = None,
+    base: Any = None,
+    device_map: Any = None,
+    shard_base: bool = False,
+) -> Run:
     """Make the model and guide of a run directory again, bit for bit.
 
     Args:
         run_dir: what `save` wrote.
+        guide: makes the guide of a model, where the run's is none of `bp.guides`: `lambda model: AutoNormal(model)`.
         base: the base network, where it is in memory already; by default it is loaded from where it came.
         device_map: where the base is loaded to, whatever the run was trained on: as in
             `BayesianLoRA.from_pretrained`; not beside `base`.
@@ -119,8 +136,9 @@ def load(run_dir: str | Path, *, base: Any = None, device_map: Any = None, shard
 
     Raises:
         ConfigError: the device map cannot be, or names a device that is not here; or there is a base too; or the base
-            cannot be shared out.
-        RunDirectoryError: a part is missing or altered, or of another format version.
+            cannot be shared out. `guide` is missing, or there is no place for one; or Pyro's param store holds other
+            values by the names of its parameters.
+        RunDirectoryError: a part is missing or altered, or of another format version; or `guide` makes another one.
         ModelLoadError: the base model was not found.
     """
     if base is not None and device_map is not None:
@@ -130,38 +148,48 @@ def load(run_dir: str | Path, *, base: Any = None, device_map: Any = None, shard
     path = together_in(Path(run_dir))
     described = read_description(path)
     with refuse_altered(path / DESCRIPTION):
+        of_guide = dict(described["guide"])
+    refuse_made(Path(run_dir), of_guide, guide)
+    with refuse_altered(path / DESCRIPTION):
         likelihood = LIKELIHOODS[described["likelihood"]["name"]](**described["likelihood"]["settings"])
         source = BaseSource(**described["base"])
-        guide_kind, guide_settings = GUIDES[described["guide"]["name"]], described["guide"]["settings"]
+        own: Callable[..., AdapterGuide] | None = None if guide else GUIDES[of_guide["name"]]
         names = [described["adapter"], *described.get("adapters", [])]
         refuse_oversized(path, described, names)
-        others = [name for name in dict.fromkeys(names) if name != names[0]]
+
+    def put_adapters(base: Any) -> PeftModel:
+        return _load_adapters(path, names[0], [name for name in dict.fromkeys(names) if name != names[0]], base)
+
     if base is None:
-        network, tokenizer = load_adapted(
-            source,
-            likelihood,
-            lambda base: _load_adapters(path, names[0], others, base),
-            device_map=device_map,
-            shard=shard_base,
-        )
+        network, tokenizer = load_adapted(source, likelihood, put_adapters, device_map=device_map, shard=shard_base)
     else:
-        network, tokenizer = _load_adapters(path, names[0], others, base), None
+        network, tokenizer = put_adapters(base), None
     with refuse_altered(path / DESCRIPTION):
-        model = BayesianLoRA(
-            network,
-            likelihood,
-            prior_scale=_prior_scale(described["prior_scale"]),
-            num_data=described["num_data"],
-            bayesian=described.get("bayesian", "A"),
-            bayesian_layers=described.get("bayesian_layers"),
-            tokenizer=tokenizer,
-            source=source,
-        )
-        guide = guide_kind(model, **guide_settings)
+        model = _model(described, network, likelihood, tokenizer, source)
+        made: Any = None if own is None else own(model, **of_guide["settings"])
     _check_sites(path, model, described["sites"])
-    restore(guide.tensors(), read_tensors(path), path)
-    check_digests(path, guide.adapters, described.get("sha256", {}))
-    return Run(Path(run_dir), model, guide)
+    saved = read_tensors(path)
+    if guide is not None:
+        made = made_guide(guide, model, of_guide, saved)
+    restore(guide_tensors(model, made), saved, path)
+    check_digests(path, guide_adapters(model, made), described.get("sha256", {}))
+    return Run(Path(run_dir), model, made)
+
+
+def _model(
+    described: dict[str, Any], network: PeftModel, likelihood: Likelihood, tokenizer: Any, source: BaseSource
+) -> BayesianLoRA:
+    """The model that a description tells of."""
+    return BayesianLoRA(
+        network,
+        likelihood,
+        prior_scale=_prior_scale(described["prior_scale"]),
+        num_data=described["num_data"],
+        bayesian=described.get("bayesian", "A"),
+        bayesian_layers=described.get("bayesian_layers"),
+        tokenizer=tokenizer,
+        source=source,
+    )
 
 
 def mean_scales(guide: AdapterGuide) -> dict[str, float]:
@@ -183,19 +211,19 @@ def _width(guide: AdapterGuide) -> float | None:
     return width if math.isfinite(width) else None
 
 
-def describe(model: BayesianLoRA, guide: AdapterGuide) -> dict[str, Any]:
+def describe(model: BayesianLoRA, guide: nn.Module) -> dict[str, Any]:
     """What is needed, beside the tensors, to make model and guide again; JSON types only."""
     return {
         "format": FORMAT,
         "version": VERSION,
-        "guide": {"name": _name_of(guide), "settings": guide.settings()},
+        "guide": guide_description(guide),
         "likelihood": {"name": type(model.likelihood).__name__, "settings": model.likelihood.settings()},
         "prior_scale": model.prior_scale if model.hyperprior is None else model.hyperprior.describe(),
         "num_data": model.num_data,
         "bayesian": model.bayesian,
         "bayesian_layers": model.bayesian_layers,
         "adapter": model.adapter,
-        "adapters": guide.adapters,
+        "adapters": guide_adapters(model, guide),
         "base": dataclasses.asdict(model.source),
         "sites": _site_shapes(model),
     }
@@ -208,13 +236,6 @@ def _prior_scale(described: Any) -> Any:
 
 def _site_shapes(model: BayesianLoRA) -> dict[str, list[int]]:
     return {site: list(model.location(site).shape) for site in model.sites}
-
-
-def _name_of(guide: AdapterGuide) -> str:
-    for name, kind in GUIDES.items():
-        if type(guide) is kind:
-            return name
-    raise ConfigError(f"guide: expected one of bp.guides ({', '.join(GUIDES)}); got {type(guide).__name__}")
 
 
 def load_adapter(folder: Path, base: Any, name: str = "default", *, shown: Path | None = None) -> PeftModel:

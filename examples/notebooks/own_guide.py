@@ -191,6 +191,5 @@ with torch.no_grad():
     print("logits of three draws:", tuple(posterior(unlabelled)["_RETURN"].shape), "(draws, tweets, classes)")
 
 # %% [markdown]
-# What it does not get by itself: `bp.save` and the command line know guides by name, and a new name has to be entered
-# in `blob_pyro.guides.GUIDES`, in a copy of the library. To keep yours, save `model.network` with PEFT and
-# `guide.state_dict()` with torch.
+# `bp.save(folder, model, guide)` keeps it, and `bp.load(folder, guide=ColumnGuide)` makes it again. The command line
+# knows guides by name: for that a new one has to be entered in `blob_pyro.guides.GUIDES`, in a copy of the library.

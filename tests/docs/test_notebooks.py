@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cases import MODELS
+from cases import LLAMA, MODELS, causal_base
 from guide_laws import check_fit, check_prediction
 from processes import as_fresh, server
 
@@ -271,8 +271,9 @@ def test_the_own_guide_has_forty_lines_and_keeps_the_laws_of_guides(tmp_path: Pa
         spread = guide.scale(site)
         assert spread.shape == model.location(site).shape and bool((spread == spread[:1]).all())
         assert guide.full_weight_posterior(site).event_shape == model.sites[site].base_layer.weight.shape
-    with pytest.raises(bp.errors.ConfigError, match=r"guide: expected one of bp\.guides"):
-        bp.save(tmp_path / "run", model, guide)
+    bp.save(tmp_path / "run", model, guide)
+    again = bp.load(tmp_path / "run", guide=kind, base=causal_base("LlamaForCausalLM", LLAMA)).guide
+    assert all(bool((again.scale(site) == guide.scale(site)).all()) for site in model.sites)
 
 
 @pytest.mark.slow

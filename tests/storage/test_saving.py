@@ -354,16 +354,6 @@ def test_damaged_runs_are_refused_in_one_line(damage: str, tmp_path: Path) -> No
     assert str(tmp_path) in str(caught.value)
 
 
-def test_a_guide_of_ones_own_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    class OwnGuide(bp.BLoBGuide):
-        pass
-
-    model = pretrained()
-    with pytest.raises(bp.errors.ConfigError, match="guide: expected one of bp.guides .*; got OwnGuide"):
-        bp.save(tmp_path / "run", model, OwnGuide(model))
-    assert not (tmp_path / "run").exists()
-
-
 def test_missing_directory() -> None:
     with pytest.raises(RunDirectoryError, match="expected a run directory with posterior.json; it is not there"):
         bp.load("/nowhere/at/all")
