@@ -42,6 +42,7 @@ def _acquire(parser: ArgumentParser, words: Sequence[str]) -> None:
         parsed.k,
         score=parsed.score,
         num_samples=parsed.num_samples,
+        base=parsed.base,
         progress=not parsed.quiet,
         say=say_aside,
     )

@@ -147,7 +147,15 @@ def add_run_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--num_samples", type=int | None, default=None, help="posterior draws; the run's own by default"
     )
+    add_base(parser)
     add_quiet(parser)
+
+
+def add_base(parser: ArgumentParser) -> None:
+    """Where the base of a run is, if it has moved."""
+    parser.add_argument(
+        "--base", type=str | None, default=None, help="the base's folder, hub id or alias, where it has moved"
+    )
 
 
 def add_quiet(parser: Any) -> None:

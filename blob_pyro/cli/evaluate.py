@@ -29,7 +29,7 @@ def _evaluate_parser() -> ArgumentParser:
 def _evaluate(parser: ArgumentParser, words: Sequence[str]) -> None:
     parsed = parser.parse_args(words)
     with connected() as ranks:
-        result = evaluate_run(parsed.run, num_samples=parsed.num_samples, progress=not parsed.quiet)
+        result = evaluate_run(parsed.run, num_samples=parsed.num_samples, base=parsed.base, progress=not parsed.quiet)
         if ranks.is_first:
             print_metrics(result.metrics)
             print(f"wrote {result.path / METRICS}, {result.path / PREDICTIONS}")

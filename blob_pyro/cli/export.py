@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from blob_pyro.cli.command import Command, add_quiet, command_parser
+from blob_pyro.cli.command import Command, add_base, add_quiet, command_parser
 from blob_pyro.errors import ConfigError, HubError
 from blob_pyro.runs.exports import export, push_to_hub
 from blob_pyro.runs.exports.push import check_repo_id
@@ -38,6 +38,7 @@ def _export_parser() -> ArgumentParser:
         "--push_to_hub", type=str | None, default=None, help="send the folder to this repository of the hub, ORG/NAME"
     )
     parser.add_argument("--private", action="store_true", help="make a new repository of the hub private")
+    add_base(parser)
     add_quiet(parser)
     return parser
 
@@ -50,7 +51,14 @@ def _export(parser: ArgumentParser, words: Sequence[str]) -> None:
         check_repo_id(parsed.push_to_hub)
     if parsed.seed is not None and not 0 <= parsed.seed < 2**32:
         raise ConfigError(f"--seed: expected a whole number from 0 to {2**32 - 1}; got {parsed.seed}")
-    folder = export(parsed.run, parsed["as"], output=parsed.output, seed=parsed.seed, progress=not parsed.quiet)
+    folder = export(
+        parsed.run,
+        parsed["as"],
+        output=parsed.output,
+        seed=parsed.seed,
+        base=parsed.base,
+        progress=not parsed.quiet,
+    )
     print(f"wrote {folder}")
     if parsed.push_to_hub is None:
         return

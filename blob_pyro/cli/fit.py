@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from blob_pyro.cli.command import Command, add_quiet, add_run_config, command_parser, config_of, print_metrics
+from blob_pyro.cli.command import Command, add_base, add_quiet, add_run_config, command_parser, config_of, print_metrics
 from blob_pyro.runs.fit import fit_run
 from blob_pyro.system.processes import connected
 
@@ -28,6 +28,7 @@ def _fit_parser() -> ArgumentParser:
         "--resume", action="store_true",
         help="go on with a run that was stopped or killed; with more train.num_steps, with one that is done",
     )  # fmt: skip
+    add_base(parser)
     add_quiet(parser)
     return parser
 
@@ -35,7 +36,7 @@ def _fit_parser() -> ArgumentParser:
 def _fit(parser: ArgumentParser, words: Sequence[str]) -> None:
     config, parsed = config_of(parser, words)
     with connected() as ranks:
-        result = fit_run(config, resume=parsed.resume, progress=not parsed.quiet)
+        result = fit_run(config, resume=parsed.resume, base=parsed.base, progress=not parsed.quiet)
         if ranks.is_first:
             print_metrics(result.metrics)
             print(f"wrote {result.path}")

@@ -10,7 +10,7 @@ from typing import Any
 import pyro
 from jsonargparse import ArgumentParser, Namespace
 
-from blob_pyro.cli.command import Command, add_quiet, command_parser, json_line
+from blob_pyro.cli.command import Command, add_base, add_quiet, command_parser, json_line
 from blob_pyro.config.checks import unknown_name
 from blob_pyro.prediction.generation import Generations, generate
 from blob_pyro.report.colours import dim, legend, painted, printable, wants_colour
@@ -52,6 +52,7 @@ def _generate_parser() -> ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the posterior draws, and of the drawn tokens")
     parser.add_argument("--uncertainty", type=str, default="entropy", help=f"what colours tell: {' or '.join(EDGES)}")
+    add_base(parser)
     parser.add_argument("--json", action="store_true", help="a JSON line for each text instead, with every figure")
     add_quiet(parser)
     return parser
@@ -61,7 +62,7 @@ def _generate(parser: ArgumentParser, words: Sequence[str]) -> None:
     parsed = parser.parse_args(words)
     if parsed.uncertainty not in EDGES:
         raise unknown_name("--uncertainty", EDGES, parsed.uncertainty)
-    run = load(parsed.run, device_map=device_map_of(parsed.run))
+    run = load(parsed.run, base=parsed.base, device_map=device_map_of(parsed.run))
     pyro.set_rng_seed(parsed.seed)
     generations = generate(
         run.model,

@@ -71,6 +71,7 @@ def _predict(parser: ArgumentParser, words: Sequence[str]) -> None:
         parsed.run,
         parsed.file,
         num_samples=parsed.num_samples,
+        base=parsed.base,
         decisions=decisions,
         progress=not parsed.quiet,
         say=say_aside,

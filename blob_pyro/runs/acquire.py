@@ -24,6 +24,7 @@ def acquire_run(
     *,
     score: str = "bald",
     num_samples: int | None = None,
+    base: str | Path | None = None,
     progress: bool = True,
     say: Say = print,
 ) -> list[Fields]:
@@ -35,6 +36,7 @@ def acquire_run(
         k: how many to choose.
         score: the uncertainty to choose by, one of `SCORES`.
         num_samples: posterior draws; None takes the run's own number.
+        base: the folder, hub id or alias that the base is loaded from, where it has moved.
         progress: show a progress bar.
         say: receives lines for the user.
 
@@ -58,7 +60,7 @@ def acquire_run(
         console.log(f"note: {found_rows.left_out}")
     check_k(k, len(rows))
     examples = examples_for(config.data, rows, with_labels=False, source=str(file))
-    run = load_run(run_dir, labels_of(config.data))
+    run = load_run(run_dir, labels_of(config.data), base=base)
     answerer = Answerer(run, config, console)
     found = acquire(answerer(encode_items(examples, run.model, config.data, str(file))), k, score)
     scores = found.scores.tolist()

@@ -70,7 +70,9 @@ class Answerer:
         return predict_items(self.run, items, self.config, self._num_draws, self.console)
 
 
-def load_run(run_dir: str | Path, labels: Sequence[str], *, shard_base: bool = False) -> Run:
+def load_run(
+    run_dir: str | Path, labels: Sequence[str], *, base: str | Path | None = None, shard_base: bool = False
+) -> Run:
     """`load` to where the run was trained, and a check that the posterior was learnt for these labels.
 
     Where this machine lacks a device of the run's `model.device_map`, the run is loaded as without one, with a warning.
@@ -78,12 +80,13 @@ def load_run(run_dir: str | Path, labels: Sequence[str], *, shard_base: bool = F
     Args:
         run_dir: the run.
         labels: answer words in class order; none where it learns tokens.
+        base: where its base is, if that has moved.
         shard_base: share the base out over the processes.
 
     Raises:
         RunDirectoryError: the directory is not a whole run, or its labels or its likelihood were altered.
     """
-    run = load(run_dir, device_map=device_map_of(run_dir), shard_base=shard_base)
+    run = load(run_dir, base=base, device_map=device_map_of(run_dir), shard_base=shard_base)
     if not labels:
         _check_tokens(run, run_dir)
         return run

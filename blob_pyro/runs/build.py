@@ -351,11 +351,19 @@ def with_codes(data: DataConfig, model_id: str) -> tuple[DataConfig, tuple[str, 
         return dataclasses.replace(data, answers=answers), (told,)
 
 
-def build_parts(config: RunConfig, data: TaskData) -> Parts:
-    """What a run is trained and tested with, as its seed has it."""
+def build_parts(config: RunConfig, data: TaskData, base: str | None = None) -> Parts:
+    """What a run is trained and tested with, as its seed has it.
+
+    Args:
+        config: the run.
+        data: its items.
+        base: the place that the base is loaded from, where it has moved; the run calls it by its old name.
+    """
     pyro.set_rng_seed(config.seed)
+    here = config if base is None else dataclasses.replace(config, model=dataclasses.replace(config.model, id=base))
     words = config.data.answer_words(data.labels)
-    model = build_model(with_class_weights(config, data.train, data.labels), words, num_data=len(data.train))
+    model = build_model(with_class_weights(here, data.train, data.labels), words, num_data=len(data.train))
+    model.source = dataclasses.replace(model.source, id=config.model.id)
     items = encode_task(data, model, config)
     count_tokens(model, items.train, config.model)
     guide = build_guide(model, config.guide)

@@ -63,7 +63,12 @@ def evaluate_test_items(run: Run, items: Items, config: RunConfig, console: Cons
 
 
 def evaluate_run(
-    run_dir: str | Path, *, num_samples: int | None = None, progress: bool = True, say: Say = print
+    run_dir: str | Path,
+    *,
+    num_samples: int | None = None,
+    base: str | Path | None = None,
+    progress: bool = True,
+    say: Say = print,
 ) -> RunResult:
     """Predict a saved run's test items again, and rewrite its metrics and predictions.
 
@@ -73,6 +78,7 @@ def evaluate_run(
     Args:
         run_dir: a directory that `fit_run` wrote.
         num_samples: posterior draws; None takes the run's own number.
+        base: the folder, hub id or alias that the base is loaded from, where it has moved.
         progress: show progress bars; those of other libraries are theirs (`system.terminal.quiet_libraries`).
         say: receives lines for the user.
 
@@ -93,5 +99,5 @@ def evaluate_run(
             raise DataError(
                 f"{run_dir}: expected a run with test items; it has none; use `blob-pyro predict` on a file"
             )
-        run = load_run(run_dir, data.labels, shard_base=config.model.shard_base and ranks.num > 1)
+        run = load_run(run_dir, data.labels, base=base, shard_base=config.model.shard_base and ranks.num > 1)
         return evaluate_test_items(run, encode_task(data, run.model, config), config, console)

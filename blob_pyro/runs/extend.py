@@ -70,10 +70,15 @@ def in_extension(config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, output=str(Path(config.output) / EXTENSION))
 
 
-def begun_parts(config: RunConfig, data: TaskData) -> tuple[Parts, Past]:
+def begun_parts(config: RunConfig, data: TaskData, base: str | None = None) -> tuple[Parts, Past]:
     """A finished run's model and guide to train on, and what lies behind; its extension is begun where it is not.
 
     Every process calls it.
+
+    Args:
+        config: the run, with more steps.
+        data: its items.
+        base: the place that the base is loaded from, where it has moved.
 
     Raises:
         RunDirectoryError: an extension to another number of steps was begun; or as `load`.
@@ -85,7 +90,9 @@ def begun_parts(config: RunConfig, data: TaskData) -> tuple[Parts, Past]:
             f"{inside}: expected an extension to {config.train.num_steps} steps; one with another {odd[0]} was begun: "
             "go on with that, or delete this folder"
         )
-    run = load(path, device_map=device_map_of(path), shard_base=config.model.shard_base and ranks.num > 1)
+    sharded = config.model.shard_base and ranks.num > 1
+    run = load(path, base=base, device_map=device_map_of(path), shard_base=sharded)
+    run.model.source = dataclasses.replace(run.model.source, id=config.model.id)
     if config.model.gradient_checkpointing:
         run.model.network.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
     guide = build_guide(run.model, config.guide) if isinstance(run.guide, PostHocGuide) else run.guide

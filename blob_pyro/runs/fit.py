@@ -8,7 +8,7 @@ from typing import Any
 from blob_pyro.config.sections import RunConfig
 from blob_pyro.data.tasks.own_rows import TrainRows
 from blob_pyro.data.tasks.task_data import TaskData
-from blob_pyro.errors import Stopped
+from blob_pyro.errors import ConfigError, Stopped
 from blob_pyro.guides import AdapterGuide
 from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.report.page.cautions import OF_THE_POSTERIOR, cautions_of
@@ -20,6 +20,7 @@ from blob_pyro.runs.extend import begun_parts, end_extension, in_extension, is_e
 from blob_pyro.runs.train import learn
 from blob_pyro.runs.tune import tune
 from blob_pyro.runs.tuning import is_unfinished_search
+from blob_pyro.storage.base_digest import check_base
 from blob_pyro.storage.directory import (
     ABOUT,
     CHECKPOINTS,
@@ -32,10 +33,11 @@ from blob_pyro.storage.directory import (
     refuse_used_directory,
     write_json,
 )
+from blob_pyro.storage.posterior_files import DESCRIPTION, read_description
 from blob_pyro.storage.reading import read_metrics
 from blob_pyro.storage.run_files import read_run
 from blob_pyro.storage.saving import Run
-from blob_pyro.system.files import end_replacing
+from blob_pyro.system.files import WRITTEN, end_replacing
 from blob_pyro.system.locks import alone_in
 from blob_pyro.system.processes import Ranks, connected
 from blob_pyro.system.terminal import SILENT, Console, Say
@@ -43,7 +45,14 @@ from blob_pyro.training.checkpoints import Checkpoints
 from blob_pyro.training.extending import Past
 
 
-def fit_run(config: RunConfig, *, resume: bool = False, progress: bool = True, say: Say = print) -> RunResult:
+def fit_run(
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    base: str | Path | None = None,
+    progress: bool = True,
+    say: Say = print,
+) -> RunResult:
     """Fine-tune, predict the test items, and write the run directory.
 
     With `config.tune.search` the settings are searched first (`tune`); the run's config.yaml stays the configuration
@@ -59,32 +68,37 @@ def fit_run(config: RunConfig, *, resume: bool = False, progress: bool = True, s
             bit by bit as if it had never stopped (CPU, same libraries, threads and processes); start where there is
             none. Of a finished run the metrics come back as they are, without predictions; with more
             `train.num_steps` than it had it goes on to that many.
+        base: the folder, hub id or alias that the base of the run that goes on is loaded from, where it has moved.
         progress: show progress bars; those of other libraries are theirs (`system.terminal.quiet_libraries`).
         say: receives lines for the user.
 
     Raises:
         BlobPyroError: one of its kinds, with a one-line message, for whatever the user can mend.
     """
-    return fit_with(config, Console(progress, say), resume=resume)
+    return fit_with(config, Console(progress, say), resume=resume, base=None if base is None else str(base))
 
 
-def fit_with(config: RunConfig, console: Console, *, resume: bool = False) -> RunResult:
+def fit_with(config: RunConfig, console: Console, *, resume: bool = False, base: str | None = None) -> RunResult:
     """`fit_run` under a console."""
+    if base is not None and not resume:
+        raise ConfigError(f"--base: expected --resume beside it; a new run has its base in model.id; got {base}")
     with connected() as ranks:
         console = console if ranks.is_first else SILENT
         check_run(config)
         config, train_rows = with_read_labels(config, console)
         with alone_in(config.output, ranks):
-            return _fit(config, train_rows, console, resume)
+            return _fit(config, train_rows, console, resume, base)
 
 
-def _fit(config: RunConfig, train_rows: TrainRows | None, console: Console, resume: bool) -> RunResult:
+def _fit(
+    config: RunConfig, train_rows: TrainRows | None, console: Console, resume: bool, base: str | None
+) -> RunResult:
     """The run, where nobody else writes into its directory."""
     if resume:
         refuse_links(config.output)
         _end_what_was_begun(Path(config.output))
         if is_extension(config):
-            return _extended(config, load_data(config, train_rows=train_rows), console)
+            return _extended(config, load_data(config, train_rows=train_rows), console, base)
     goes_on = resume and holds_run_of(config)
     if not goes_on and not is_unfinished_search(config):
         refuse_used_directory(config.output)
@@ -96,7 +110,9 @@ def _fit(config: RunConfig, train_rows: TrainRows | None, console: Console, resu
         console.log(note)
     tuning = tune(config, data, console) if config.tune.search else None
     chosen = config if tuning is None else tuning.config
-    parts = build_parts(chosen, data)
+    parts = build_parts(chosen, data, base)
+    if base is not None:
+        _check_moved(parts.model, config)
     for note in parts.notes:
         console.log(note)
     _begin(config, about(parts.model, data, Ranks.here().num), is_new=tuning is None and not goes_on)
@@ -112,13 +128,22 @@ def _end_what_was_begun(path: Path) -> None:
     ranks.wait()
 
 
-def _extended(config: RunConfig, data: TaskData, console: Console) -> RunResult:
+def _check_moved(model: BayesianLoRA, config: RunConfig) -> None:
+    """Check a base from another place against the newest that the run has saved."""
+    path = Path(config.output)
+    places = [path / WRITTEN, path, *sorted((path / CHECKPOINTS).glob("step-*"))[-1:]]
+    found = next((place / DESCRIPTION for place in places if (place / DESCRIPTION).is_file()), None)
+    if found is not None:
+        check_base(model, config.model.id, read_description(found.parent))
+
+
+def _extended(config: RunConfig, data: TaskData, console: Console, base: str | None) -> RunResult:
     """A finished run with more steps: the old one stays until the new one is whole."""
     inside, path = in_extension(config), Path(config.output)
     refuse_links(path)
     for note in data.notes:
         console.log(note)
-    parts, past = begun_parts(config, data)
+    parts, past = begun_parts(config, data, base)
     _train(parts, inside, console, True, {}, past)
     result = _evaluate(parts, inside, console)
     if Ranks.here().is_first:

@@ -28,7 +28,12 @@ from blob_pyro.system.terminal import Console, Say
 
 
 def score_completions(
-    run_dir: str | Path, config: RunConfig, rows: Sequence[Row], file: str, console: Console
+    run_dir: str | Path,
+    config: RunConfig,
+    rows: Sequence[Row],
+    file: str,
+    console: Console,
+    base: str | Path | None = None,
 ) -> list[Fields]:
     """The rows of a file, each with how probable its completion is (see `completion_scores`).
 
@@ -38,13 +43,14 @@ def score_completions(
         rows: what the file holds: the fields of the prompt and of the completion.
         file: its name, for messages.
         console: shows progress, and is told of fields that are replaced.
+        base: the folder, hub id or alias that the base is loaded from, where it has moved.
 
     Raises:
         RunDirectoryError: the directory is not a whole run.
         DataError: there is no completion to score, or a row lacks a field.
     """
     examples = _examples(run_dir, config.data, rows, file)
-    run = load_run(run_dir, ())
+    run = load_run(run_dir, (), base=base)
     items = encode_items(examples, run.model, config.data, file)
     predictions = TextItems().predict(run, items, config, num_draws(run.guide, config), console)
     return with_fields(rows, completion_scores(predictions), console)
@@ -77,6 +83,7 @@ def predict_run(
     *,
     num_samples: int | None = None,
     decisions: Decisions | None = None,
+    base: str | Path | None = None,
     progress: bool = True,
     say: Say = print,
 ) -> list[dict[str, Any]]:
@@ -87,6 +94,7 @@ def predict_run(
         file: .jsonl, .csv, .tsv (also .gz) or .parquet, with the fields of the run's prompt; labels are not needed.
         num_samples: posterior draws; None takes the run's own number.
         decisions: what else to decide on each item, by held-out items under the same draws and temperature.
+        base: the folder, hub id or alias that the base is loaded from, where it has moved.
         progress: show a progress bar; those of other libraries are theirs (`system.terminal.quiet_libraries`).
         say: receives lines for the user.
 
@@ -110,11 +118,11 @@ def predict_run(
     if found.left_out:
         console.log(f"note: {found.left_out}")
     if config.learns_tokens:
-        return score_completions(run_dir, config, rows, str(file), console)
+        return score_completions(run_dir, config, rows, str(file), console, base)
     labels = labels_of(config.data)
     examples = examples_for(config.data, rows, with_labels=False, source=str(file))
     held_out = prepare(decisions, config, run_dir)
-    run = load_run(run_dir, labels)
+    run = load_run(run_dir, labels, base=base)
     answerer = Answerer(run, config, console)
     predictions = answerer(encode_items(examples, run.model, config.data, str(file)))
     decided = decide(predictions, answerer, decisions, held_out, labels)

@@ -30,7 +30,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from blob_pyro.errors import ConfigError, RunDirectoryError, UnsupportedPosteriorError
+from blob_pyro.errors import ConfigError, ModelLoadError, RunDirectoryError, UnsupportedPosteriorError
 from blob_pyro.guides import GUIDES, AdapterGuide
 from blob_pyro.model.adapted_base import load_adapted
 from blob_pyro.model.bayesian_lora import BayesianLoRA
@@ -40,6 +40,7 @@ from blob_pyro.model.prior import Hyperprior
 from blob_pyro.prediction.predictive import check_guide
 from blob_pyro.storage.adapter_checks import check_adapter
 from blob_pyro.storage.adapter_files import read_adapter_config, write_adapter_config
+from blob_pyro.storage.base_digest import DIGEST, base_digest, check_base
 from blob_pyro.storage.own_guides import (
     MakeGuide,
     guide_adapters,
@@ -112,7 +113,7 @@ def save(run_dir: str | Path, model: BayesianLoRA, guide: nn.Module) -> None:
         tensors = guide_tensors(model, guide)
         save_file({name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}, path / TENSORS)
         scales, width = (mean_scales(guide), _width(guide)) if isinstance(guide, AdapterGuide) else ({}, None)
-        told = {"mean_scales": scales, "width": width, "sha256": digests(path, adapters)}
+        told = {"mean_scales": scales, "width": width, "sha256": digests(path, adapters), DIGEST: base_digest(model)}
         write_whole(path / DESCRIPTION, json.dumps(described | told, indent=2) + "\n")
 
 
@@ -129,18 +130,21 @@ def load(
     Args:
         run_dir: what `save` wrote.
         guide: makes the guide of a model, where the run's is none of `bp.guides`: `lambda model: AutoNormal(model)`.
-        base: the base network, where it is in memory already; by default it is loaded from where it came.
+        base: the base network, where it is in memory already; or the folder, hub id or alias that it is loaded from,
+            where it has moved. By default it is loaded from where it came.
         device_map: where the base is loaded to, whatever the run was trained on: as in
-            `BayesianLoRA.from_pretrained`; not beside `base`.
-        shard_base: share the base out over the processes that a launcher has connected; not beside `base`.
+            `BayesianLoRA.from_pretrained`; not beside a network.
+        shard_base: share the base out over the processes that a launcher has connected; not beside a network.
 
     Raises:
         ConfigError: the device map cannot be, or names a device that is not here; or there is a base too; or the base
             cannot be shared out. `guide` is missing, or there is no place for one; or Pyro's param store holds other
             values by the names of its parameters.
         RunDirectoryError: a part is missing or altered, or of another format version; or `guide` makes another one.
-        ModelLoadError: the base model was not found.
+        ModelLoadError: the base model was not found; or the one in a place that `base` names has other weights than
+            the run's.
     """
+    moved_to, base = (str(base), None) if isinstance(base, str | Path) else (None, base)
     if base is not None and device_map is not None:
         raise ConfigError("device_map: expected none beside a base, which is in memory already; got both")
     if base is not None and shard_base:
@@ -152,7 +156,8 @@ def load(
     refuse_made(Path(run_dir), of_guide, guide)
     with refuse_altered(path / DESCRIPTION):
         likelihood = LIKELIHOODS[described["likelihood"]["name"]](**described["likelihood"]["settings"])
-        source = BaseSource(**described["base"])
+        before = BaseSource(**described["base"])
+        source = before if moved_to is None else dataclasses.replace(before, id=moved_to)
         own: Callable[..., AdapterGuide] | None = None if guide else GUIDES[of_guide["name"]]
         names = [described["adapter"], *described.get("adapters", [])]
         refuse_oversized(path, described, names)
@@ -161,19 +166,33 @@ def load(
         return _load_adapters(path, names[0], [name for name in dict.fromkeys(names) if name != names[0]], base)
 
     if base is None:
-        network, tokenizer = load_adapted(source, likelihood, put_adapters, device_map=device_map, shard=shard_base)
+        with _told_of_moves(moved_to):
+            network, tokenizer = load_adapted(source, likelihood, put_adapters, device_map=device_map, shard=shard_base)
     else:
         network, tokenizer = put_adapters(base), None
     with refuse_altered(path / DESCRIPTION):
         model = _model(described, network, likelihood, tokenizer, source)
         made: Any = None if own is None else own(model, **of_guide["settings"])
     _check_sites(path, model, described["sites"])
+    if moved_to is not None:
+        check_base(model, before.id, described)
     saved = read_tensors(path)
     if guide is not None:
         made = made_guide(guide, model, of_guide, saved)
     restore(guide_tensors(model, made), saved, path)
     check_digests(path, guide_adapters(model, made), described.get("sha256", {}))
     return Run(Path(run_dir), model, made)
+
+
+@contextlib.contextmanager
+def _told_of_moves(moved_to: str | None) -> Iterator[None]:
+    """Say how to name the new place of a base that is not where it was."""
+    try:
+        yield
+    except ModelLoadError as error:
+        if moved_to is not None:
+            raise
+        raise ModelLoadError(f"{error}; if the base has moved, name its place: --base, or bp.load(base=)") from error
 
 
 def _model(

@@ -21,7 +21,7 @@ EXPORTS = "export"
 
 def export(
     run_dir: str | Path, kind: str = "mean", *, output: str | Path | None = None, seed: int | None = None,
-    progress: bool = False, say: Say = print,
+    base: str | Path | None = None, progress: bool = False, say: Say = print,
 ) -> Path:  # fmt: skip
     """Write a run as a folder that other programs load, with a model card (README.md) and manifest.json.
 
@@ -36,6 +36,7 @@ def export(
         kind: one of these.
         output: the new folder; None takes RUN/export/mean, RUN/export/draws_K or RUN/export/merged.
         seed: of the draws; None takes the run's own, whose first draws are those of its metrics.
+        base: the folder, hub id or alias that the base is loaded from, where it has moved.
         progress: show progress, in draws.
         say: receives lines for the user.
 
@@ -54,7 +55,7 @@ def export(
     path = Path(run_dir) / EXPORTS / asked.folder if output is None else Path(output)
     refuse_part_of_run(path)
     refuse_used_folder(path)
-    subject = Subject.read(run_dir)
+    subject = Subject.read(run_dir, base)
     if seed is None:
         seed = 0 if subject.config is None else subject.config.seed
     with new_folder(path) as folder:

@@ -33,8 +33,8 @@ class Subject:
     metrics: dict[str, Scores]
 
     @classmethod
-    def read(cls, run_dir: str | Path) -> Subject:
-        """Load a run directory.
+    def read(cls, run_dir: str | Path, base: str | Path | None = None) -> Subject:
+        """Load a run directory, with its base from where it came or from another place.
 
         Raises:
             RunDirectoryError: it is no run, or a part of it was altered.
@@ -43,7 +43,7 @@ class Subject:
         path = Path(run_dir)
         config = read_config(path) if (path / CONFIG).is_file() else None
         metrics = {} if config is None else read_metrics(path, config)
-        run = load(path)
+        run = load(path, base=base)
         run.model.network.eval()
         return cls(run, config, metrics)
 
