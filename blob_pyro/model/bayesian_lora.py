@@ -333,8 +333,7 @@ class BayesianLoRA(PyroModule):
         Raises:
             UnsupportedLayerError: the adapter is not the network's active, enabled and unmerged one.
             DataError: an item beyond the context, or a token id that is none of the embedding's (looked at on CPUs).
-            ConfigError: a name is no site and no point parameter, or a point parameter has another shape, or there
-                are several draws beside it.
+            ConfigError: a name is no site and no point parameter, or one of another shape or beside several draws.
         """
         self.check_alive()
         check_batch(batch, self.network, self.tokenizer, self.num_positions)

@@ -96,9 +96,9 @@ def save(run_dir: str | Path, model: BayesianLoRA, guide: nn.Module) -> None:
             such a guide is made `load` has to be told.
 
     Raises:
-        ConfigError: the guide is no module, an autoguide without parameters yet, or another model's; nothing is written.
-        UnsupportedPosteriorError: the model was trained under another guide since; nothing is written.
-        UnsupportedLayerError: the adapter is not the network's active, enabled and unmerged one; nothing is written.
+        ConfigError: the guide is no module, an autoguide without parameters yet, or another model's.
+        UnsupportedPosteriorError: the model was trained under another guide since.
+        UnsupportedLayerError: the adapter is not the network's active, enabled and unmerged one.
     """
     model.check_alive()
     described, adapters = describe(model, guide), guide_adapters(model, guide)
