@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from blob_pyro.errors import DataError
 
 IGNORED = -100
 """Label of a token that is not predicted, as in transformers."""
@@ -65,6 +68,37 @@ class Batch:
     attention_mask: Tensor
     labels: Tensor | None = None
     index: Tensor | None = None
+
+    @classmethod
+    def of(cls, value: Any) -> Batch:
+        """A batch itself, or that of a mapping as tokenizers and collators of transformers make it.
+
+        Args:
+            value: a Batch; or input_ids, attention_mask (all ones where it is left out) and labels, as tensors. What
+                else a mapping holds (token_type_ids) is not used.
+
+        Raises:
+            DataError: it is neither, or its values are no such tensors.
+
+        Example:
+            >>> Batch.of({"input_ids": torch.tensor([[5, 6]]), "labels": torch.tensor([1])}).attention_mask.tolist()
+            [[1, 1]]
+        """
+        if isinstance(value, cls):
+            return value
+        found = value if isinstance(value, Mapping) else {}
+        given = {name: found[name] for name in ("input_ids", "attention_mask", "labels") if found.get(name) is not None}
+        odd = [f"{name} of type {type(one).__name__}" for name, one in given.items() if not isinstance(one, Tensor)]
+        if odd or "input_ids" not in given:
+            got = odd[0] if odd else f"a {type(value).__name__}"
+            raise DataError(
+                "batch: expected a bp.Batch, or a mapping with tensors input_ids, attention_mask and labels; got "
+                f'{got}: make one, bp.Batch(input_ids, attention_mask, labels), or take return_tensors="pt"'
+            )
+        try:
+            return cls(**{"attention_mask": torch.ones_like(given["input_ids"]), **given})
+        except ValueError as error:
+            raise DataError(f"batch: {error}") from error
 
     def __post_init__(self) -> None:
         if self.input_ids.dim() != 2:

@@ -11,7 +11,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from blob_pyro.config.checks import unknown_name
-from blob_pyro.data.batches.loaders import num_items
+from blob_pyro.data.batches.loaders import batches_of, num_items
 from blob_pyro.data.examples import Batch
 from blob_pyro.distributions.label_categorical import LabelCategorical
 from blob_pyro.errors import ConfigError, DataError, UnsupportedPosteriorError
@@ -233,7 +233,7 @@ class LaplaceGuide(PostHocGuide):
 
     def _checked(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The batches with items, refused where labels are missing or unknown."""
-        for batch in batches:
+        for batch in batches_of(batches):
             if batch.labels is None:
                 raise DataError("guide laplace: expected batches with labels; got labels=None")
             self.model.likelihood.check_labels(batch.labels)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from blob_pyro.config.checks import unknown_name
+from blob_pyro.data.batches.loaders import batches_of
 from blob_pyro.data.examples import Batch
 from blob_pyro.distributions import ColumnNormal
 from blob_pyro.errors import ConfigError, DataError, UnsupportedPosteriorError
@@ -143,7 +144,7 @@ class TFBGuide(PostHocGuide):
                 "guide tfb: expected held-out items for anchor='held_out'; got none; "
                 "set data.num_validation, or take anchor='train'"
             )
-        batches = [batch.to(self.model.device) for batch in anchor if len(batch)]
+        batches = [batch.to(self.model.device) for batch in batches_of(anchor) if len(batch)]
         _check_labels(batches, self.model)
         interval = (self.min_sigma, self.max_sigma)
         with (

@@ -108,7 +108,6 @@ class BayesianLoRA(PyroModule):
         self.sites: dict[str, LoraLayer] = inject(network, self.adapter, bayesian, bayesian_layers)
         self.bayesian = bayesian
         self.bayesian_layers = None if bayesian_layers is None else list(bayesian_layers)
-        # looked up hundreds of times a step
         self._layers: dict[str, DrawnLinear] = {
             site: drawn_linear(layer, site, self.adapter) for site, layer in self.sites.items()
         }
@@ -117,8 +116,7 @@ class BayesianLoRA(PyroModule):
         self.num_data = num_data
         self.tokenizer = tokenizer
         self.source = source or BaseSource.of(network)
-        # Pyro fires a param statement for every parameter of a module that a PyroModule hands out as an
-        # attribute: the frozen network must stay out of that, hence the property below.
+        # Pyro fires a param statement for every parameter of a module that is an attribute: hence the property below
         self._modules["network"] = network
         self._checkpointing = checkpointing_modules(network)
         self._held: Contexts | None = None
@@ -290,7 +288,7 @@ class BayesianLoRA(PyroModule):
         in `Predictive(parallel=True)` or `vectorize_particles=True`): one forward then serves S draws.
 
         Args:
-            batch: B items, padded on either side.
+            batch: B items, padded on either side; or a mapping as `Batch.of` takes it.
 
         Returns:
             Logits (B, K), or (S, B, K) with a draw dimension; float32. Of `CausalLM` (B, L, V), or (S, B, L, V).
@@ -301,6 +299,7 @@ class BayesianLoRA(PyroModule):
             UnsupportedLayerError: the adapter is not the network's active, enabled and unmerged one.
             UnsupportedCheckpointingError: the network checkpoints in reentrant mode.
         """
+        batch = Batch.of(batch)
         if batch.labels is not None:
             self.likelihood.check_labels(batch.labels)
         if torch.is_grad_enabled():
@@ -336,6 +335,7 @@ class BayesianLoRA(PyroModule):
             ConfigError: a name is no site and no point parameter, or one of another shape or beside several draws.
         """
         self.check_alive()
+        batch = Batch.of(batch)
         check_batch(batch, self.network, self.tokenizer, self.num_positions)
         draws = draws or {}
         held = {site: as_draw(value) for site, value in draws.items() if site in self._layers}

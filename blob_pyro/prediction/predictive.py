@@ -9,7 +9,7 @@ import torch
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
-from blob_pyro.data.batches.loaders import num_items, tell_of_order
+from blob_pyro.data.batches.loaders import batches_of, num_items, only_batch, tell_of_order
 from blob_pyro.data.batches.partition import draws_per_forward, partition
 from blob_pyro.data.examples import Batch
 from blob_pyro.errors import ConfigError, DataError
@@ -85,7 +85,7 @@ class PosteriorPredictive:
         """
         self.model.class_likelihood("PosteriorPredictive")
         with torch.no_grad(), self.model.evaluating():
-            draws = stack(self.sample_draws(data if isinstance(data, Batch) else None))
+            draws = stack(self.sample_draws(only_batch(data)))
 
             def probs(items: Batch, budget: int) -> Tensor:
                 return self._group_probs(items, draws, budget)
@@ -182,7 +182,6 @@ def answer(
     """
     budget = max_tokens or (CPU_TOKENS if model.device.type == "cpu" else ACCELERATOR_TOKENS)
     budget = max(1, budget // model.likelihood.rows_per_item)
-    batches = [data] if isinstance(data, Batch) else data
     with counted(num_items(data), description, unit="items", show=progress) as tell:
 
         def batch_probs(batch: Batch) -> Tensor:
@@ -194,7 +193,7 @@ def answer(
             order = torch.tensor([row for rows in groups for row in rows]).argsort()
             return torch.cat(parts, dim=1).cpu()[:, order]
 
-        found = _gather([(batch_probs(batch), batch) for batch in batches if len(batch)])
+        found = _gather([(batch_probs(batch), batch) for batch in batches_of(data) if len(batch)])
     tell_of_order(data, found.index is not None)
     return found
 

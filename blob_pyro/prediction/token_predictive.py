@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blob_pyro.data.batches.loaders import num_items, tell_of_order
+from blob_pyro.data.batches.loaders import batches_of, num_items, only_batch, tell_of_order
 from blob_pyro.data.batches.partition import draws_per_forward, partition
 from blob_pyro.data.examples import Batch
 from blob_pyro.errors import ConfigError, DataError
@@ -73,9 +73,9 @@ class TokenPredictive:
             self.model.evaluating(),
             counted(num_items(data), description, unit="items", show=progress) as tell,
         ):
-            draws = stack(self._posterior.sample_draws(data if isinstance(data, Batch) else None))
+            draws = stack(self._posterior.sample_draws(only_batch(data)))
             parts, indices, seen, has_index = [], [], 0, True
-            for batch in [data] if isinstance(data, Batch) else data:
+            for batch in batches_of(data):
                 index = torch.arange(seen, seen + len(batch)) if batch.index is None else batch.index.cpu()
                 has_index = has_index and batch.index is not None
                 indices.append(index)

@@ -23,6 +23,7 @@ def negative_log_likelihood(model: BayesianLoRA, guide: AdapterGuide, batch: Bat
     Raises:
         DataError: the batch has no labels.
     """
+    batch = Batch.of(batch)
     if batch.labels is None:
         raise DataError("expected a batch with labels to train on; got labels=None")
     with LocalParamsMessenger():

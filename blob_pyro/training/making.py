@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence, Sized
 from statistics import fmean
 
 from blob_pyro.config.sections import TrainConfig
+from blob_pyro.data.batches.loaders import batches_of
 from blob_pyro.data.examples import Batch
 from blob_pyro.guides import AdapterGuide
 from blob_pyro.model.bayesian_lora import BayesianLoRA
@@ -38,7 +39,7 @@ def make_svi(
 def _items_a_step(loader: Iterable[Batch]) -> float | None:
     """On average over a pass; None where the loader does not tell."""
     if isinstance(loader, Sequence):
-        return fmean(map(len, loader)) if loader else None
+        return fmean(map(len, batches_of(loader))) if loader else None
     dataset = getattr(loader, "dataset", None)
     if isinstance(dataset, Sized) and isinstance(loader, Sized) and len(loader):
         return len(dataset) / len(loader)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
+from blob_pyro.data.batches.loaders import batches_of
 from blob_pyro.data.examples import Batch
 from blob_pyro.errors import CheckpointError, DataError
 
@@ -56,7 +57,7 @@ class Passes:
         while True:
             start = None if self._generator is None else self._generator.get_state()
             self._place = Place(0, start)
-            for number, batch in enumerate(self._loader, 1):
+            for number, batch in enumerate(batches_of(self._loader), 1):
                 self._place = Place(number, start)
                 if number > skip:
                     yield batch

@@ -191,7 +191,7 @@ class BLoBSVI:
             DataError: the batch has no labels, or is none that the network can read.
             ConfigError: gradients are off around the call.
         """
-        step = self.steps_done + 1
+        step, batch = self.steps_done + 1, Batch.of(batch)
         check_gradients("step")
         self.model.check_alive()
         check_batch(batch, self.model.network, self.model.tokenizer, self.model.num_positions)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from functools import partial
 from typing import Any
 
@@ -125,13 +125,31 @@ def _lengths(dataset: EncodedDataset) -> list[int]:
     return [len(item.input_ids) for item in dataset.items]
 
 
+def batches_of(data: Any) -> Iterator[Batch]:
+    """A batch alone, or each of an iterable of them; mappings as `Batch.of` takes them.
+
+    Raises:
+        DataError: as `Batch.of`.
+    """
+    if isinstance(data, Batch | Mapping | str) or not isinstance(data, Iterable):
+        yield Batch.of(data)
+        return
+    for batch in data:
+        yield Batch.of(batch)
+
+
+def only_batch(data: Any) -> Batch | None:
+    """The batch where there is one alone, for guides that set themselves up on it."""
+    return Batch.of(data) if isinstance(data, Batch | Mapping) else None
+
+
 def num_items(data: Batch | Iterable[Batch]) -> int | None:
     """How many items there are in all batches; None where that cannot be known before they are made."""
-    if isinstance(data, Batch):
-        return len(data)
+    if isinstance(data, Batch | Mapping):
+        return len(Batch.of(data))
     if isinstance(data, DataLoader):
         return len(data.dataset) if isinstance(data.dataset, Sized) else None
-    return sum(len(batch) for batch in data) if isinstance(data, Sequence) else None
+    return sum(len(batch) for batch in batches_of(data)) if isinstance(data, Sequence) else None
 
 
 def tell_of_order(data: Batch | Iterable[Batch], has_index: bool) -> None:

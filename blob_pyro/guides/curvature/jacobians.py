@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from blob_pyro.data.batches.loaders import batches_of
 from blob_pyro.data.batches.partition import partition
 from blob_pyro.data.examples import Batch
 from blob_pyro.model.bayesian_lora import BayesianLoRA
@@ -109,7 +110,7 @@ def linearise_batches(
         batches: padded on either side.
         max_tokens: most tokens of a forward, items x padded width; one item goes whatever the budget. None: 1536.
     """
-    for batch in batches:
+    for batch in batches_of(batches):
         for rows in partition(batch.lengths.tolist(), max_tokens or MAX_TOKENS):
             items = batch.select(rows).to(model.device)
             with model.evaluating():

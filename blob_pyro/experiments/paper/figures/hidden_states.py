@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from blob_pyro.data.batches.loaders import num_items
+from blob_pyro.data.batches.loaders import batches_of, num_items, only_batch
 from blob_pyro.data.examples import Batch
 from blob_pyro.errors import DataError
 from blob_pyro.model.bayesian_lora import BayesianLoRA
@@ -62,8 +62,8 @@ def hidden_states(
     """
     with torch.no_grad(), model.evaluating():
         # before the loader is begun, which draws a seed of its own
-        draws = PosteriorPredictive(model, guide, num_samples).sample_draws(data if isinstance(data, Batch) else None)
-        batches = [data] if isinstance(data, Batch) else list(data)
+        draws = PosteriorPredictive(model, guide, num_samples).sample_draws(only_batch(data))
+        batches = list(batches_of(data))
         if not batches:
             raise DataError("expected at least one batch; got none; give a Batch or a loader of some")
         with counted(num_items(batches), f"hidden states N={num_samples}", unit="items", show=progress) as tell:
