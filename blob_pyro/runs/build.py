@@ -340,12 +340,17 @@ def with_codes(data: DataConfig, model_id: str) -> tuple[DataConfig, tuple[str, 
     plain = sorted(word.strip().casefold() for word in words)
     if not any(after.startswith(before) for before, after in pairwise(plain)):
         return data, ()
+    tokenizer = load_tokenizer(model_id)
     try:
-        answer_token_ids(load_tokenizer(model_id), words)
+        answer_token_ids(tokenizer, words)
         return data, ()
     except ClashingAnswersError as error:
-        space = " " * words[0].startswith(" ")
         codes = class_codes(len(words))
+        spaces = (" ", "") if words[0].startswith(" ") else ("", " ")
+        lengths = {
+            space: sum(map(len, answer_token_ids(tokenizer, [space + code for code in codes]))) for space in spaces
+        }
+        space = min(lengths, key=lengths.__getitem__)  # a token each, where one of the two has them
         answers = {word.strip(): space + code for word, code in zip(words, codes, strict=True)}
         told = f"labels: answered by {codes[0]} to {codes[-1]} in their order (data.answers), for {error.why}"
         return dataclasses.replace(data, answers=answers), (told,)

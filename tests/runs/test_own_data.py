@@ -44,12 +44,10 @@ def test_twelve_numbered_classes_are_answered_by_letters_and_named_by_numbers(tm
     )
     names = sorted(map(str, range(12)))
     saved = yaml.safe_load((run / "config.yaml").read_text())["data"]
-    assert saved["answers"] == {name: f" {letter}" for name, letter in zip(names, "ABCDEFGHIJKL", strict=True)}
+    assert saved["answers"] == dict(zip(names, "ABCDEFGHIJKL", strict=True))  # a token each; " A" has two
     loaded = bp.load(run)
-    expected = [
-        list(map(int, ids)) for ids in answer_token_ids(loaded.model.tokenizer, list(saved["answers"].values()))
-    ]
-    assert [list(ids) for ids in loaded.model.likelihood.settings()["token_ids"]] == expected
+    expected = [int(id_) for (id_,) in answer_token_ids(loaded.model.tokenizer, list(saved["answers"].values()))]
+    assert loaded.model.likelihood.settings()["token_ids"] == expected
     answers = read_answers(run / "predictions.parquet")
     assert answers.class_names == tuple(names) and answers.ids == tuple(f"k{i}" for i in range(24))
     assert [names[k] for k in answers.predictions.labels.tolist()] == [str(i % 12) for i in range(24)]
@@ -91,9 +89,9 @@ def test_labels_that_can_be_told_apart_answer_for_themselves(tmp_path):
         found, lines = read(tmp_path, 2 * labels)
         assert found.data.answers is None and len(lines) == 1
     found, lines = read(tmp_path, 2 * ["toxic", "toxic severe", "fine"])
-    assert found.data.answers == {"fine": " A", "toxic": " B", "toxic severe": " C"} and len(lines) == 2
+    assert found.data.answers == {"fine": "A", "toxic": "B", "toxic severe": "C"} and len(lines) == 2
     found, _ = read(tmp_path, 2 * list(range(40)))
-    assert found.data.answers["7"] == f" {class_codes(40)[sorted(map(str, range(40))).index('7')]}"
+    assert found.data.answers["7"] == class_codes(40)[sorted(map(str, range(40))).index("7")]
     file = tmp_path / "t.jsonl"
     given = DataConfig(train_file=str(file), prompt="{text}:", labels=[" 1", " 10"])
     assert with_read_labels(RunConfig(given, ModelConfig(id=str(tiny.llama()))), SILENT)[0].data == given
