@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,8 +101,10 @@ def prepare(decisions: Decisions, config: RunConfig, run_dir: str | Path) -> lis
     examples, count = None, config.data.num_validation
     if decisions.held_out is not None:
         source = decisions.held_out
-        rows = read_items(config.data, source, decisions.need_labels).rows
-        examples = examples_for(config.data, rows, with_labels=decisions.need_labels, source=source)
+        found = read_items(config.data, source, decisions.need_labels)
+        if found.left_out:
+            warnings.warn(found.left_out, stacklevel=2)
+        examples = examples_for(config.data, found.rows, with_labels=decisions.need_labels, source=source)
         count = len(examples)
     if decisions.target_risk is not None and decisions.rule == "guaranteed":
         check_enough(count, decisions.target_risk, decisions.delta)

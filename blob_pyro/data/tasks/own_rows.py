@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from blob_pyro.config.data import files_of
 from blob_pyro.config.sections import DataConfig
 from blob_pyro.data.prompts import PromptTemplate
-from blob_pyro.data.rows.fields import field_of, has_text, label_text, lifted
+from blob_pyro.data.rows.fields import field_of, has_text, lifted
 from blob_pyro.data.rows.files import read_rows
 from blob_pyro.data.rows.hub import read_dataset
 from blob_pyro.data.rows.row import Row
@@ -23,7 +23,7 @@ class SourceRows:
     """Raw rows of one source.
 
     Attributes:
-        rows: as they are in it, nested fields that settings name at their paths.
+        rows: as they are in it; of what is trained or tested on with nested fields that settings name at their paths.
         source: its name, for messages.
         left_out: a line that counts the rows that are left out; None where none is.
     """
@@ -40,17 +40,26 @@ TrainRows = list[SourceRows]
 def read_train_rows(config: DataConfig) -> TrainRows:
     """The raw rows to train on."""
     if config.dataset is not None:
-        return [_read_split(config, config.dataset, config.train_split or "train")]
+        return _with_paths(config, [_read_split(config, config.dataset, config.train_split or "train")])
     if config.train_file is None:
         raise ConfigError("data: expected data.train_file, data.prompt and data.labels; got a configuration without")
-    return [read_items(config, file) for file in named_files(config.train_file, "data.train_file")]
+    return _read_files(config, config.train_file, "data.train_file")
 
 
 def read_test_rows(config: DataConfig) -> list[SourceRows]:
     """The raw rows to test on; none where there is no such file or split."""
     if config.dataset is not None and config.test_split is not None:
-        return [_read_split(config, config.dataset, config.test_split)]
-    return [read_items(config, file) for file in named_files(config.test_file, "data.test_file")]
+        return _with_paths(config, [_read_split(config, config.dataset, config.test_split)])
+    return _read_files(config, config.test_file, "data.test_file")
+
+
+def _read_files(config: DataConfig, value: list[str] | str | None, setting: str) -> list[SourceRows]:
+    return _with_paths(config, [read_items(config, file) for file in named_files(value, setting)])
+
+
+def _with_paths(config: DataConfig, parts: Sequence[SourceRows]) -> list[SourceRows]:
+    names = [config.label_field, config.group_field, config.id_field, *files_of(config.choices_field)]
+    return [replace(part, rows=lifted(part.rows, names)) for part in parts]
 
 
 def read_items(config: DataConfig, file: str, with_labels: bool = True) -> SourceRows:
@@ -65,12 +74,12 @@ def read_items(config: DataConfig, file: str, with_labels: bool = True) -> Sourc
         DataError: it cannot be read (see `read_rows`), or nothing is left of it.
     """
     rows = read_rows(file, encoding=config.encoding, max_megabytes=config.max_megabytes)
-    return _ready(config, rows, file, with_labels)
+    return _without_empty(config, SourceRows(rows, file), with_labels)
 
 
 def _read_split(config: DataConfig, dataset: str, split: str) -> SourceRows:
     rows = read_dataset(dataset, config.dataset_config, split)
-    return _ready(config, rows, f"{dataset} {split}", with_labels=True)
+    return _without_empty(config, SourceRows(rows, f"{dataset} {split}"), with_labels=True)
 
 
 def named_files(value: list[str] | str | None, setting: str) -> list[str]:
@@ -92,14 +101,10 @@ def named_files(value: list[str] | str | None, setting: str) -> list[str]:
     return files
 
 
-def _ready(config: DataConfig, rows: Sequence[Row], source: str, with_labels: bool) -> SourceRows:
-    """The rows with nested fields at their paths, and without empty ones where the configuration says so."""
-    fields = files_of(config.choices_field)
-    found = SourceRows(lifted(rows, [config.label_field, config.group_field, config.id_field, *fields]), source)
-    return _without_empty(config, found, with_labels) if config.skip_empty and config.task is None else found
-
-
 def _without_empty(config: DataConfig, found: SourceRows, with_labels: bool) -> SourceRows:
+    """The rows that are not empty, where the configuration says so."""
+    if not config.skip_empty or config.task is not None:
+        return found
     reasons: dict[str, list[int]] = {}
     kept = []
     for row in found.rows:
@@ -126,12 +131,11 @@ def _empty(config: DataConfig, row: Row, with_labels: bool) -> str:
             if not _has_some(row, parts.fields):
                 return f"text in the {parts.noun}"
     needs_label = with_labels and not config.own_texts
-    if needs_label and config.label_field in row.fields and label_text(row.fields[config.label_field]) is None:
-        return "a label"
-    return ""
+    return "a label" if needs_label and not _has_some(row, [config.label_field]) else ""
 
 
 def _has_some(row: Row, names: Sequence[str]) -> bool:
+    """Whether any of some fields has text; true where one is not there, to be refused."""
     try:
         return any([has_text(field_of(row.fields, name)) for name in names])
     except KeyError:

@@ -13,6 +13,7 @@ from blob_pyro.config.sections import DataConfig
 from blob_pyro.data import Row, examples_for, load_task
 from blob_pyro.data.rows.fields import field_of
 from blob_pyro.data.tasks.own_files import with_labels
+from blob_pyro.data.tasks.own_rows import read_items
 from blob_pyro.errors import ConfigError, DataError
 
 
@@ -229,6 +230,14 @@ def test_nested_fields_are_named_by_their_path(tmp_path, ending):
     assert (new.prompt, new.id) == ("t0 n0 0:", "t0")
 
 
+def test_rows_to_answer_stay_as_they_are(tmp_path):
+    rows = [{"m": {"t": "a", "gold": "x"}}, {"m": {"t": None, "gold": "y"}}, {"m": {"t": "c", "gold": ""}}]
+    config = own(tmp_path, rows, prompt="{m.t}", label_field="m.gold", skip_empty=True)
+    found = read_items(config, config.train_file, with_labels=False)
+    assert [row.fields for row in found.rows] == [rows[0], rows[2]] and found.left_out.count("line 2") == 1
+    assert [row.line for row in read_items(config, config.train_file).rows] == [1]
+
+
 @pytest.mark.parametrize("path", ["meta.none", "meta.by.3", "meta.title.x", "other.x", "meta.by.x"])
 def test_a_path_that_leads_nowhere_is_refused(tmp_path, path):
     row = {"meta": {"title": "t", "by": ["n"]}, "label": "a"}
@@ -260,6 +269,9 @@ def test_items_are_named_by_their_ids(tmp_path):
     rows = [{**item, "key": key} for item, key in zip(items("a", "b", "a"), ["x7", 8, 2.5], strict=True)]
     data = load_task(own(tmp_path, rows, id_field="key"), seed=0)
     assert [example.id for example in data.train] == ["x7", "8", "2.5"]
+    rows[1]["key"] = "x7"
+    notes = load_task(own(tmp_path, rows, id_field="key"), seed=0).notes
+    assert [note for note in notes if "share" in note] == ["2 items share their 'key' with another one"]
     rows[1]["key"] = " "
     with pytest.raises(DataError, match="expected an id in the field 'key' of every row; got none on line 2 .line 2 h"):
         load_task(own(tmp_path, rows, id_field="key"), seed=0)
