@@ -100,6 +100,7 @@ _TYPE_WORDS: dict[Any, str] = {
     str: "text",
     list[float]: "a list of numbers, like [1.0, 2.0]",
     list[int]: "a list of whole numbers, like [-1]",
+    dict[str, str]: 'texts by name, like {"0": " zero", "1": " one"}',
     list[str]: 'a list of texts, like ["a", "b"] with quotes',
     tuple[int, ...]: "whole numbers in brackets, like [64,128]",
     tuple[str, ...]: "names in brackets, like [q_proj,v_proj]",
