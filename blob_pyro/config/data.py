@@ -125,6 +125,7 @@ class DataConfig:
         if self.task is not None:
             if given := self._given((*_OWN, *_OF_DATASET)):
                 raise ConfigError(f"data: expected either data.task or files of your own; got task and {given}")
+            check(not self.skip_empty, "data.skip_empty", "false beside data.task, which has no such items", True)
             return
         for name in ("data_dir", "compat"):
             check(getattr(self, name) is None, f"data.{name}", "none without data.task", getattr(self, name))

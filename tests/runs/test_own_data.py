@@ -140,6 +140,7 @@ def test_num_test_without_a_test_file_is_refused(tmp_path, capfd):
     assert told in capfd.readouterr().err and not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_five_thousand_labels_take_seconds(tmp_path):
     started = time.perf_counter()
     found, _ = read(tmp_path, 2 * [f"class {i:04}" for i in range(5000)])

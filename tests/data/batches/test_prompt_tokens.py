@@ -89,6 +89,7 @@ def test_a_text_without_a_token_has_none():
 # --- texts without an end ---
 
 
+@pytest.mark.slow
 def test_of_a_text_without_an_end_its_end_is_read():
     """As of the whole: a text of 1.2 million characters, and its last twentieth."""
     tokenizer = byte_level(trim_offsets=False)
