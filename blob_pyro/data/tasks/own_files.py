@@ -67,7 +67,7 @@ def _examples(config: DataConfig, parts: Sequence[SourceRows], need_groups: bool
     """The items of all sources, named after these where they are several, each with its group."""
     examples = []
     for part in parts:
-        found = own_examples(config, part.rows, require_label=True, source=part.source)
+        found = own_examples(config, part.rows, require_label=True, source=part.source, require_id=True)
         if len(parts) > 1 and config.id_field is None:
             found = [dataclasses.replace(example, id=f"{part.source} {example.id}") for example in found]
         if config.group_field is not None:  # a row without a group is refused, whatever is held out
@@ -97,7 +97,9 @@ def _several(name: str, parts: Sequence[SourceRows]) -> list[str]:
     return [f"{name}: {len(parts)} files ({counts})"] if len(parts) > 1 else []
 
 
-def own_examples(config: DataConfig, rows: Sequence[Row], require_label: bool, source: str) -> list[Example]:
+def own_examples(
+    config: DataConfig, rows: Sequence[Row], require_label: bool, source: str, require_id: bool = False
+) -> list[Example]:
     """Examples of rows of one's own (see `examples_from_rows`, and `completed_rows` where there are completions).
 
     Args:
@@ -105,13 +107,14 @@ def own_examples(config: DataConfig, rows: Sequence[Row], require_label: bool, s
         rows: raw items.
         require_label: whether each row must have a label; a completion it must have.
         source: name of the file, for messages.
+        require_id: whether each row must have what `config.id_field` names; if not, rows of which none has it will do.
 
     Raises:
         ConfigError: prompt or labels cannot work.
         DataError: rows lack fields, or have unknown labels.
     """
     rows = lifted(rows, [config.label_field, config.id_field, *files_of(config.choices_field)])
-    ids = item_ids(config, rows, source)
+    ids = item_ids(config, rows, source, require_id)
     if config.own_texts:
         return _named(completed_rows(rows, _template(config), _completion(config), source), ids)
     config = with_labels(config)[0]

@@ -142,7 +142,7 @@ def _has_some(row: Row, names: Sequence[str]) -> bool:
         return True
 
 
-def item_ids(config: DataConfig, rows: Sequence[Row], source: str) -> list[str] | None:
+def item_ids(config: DataConfig, rows: Sequence[Row], source: str, required: bool) -> list[str] | None:
     """What the items are called in `config.id_field`; None where they are called by their lines.
 
     Raises:
@@ -152,6 +152,8 @@ def item_ids(config: DataConfig, rows: Sequence[Row], source: str) -> list[str] 
         return None
     ids = [row.fields.get(config.id_field) for row in rows]
     missing = [row for row, name in zip(rows, ids, strict=True) if not has_text(name)]
+    if len(missing) == len(rows) and not required:
+        return None
     if missing:
         raise DataError(
             f"{source}: expected an id in the field {config.id_field!r} of every row; got none on "

@@ -275,6 +275,12 @@ def test_items_are_named_by_their_ids(tmp_path):
     rows[1]["key"] = " "
     with pytest.raises(DataError, match="expected an id in the field 'key' of every row; got none on line 2 .line 2 h"):
         load_task(own(tmp_path, rows, id_field="key"), seed=0)
+    config = own(tmp_path, [{**row, "key": place} for place, row in enumerate(rows)], id_field="key")
+    new = [Row(4, {"text": "new"}), Row(5, {"text": "newer"})]
+    assert [e.id for e in examples_for(config, new, with_labels=False, source="new")] == ["line 4", "line 5"]
+    new[0].fields["key"] = "n"
+    with pytest.raises(DataError, match="new: expected an id in the field 'key' of every row; got none on line 5"):
+        examples_for(config, new, with_labels=False, source="new")
     texts = own(tmp_path, [{"q": "a", "a": "b", "key": 5}], prompt="{q}", completion="{a}", id_field="key")
     assert load_task(texts, seed=0).train[0].id == "5"
 
