@@ -25,7 +25,7 @@ from blob_pyro.data.batches.label_tokens import (
     label_token_ids,
     other_spelling,
 )
-from blob_pyro.data.batches.prompt_tokens import TokenizerWarning
+from blob_pyro.data.batches.prompt_tokens import TokenizerWarning, told_once
 from blob_pyro.data.examples import Example
 from blob_pyro.data.tasks.compat import whole_batches
 from blob_pyro.data.tasks.completed import with_answers
@@ -275,7 +275,7 @@ def encode_items(
     if len(encoded):
         check_token_ids([padding_id(model.tokenizer)], model.network, model.tokenizer, "padding")
     for note in notes:
-        # of the tokenizer for all files alike: shown once
+        # the tokenizer's habits are the same for all files
         start = "" if issubclass(note.category, TokenizerWarning) else f"{name}: "
         warnings.warn(f"{start}{note.message}", note.category, stacklevel=2)
     return encoded
@@ -383,6 +383,7 @@ def encode_task(data: TaskData, model: BayesianLoRA, config: RunConfig) -> Items
         DataError: as `encode_items`.
     """
     source = config.data.train_file
-    train, validation = (encode_items(part, model, config.data, source) for part in (data.train, data.validation))
-    test = encode_items(data.test, model, config.data, config.data.test_file)
+    with told_once():
+        train, validation = (encode_items(part, model, config.data, source) for part in (data.train, data.validation))
+        test = encode_items(data.test, model, config.data, config.data.test_file)
     return Items(train, test, validation, data.labels)

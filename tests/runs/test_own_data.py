@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 import tiny
 import yaml
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer
 
 import blob_pyro as bp
 from blob_pyro.cli import main
@@ -147,3 +150,24 @@ def test_five_thousand_labels_take_seconds(tmp_path):
     ids = answer_token_ids(bp.load_tokenizer(str(tiny.llama())), found.data.labels)
     assert len(ids) == 5000 and time.perf_counter() - started < 10
     assert json.dumps(found.data.labels)
+
+
+@pytest.mark.filterwarnings("always:the tokenizer puts")
+@pytest.mark.slow
+def test_a_tokenizer_that_adds_an_end_of_text_changes_no_run_and_is_told_once(tmp_path, capfd):
+    """As with one that adds a BOS alone, which the prompts have already."""
+    metrics = []
+    for kind in ("<s> $A", "<s> $A </s>"):
+        folder = tmp_path / str(len(metrics))
+        shutil.copytree(tiny.llama(), folder / "model")
+        tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+        special = [("<s>", tokenizer.bos_token_id), ("</s>", tokenizer.eos_token_id)]
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=kind, special_tokens=special)
+        tokenizer.save_pretrained(folder / "model")
+        settings = tiny.settings(folder, folder / "model", data={"prompt": f"<s>{tiny.PROMPT}", "num_validation": 2})
+        assert main(["fit", str(tiny.write_yaml(folder / "c.yaml", settings)), "--quiet"]) == 0
+        err = capfd.readouterr().err
+        assert err.count("the tokenizer puts '<s>' in front of a text: prompts that begin with it have it once") == 1
+        assert err.count("the tokenizer puts '</s>' behind a text") == ("</s>" in kind)
+        metrics.append((folder / "run" / "metrics.json").read_bytes())
+    assert metrics[0] == metrics[1]

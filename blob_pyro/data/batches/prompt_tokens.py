@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -86,3 +87,13 @@ def _tell(tokenizer: PreTrainedTokenizerBase, tokens: set[int], note: str) -> No
     if tokens:
         names = ", ".join(repr(tokenizer.convert_ids_to_tokens(token)) for token in sorted(tokens))
         warnings.warn(note.format(names), TokenizerWarning, stacklevel=4)
+
+
+@contextlib.contextmanager
+def told_once() -> Iterator[None]:
+    """Give each warning that comes inside once, at the end: a tokenizer has the same habits for each file."""
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        yield
+    for text, category in dict.fromkeys((str(note.message), note.category) for note in notes):
+        warnings.warn(text, category, stacklevel=3)
