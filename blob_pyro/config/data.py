@@ -28,7 +28,7 @@ class DataConfig:
         compat: "authors" reads a built-in task as the paper's public code does, deviations from the paper included;
             `--compat authors` for short.
         train_file: file of your own to train on: .jsonl, .json, .csv, .tsv (also .gz), .parquet, or a folder of
-            `datasets.Dataset.save_to_disk`. Or several, as a list or by a pattern ("data/*.csv").
+            `datasets.Dataset.save_to_disk`. Or several, as a list or by a pattern (`data/*.csv`).
         test_file: such a file, or several, to evaluate on; without one there are no metrics.
         encoding: of text files that are not UTF-8: "utf-16", "cp1252" and what else Python has; None takes UTF-8.
         max_megabytes: largest data file, packed and unpacked, in MB (10^6 bytes).
