@@ -43,6 +43,8 @@ def _generate_parser() -> ArgumentParser:
     )
     parser.add_argument("--mode", type=str, default="average", help="average or per_draw")
     parser.add_argument("--max_new_tokens", type=int, default=32, help="most tokens of a text", metavar="N")
+    told = "end a text behind this, as behind an end-of-text token; may be given again"
+    parser.add_argument("--stop", type=str, action="append", default=None, help=told, metavar="TEXT")
     sampling = parser.add_argument_group("how tokens are picked", name="sampling")
     sampling.add_argument("--do_sample", action="store_true", help="draw tokens; else the most probable one is taken")
     sampling.add_argument("--temperature", type=float | None, default=None, help="of the drawn tokens")
@@ -75,6 +77,7 @@ def _generate(parser: ArgumentParser, words: Sequence[str]) -> None:
         temperature=parsed.temperature,
         top_k=parsed.top_k,
         top_p=parsed.top_p,
+        stop_strings=parsed.stop,
         progress=not parsed.quiet,
     )
     _show(generations, run.model.tokenizer, parsed)

@@ -97,6 +97,15 @@ def test_json_has_every_figure(run: Path, capsys: pytest.CaptureFixture[str], mo
                 assert token[name] == pytest.approx(float(getattr(found, name)[0, c, t]), abs=1e-5)
 
 
+def test_stop_strings(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = expected(run, mode="average").texts[0][0]
+    stop = whole[2:4]
+    row = json.loads(command(capsys, run, PROMPT, *SHORT, "--json", "--stop", "never", "--stop", stop))
+    found = expected(run, mode="average", stop_strings=["never", stop])
+    assert row["text"] == found.texts[0][0] and stop in row["text"]
+    assert len(row["tokens"]) == found.lengths[0, 0] < 6
+
+
 def test_without_a_terminal_there_are_tables_and_no_escapes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = command(capsys, run, PROMPT, *SHORT)
     found = expected(run, mode="average")

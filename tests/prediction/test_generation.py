@@ -57,6 +57,8 @@ NETWORKS = PLAIN | SHAPED | WINDOWED | RANDOM_B | {"llama_bfloat16": MODELS["lla
 def endless(model: bp.BayesianLoRA) -> bp.BayesianLoRA:
     """The model without a token that ends a text, so that every text has T tokens."""
     model.network.generation_config.eos_token_id = None
+    if model.tokenizer is not None:
+        model.tokenizer.eos_token = None
     return model
 
 
@@ -204,7 +206,7 @@ def test_sampled_tokens_are_those_of_a_loop_with_the_same_numbers(mode: str, set
     found = generated(model, guide, batch, mode=mode, do_sample=True, **settings)
     draws = draws_of(model, guide)
     num_texts = S if mode == "per_draw" else 1
-    numbers = torch.rand(T, num_texts, len(batch), dtype=torch.float64)
+    numbers = torch.stack([torch.rand(T, num_texts, dtype=torch.float64) for _ in range(len(batch))], -1)
     for p, c, text in texts_of(found):
         for step, token in enumerate(text):
             context = [*found.prompts[p], *text[:step]]
@@ -334,6 +336,63 @@ def test_a_text_ends_behind_its_ending_and_counts_nothing_after_it(mode: str) ->
         for s, draw in enumerate(draws_of(model, guide)):
             plain = plain_generate(model, draw, batch)
             assert torch.equal(found.tokens[:, s, : plain.shape[1]], plain)
+
+
+@pytest.mark.parametrize("mode", ["per_draw", "average"])
+def test_a_text_ends_at_the_tokenizers_end_of_text_too(mode: str) -> None:
+    """Training puts that behind a completion, whatever the network's generation_config has."""
+    model = endless(pretrained())
+    guide, prompts = bp.BLoBGuide(model, eps=0.6), ["w5 w9 w30", "w7"]
+    free = generated(model, guide, prompts, mode=mode)
+    ends = [int(free.tokens[0, 0, 2]), int(free.tokens[1, -1, 4])]
+    model.network.generation_config.eos_token_id = ends[0]
+    model.tokenizer.eos_token = model.tokenizer.convert_ids_to_tokens(ends[1])
+    found = generated(model, guide, prompts, mode=mode)
+    assert found.lengths[0, 0] <= 3 and found.lengths[1, -1] <= 5
+    for p, c, text in texts_of(found):
+        whole = free.tokens[p, c].tolist()
+        assert text == whole[: next((t + 1 for t, token in enumerate(whole) if token in ends), T)]
+
+
+@pytest.mark.parametrize("mode", ["per_draw", "average"])
+@pytest.mark.parametrize("several", [False, True])
+def test_a_text_ends_behind_a_stop_string(mode: str, several: bool) -> None:
+    """That may have several tokens, and begin or end within one; what the prompt holds does not count."""
+    model = endless(pretrained())
+    guide = bp.BLoBGuide(model, eps=0.6)
+    free = generated(model, guide, ["w5 w9 w30", "w7"], mode=mode)
+    assert free.texts is not None
+    words = free.texts[0][0].split()
+    stops = [f"{words[1][-1]} {words[2][:2]}", "w5 w9"] if several else f"{words[1][-1]} {words[2]}"
+    found = generated(model, guide, ["w5 w9 w30", "w7"], mode=mode, stop_strings=stops)
+    assert found.texts is not None and found.lengths[0, 0] <= 3
+    listed = stops if isinstance(stops, list) else [stops]
+    for p, c, text in texts_of(found):
+        whole = free.tokens[p, c].tolist()
+        texts = [text_behind(model.tokenizer, found.prompts[p], whole[:length]) for length in range(1, T + 1)]
+        length = next((t + 1 for t, one in enumerate(texts) if any(stop in one for stop in listed)), T)
+        assert text == whole[:length] and found.texts[p][c] == texts[length - 1]
+        assert not found.entropy[p, c, length:].any()
+
+
+def test_stop_strings_that_cannot_be() -> None:
+    model = pretrained()
+    with pytest.raises(ConfigError, match=r"stop_strings: expected texts of at least one character; got \[''\]"):
+        generated(model, bp.MLEGuide(model), "w5", stop_strings=[""])
+    bare = endless(MODELS["llama"]())
+    with pytest.raises(ConfigError, match="stop_strings: expected a model with a tokenizer, .*; got one without"):
+        generated(bare, bp.MLEGuide(bare), make_batch(), stop_strings="x")
+
+
+@pytest.mark.parametrize("mode", ["per_draw", "average"])
+def test_a_sampled_text_does_not_depend_on_the_prompts_that_follow(mode: str) -> None:
+    model = endless(MODELS["llama"]())
+    guide, batch = wide(model), make_batch(side="left")
+    found = [
+        generated(model, guide, batch.select(range(count)), mode=mode, do_sample=True).tokens for count in (1, 2, 4)
+    ]
+    assert torch.equal(found[0], found[2][:1]) and torch.equal(found[1], found[2][:2])
+    assert not torch.equal(found[2][0], found[2][1])
 
 
 def test_nothing_is_read_once_every_text_has_ended() -> None:

@@ -48,21 +48,24 @@ class Choice:
                     f"{name}: expected do_sample=True beside it; got do_sample=False: set it, or leave it out"
                 )
 
-    def uniforms(self, num_steps: int, num_rows: int) -> list[Tensor | None]:
+    def uniforms(self, num_steps: int, num_texts: int, num_prompts: int) -> list[Tensor | None]:
         """For each step a uniform number a row, from torch's global generator; none where nothing is drawn.
 
-        They are made before the first step, so that a row's numbers do not depend on what happens to the others.
+        They are made before the first step, and prompt by prompt: a row's numbers depend neither on what happens to the
+        others nor on how many prompts come behind its own.
 
         Args:
             num_steps: most tokens of a row.
-            num_rows: number of rows.
+            num_texts: texts behind each prompt.
+            num_prompts: number of prompts; row s * num_prompts + i is text s of prompt i.
 
         Returns:
-            num_steps entries, (num_rows,) float64 or None.
+            num_steps entries, (num_texts * num_prompts,) float64 or None.
         """
         if not self.do_sample:
             return [None] * num_steps
-        return list(torch.rand(num_steps, num_rows, dtype=torch.float64))
+        numbers = [torch.rand(num_steps, num_texts, dtype=torch.float64) for _ in range(num_prompts)]
+        return list(torch.stack(numbers, -1).flatten(1))
 
     def __call__(self, scores: Tensor, uniforms: Tensor | None = None) -> Tensor:
         """The token of each row.

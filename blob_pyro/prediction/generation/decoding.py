@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,20 +25,34 @@ class Ending:
         tokens: ids of which the first that comes ends a text.
         padding: the id behind it.
         max_new_tokens: most tokens of a text.
+        strings: of which the first that a text holds ends it, behind the token that completes it.
+        text: the text that tokens add to the prompt of a number; for `strings`.
     """
 
     tokens: tuple[int, ...]
     padding: int
     max_new_tokens: int
+    strings: tuple[str, ...] = ()
+    text: Callable[[int, Sequence[int]], str] = lambda prompt, tokens: ""
 
-    def ends(self, tokens: Tensor) -> Tensor:
-        """Which of the tokens end a text; bool, of their shape."""
-        return torch.isin(tokens, torch.tensor(self.tokens, dtype=torch.long, device=tokens.device))
+    def ends(self, written: Tensor) -> Tensor:
+        """Which texts end with their last token; (S, P) bool.
 
-    def mask(self, tokens: Tensor) -> Tensor:
-        """(..., T) True up to the token that ends a text, itself included."""
-        ends = self.ends(tokens).long()
-        return ends.cumsum(-1) - ends == 0
+        Args:
+            written: (S, P, t) the tokens so far.
+        """
+        last = written[..., -1]
+        found = torch.isin(last, torch.tensor(self.tokens, dtype=torch.long, device=last.device))
+        if self.strings:
+            found = found | torch.tensor(
+                [[self._holds_one(prompt, row) for prompt, row in enumerate(rows)] for rows in written.tolist()],
+                device=last.device,
+            )
+        return found
+
+    def _holds_one(self, prompt: int, tokens: Sequence[int]) -> bool:
+        text = self.text(prompt, tokens)
+        return any(string in text for string in self.strings)
 
 
 @dataclass(frozen=True)
@@ -64,7 +78,7 @@ class Start:
 
 def decode(
     start: Start, pick: Pick, ending: Ending, tell: Callable[[], object] = lambda: None
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Go on from the prompts, token by token, until every text has ended; `start` stays as it is.
 
     Args:
@@ -74,16 +88,19 @@ def decode(
         tell: called behind each step.
 
     Yields:
-        The (S, P, V) logits of a step and the (S, P) tokens that were picked; padding where a text has ended before.
+        The (S, P, V) logits of a step, the (S, P) tokens that were picked, and True where no text has ended before;
+        elsewhere the token is padding.
     """
     logits, shape = start.logits, start.logits.shape[:2]
     rows = start.rows.select(torch.arange(shape.numel(), device=logits.device))
     ended = torch.zeros(shape, dtype=torch.bool, device=logits.device)
+    written = torch.zeros(*shape, 0, dtype=torch.long, device=logits.device)
     for step in range(ending.max_new_tokens):
         tokens = pick(logits, step).masked_fill(ended, ending.padding)
-        yield logits, tokens
+        yield logits, tokens, ~ended
         tell()
-        ended = ended | ending.ends(tokens)
+        written = torch.cat([written, tokens[..., None]], -1)
+        ended = ended | ending.ends(written)
         if bool(ended.all()) or step + 1 == ending.max_new_tokens:
             return
         logits = rows.read(tokens.reshape(-1, 1)).unflatten(0, shape)

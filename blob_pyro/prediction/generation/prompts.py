@@ -14,6 +14,7 @@ from blob_pyro.data.examples import Batch
 from blob_pyro.errors import ConfigError, DataError
 from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.model.vocabulary import check_token_ids
+from blob_pyro.prediction.generation.decoding import Ending
 
 Prompts = str | Sequence[str] | Batch
 
@@ -39,6 +40,38 @@ def read_prompts(model: BayesianLoRA, prompts: Prompts, max_new_tokens: int) -> 
     check_token_ids(batch.input_ids, model.network, model.tokenizer, "prompts")
     _check_context(_context(model.network), lengths, max_new_tokens)
     return _left_padded(batch).to(model.device)
+
+
+def ending_for(
+    model: BayesianLoRA, prompts: Batch, max_new_tokens: int, stop_strings: str | Sequence[str] | None = None
+) -> Ending:
+    """When the texts behind some prompts end.
+
+    Args:
+        model: the model.
+        prompts: what `read_prompts` gives.
+        max_new_tokens: most tokens of a text.
+        stop_strings: one, several or none.
+
+    Raises:
+        ConfigError: a stop string is empty, or there is no tokenizer to find them by.
+    """
+    strings = (stop_strings,) if isinstance(stop_strings, str) else tuple(stop_strings or ())
+    if not all(isinstance(string, str) and string for string in strings):
+        raise ConfigError(f"stop_strings: expected texts of at least one character; got {list(strings)}")
+    tokenizer, network = model.tokenizer, model.network.get_base_model()
+    if strings and tokenizer is None:
+        raise ConfigError("stop_strings: expected a model with a tokenizer, to find them; got one without")
+    own = getattr(tokenizer, "eos_token_id", None)  # what training puts behind a completion
+    tokens = dict.fromkeys([*ending_of(network), *([own] if isinstance(own, int) else [])])
+    rows = token_rows(prompts)
+    return Ending(
+        tokens=tuple(tokens),
+        padding=padding_of(network, tokenizer),
+        max_new_tokens=max_new_tokens,
+        strings=strings,
+        text=lambda prompt, written: text_behind(tokenizer, rows[prompt], written),
+    )
 
 
 def padding_of(network: Any, tokenizer: Any) -> int:

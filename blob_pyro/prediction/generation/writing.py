@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,8 +21,7 @@ from blob_pyro.prediction.generation.decoding import Ending, Start, decode
 from blob_pyro.prediction.generation.measures import TokenMeasures, token_measures
 from blob_pyro.prediction.generation.prompts import (
     Prompts,
-    ending_of,
-    padding_of,
+    ending_for,
     read_prompts,
     text_behind,
     token_rows,
@@ -32,6 +31,9 @@ from blob_pyro.prediction.predictive import PosteriorPredictive, stack
 from blob_pyro.system.progress import Tell, counted
 
 MODES = ("per_draw", "average")
+
+Written = tuple[Tensor, Tensor, TokenMeasures]
+"""(P, C, T) tokens, where they are tokens of a text, and what the draws say of them."""
 
 
 def generate(
@@ -46,6 +48,7 @@ def generate(
     temperature: float | None = None,
     top_k: int | None = None,
     top_p: float | None = None,
+    stop_strings: str | Sequence[str] | None = None,
     progress: bool = False,
 ) -> Generations:
     r"""Write text under posterior draws, each of them held for a whole text.
@@ -56,10 +59,11 @@ def generate(
     token is picked by that law, and every draw reads it.
 
     All P prompts under all S draws share each forward, S * P rows, and the KV cache that comes with them. The draws are
-    made first, then (with do_sample) a uniform number for each step and row, all from torch's global generator:
-    `pyro.set_rng_seed` makes a call repeatable. A text ends behind a token of the network's
-    `generation_config.eos_token_id`; nothing else of generation_config is used, no default for sampling and no penalty.
-    The network is in evaluation mode inside and gets its former modes back.
+    made first, then (with do_sample) a uniform number for each step and row, prompt by prompt, all from torch's global
+    generator: `pyro.set_rng_seed` makes a call repeatable, and what is drawn behind a prompt does not depend on those
+    that follow it. A text ends behind a token of the network's `generation_config.eos_token_id`, or the tokenizer's
+    end-of-text token, which training puts behind a completion; nothing else of generation_config is used, no default
+    for sampling and no penalty. The network is in evaluation mode inside and gets its former modes back.
 
     Args:
         model: the model; of a causal language model.
@@ -71,12 +75,14 @@ def generate(
         do_sample, temperature, top_k, top_p: as in transformers, but that nothing is cut off by default (there top_k is
             50). Without do_sample the most probable token is taken. They pick tokens: entropies and log-probabilities
             are those of the laws as they are.
+        stop_strings: as in transformers: a text ends behind the token that completes one of them. They are looked for
+            in what is written, not in the prompt.
         progress: show progress, in tokens of a text.
 
     Raises:
-        ConfigError: a setting is out of range; the network does not write text; the new tokens do not fit its context;
-            num_draws = 0 with a guide that has no mean; or draws that hold heads of their own (an ensemble's), of which
-            a network has one at a time.
+        ConfigError: a setting is out of range, or there are stop_strings without a tokenizer; the network writes no
+            text; the new tokens do not fit its context; num_draws = 0 with a guide that has no mean; or draws that hold
+            heads of their own (an ensemble's), of which a network has one at a time.
         DataError: no prompt, an empty one, or one longer than the context.
 
     Source: the averaging of step-wise probabilities: BLoB, arXiv 2406.11675, equation 12, for each token.
@@ -93,46 +99,49 @@ def generate(
         )
     model.check_alive()
     batch = read_prompts(model, prompts, max_new_tokens)
-    network = model.network.get_base_model()
-    ending = Ending(ending_of(network), padding_of(network, model.tokenizer), max_new_tokens)
+    ending = ending_for(model, batch, max_new_tokens, stop_strings)
     with torch.no_grad(), model.evaluating():
         draws = stack(PosteriorPredictive(model, guide, num_draws).sample_draws(batch)) or {}
         with hold_draws(model, draws), counted(max_new_tokens, "generate", unit="tokens", show=progress) as tell:
-            start = Start.reading(network, batch, max(1, num_draws))
-            tokens, measures = (_per_draw if mode == "per_draw" else _average)(start, choice, ending, tell)
-    return _record(model, batch, ending, tokens.cpu(), measures.map(Tensor.cpu))
+            start = Start.reading(model.network.get_base_model(), batch, max(1, num_draws))
+            written = (_per_draw if mode == "per_draw" else _average)(start, choice, ending, tell)
+    return _record(model, batch, *written)
 
 
-def _per_draw(start: Start, choice: Choice, ending: Ending, tell: Tell) -> tuple[Tensor, TokenMeasures]:
+def _per_draw(start: Start, choice: Choice, ending: Ending, tell: Tell) -> Written:
     """(P, S, T) tokens, text s written under draw s, and what all draws say of them."""
     num_draws, num_prompts, _ = start.logits.shape
-    uniforms = choice.uniforms(ending.max_new_tokens, num_draws * num_prompts)
+    uniforms = choice.uniforms(ending.max_new_tokens, num_draws, num_prompts)
 
     def pick(logits: Tensor, step: int) -> Tensor:
         return choice(logits.flatten(0, 1).float(), uniforms[step]).unflatten(0, (num_draws, num_prompts))
 
-    tokens = torch.stack([tokens for _, tokens in decode(start, pick, ending, tell)], -1).transpose(0, 1)
-    return tokens, score(start, tokens, ending.mask(tokens))
+    steps = [(tokens, real) for _, tokens, real in decode(start, pick, ending, tell)]
+    tokens, mask = (torch.stack(parts, -1).transpose(0, 1) for parts in zip(*steps, strict=True))
+    return tokens, mask, score(start, tokens, mask)
 
 
-def _average(start: Start, choice: Choice, ending: Ending, tell: Tell) -> tuple[Tensor, TokenMeasures]:
+def _average(start: Start, choice: Choice, ending: Ending, tell: Tell) -> Written:
     """(P, 1, T) tokens, picked by the draws' averaged law, and what the draws said at each step."""
     num_draws, num_prompts, _ = start.logits.shape
-    uniforms = choice.uniforms(ending.max_new_tokens, num_prompts)
+    uniforms = choice.uniforms(ending.max_new_tokens, 1, num_prompts)
 
     def pick(logits: Tensor, step: int) -> Tensor:
         law = logits.float().softmax(-1).mean(0)
         return choice(law.log(), uniforms[step]).expand(num_draws, -1)
 
-    steps = [(token_measures(logits, picked[0]), picked[0]) for logits, picked in decode(start, pick, ending, tell)]
-    tokens = torch.stack([picked for _, picked in steps], -1)
-    mask = ending.mask(tokens)
-    measures = TokenMeasures.stacked([measured for measured, _ in steps], -1).map(lambda values: values * mask)
-    return tokens[:, None], measures.map(lambda values: values.unsqueeze(-2))
+    steps = [
+        (token_measures(logits, picked[0]), picked[0], real[0])
+        for logits, picked, real in decode(start, pick, ending, tell)
+    ]
+    measured, tokens, mask = (list(parts) for parts in zip(*steps, strict=True))
+    real = torch.stack(mask, -1)
+    measures = TokenMeasures.stacked(measured, -1).map(lambda values: (values * real).unsqueeze(-2))
+    return torch.stack(tokens, -1)[:, None], real[:, None], measures
 
 
-def _record(model: BayesianLoRA, batch: Batch, ending: Ending, tokens: Tensor, measures: TokenMeasures) -> Generations:
-    prompts, mask = token_rows(batch), ending.mask(tokens)
+def _record(model: BayesianLoRA, batch: Batch, tokens: Tensor, mask: Tensor, measures: TokenMeasures) -> Generations:
+    tokens, mask, measures, prompts = tokens.cpu(), mask.cpu(), measures.map(Tensor.cpu), token_rows(batch)
     texts = None if model.tokenizer is None else tuple(map(partial(_texts, model.tokenizer), prompts, tokens, mask))
     return Generations(prompts, tokens, mask, measures.log_probs, measures.entropy, measures.mutual_information, texts)
 
