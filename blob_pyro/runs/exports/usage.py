@@ -7,7 +7,8 @@ import json
 from blob_pyro.data.prompts import PromptTemplate
 from blob_pyro.data.tasks.load import find_task
 from blob_pyro.guides import EnsembleGuide
-from blob_pyro.model.likelihoods import ClassLikelihood, MultipleChoice, SequenceClassification
+from blob_pyro.model.likelihoods import ClassLikelihood, MultipleChoice, SequenceClassification, WholeAnswer
+from blob_pyro.model.vocabulary import context
 from blob_pyro.runs.exports.kinds import Kind
 from blob_pyro.runs.exports.subject import Subject, public_name
 from blob_pyro.system.packaged import ALIASES
@@ -19,11 +20,28 @@ def plain_code(subject: Subject, kind: Kind) -> str:
     """Python that answers a prompt without blob_pyro (but for a base that comes inside a package)."""
     names = [f"draw_{position}" for position in range(kind.num_draws)]
     lines = _imports(subject, kind) + _names(subject, kind) + _network(subject, kind, names)
+    if isinstance(subject.run.model.likelihood, WholeAnswer):
+        return "\n".join(lines + _whole_answers(subject, names))
     copies = " * len(names)" if names else ""
-    rows = f'rows = tokenizer(prompts{copies}, return_tensors="pt", padding=True, padding_side="right")'
     adapters = ", adapter_names=[name for name in names for _ in prompts]" if names else ""
-    lines += [rows, "with torch.no_grad():", f"    logits = network(**rows{adapters}).logits.float()"]
+    if _ends_texts(subject):
+        lines += [f"given = [{_CUT} for ids in tokenizer(prompts{copies})['input_ids']]  # without an end of text"]
+        lines += ['rows = tokenizer.pad({"input_ids": given}, return_tensors="pt", padding_side="right")']
+    else:
+        lines += [f'rows = tokenizer(prompts{copies}, return_tensors="pt", padding=True, padding_side="right")']
+    lines += ["with torch.no_grad():", f"    logits = network(**rows{adapters}).logits.float()"]
     return "\n".join(lines + _probabilities(subject, names))
+
+
+_CUT = "ids[:-1] if ids[-1] == tokenizer.eos_token_id else ids"
+
+
+def _ends_texts(subject: Subject) -> bool:
+    """Whether the tokenizer puts an end-of-text token behind a prompt that is to go on."""
+    model = subject.run.model
+    if model.tokenizer is None or model.likelihood.task_type != "CAUSAL_LM":
+        return False
+    return bool(model.tokenizer("a")["input_ids"][-1] == model.tokenizer.eos_token_id)
 
 
 def own_code(subject: Subject) -> str | None:
@@ -39,12 +57,17 @@ def own_code(subject: Subject) -> str | None:
         lines += [f"base = {_text(subject.base)}  # the folder of your copy"]
         lines += [f'run = bp.load(".", base={_base_call(subject)})', "tokenizer = AutoTokenizer.from_pretrained(base)"]
         lines += ["tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token"]
-    lines += [f'rows = tokenizer({_prompts(subject)}, return_tensors="pt", padding=True)']
-    lines += ['batch = bp.Batch(input_ids=rows["input_ids"], attention_mask=rows["attention_mask"])']
     if isinstance(subject.run.model.likelihood, ClassLikelihood):
         draws = 10 if subject.guide.is_random else 0
-        lines += [f"print(bp.PosteriorPredictive(run.model, run.guide, num_samples={draws})(batch).probs)"]
+        lines += [
+            f"examples = [bp.Example(prompt, 0, str(i)) for i, prompt in enumerate({_prompts(subject)})]",
+            f"items = bp.encode(examples, tokenizer, max_length={_max_length(subject)})",
+            "loader = bp.predict_loader(items, 16, tokenizer.pad_token_id)",
+            f"print(bp.PosteriorPredictive(run.model, run.guide, num_samples={draws})(loader).probs)",
+        ]
     else:
+        lines += [f'rows = tokenizer({_prompts(subject)}, return_tensors="pt", padding=True)']
+        lines += ['batch = bp.Batch(input_ids=rows["input_ids"], attention_mask=rows["attention_mask"])']
         lines += ["print(run.model.logits(batch).softmax(-1).shape)  # of every next token, at the posterior mean"]
     return "\n".join(lines)
 
@@ -92,6 +115,48 @@ def _network(subject: Subject, kind: Kind, names: Lines) -> Lines:
     return [*lines, f"prompts = {_prompts(subject)}"]
 
 
+def _whole_answers(subject: Subject, names: Lines) -> Lines:
+    """Answers of one or more tokens: the log-probabilities of the tokens of each are added."""
+    answers = subject.run.model.likelihood.settings()["token_ids"]
+    ids = [f"    ids = {_CUT}"] if _ends_texts(subject) else []
+    lines = [
+        f"answers = {answers}  # the tokens of each",
+        "",
+        "def log_probs(prompt):",
+        '    """Of every answer behind the prompt."""',
+        '    ids = tokenizer(prompt)["input_ids"]',
+        *ids,
+        "    found = []",
+        "    for answer in answers:",
+        "        with torch.no_grad():",
+        "            logits = network(input_ids=torch.tensor([ids + answer])).logits[0, len(ids) - 1 : -1].float()",
+        "        found.append(logits.log_softmax(-1)[range(len(answer)), answer].sum())",
+        "    return torch.stack(found)",
+        "",
+    ]
+    if names:
+        lines += [
+            "draws = []",
+            "for name in names:",
+            "    network.set_adapter(name)",
+            "    draws.append(torch.stack([log_probs(prompt) for prompt in prompts]).softmax(-1))",
+            "probs = torch.stack(draws).mean(0)  # the average of the draws",
+        ]
+    else:
+        lines += ["probs = torch.stack([log_probs(prompt) for prompt in prompts]).softmax(-1)"]
+    return [*lines, f"print(probs){_columns(subject)}"]
+
+
+def _columns(subject: Subject) -> str:
+    return f"  # columns: {', '.join(label.strip() for label in subject.labels)}" if subject.labels else ""
+
+
+def _max_length(subject: Subject) -> int:
+    model = subject.run.model
+    longest = 512 if subject.config is None else subject.config.data.max_length
+    return min(longest, (context(model.network) or longest) - model.likelihood.extra_tokens)
+
+
 def _probabilities(subject: Subject, names: Lines) -> Lines:
     likelihood = subject.run.model.likelihood
     lines: Lines = []
@@ -106,8 +171,7 @@ def _probabilities(subject: Subject, names: Lines) -> Lines:
     lines += ["probs = logits.softmax(-1)"]
     if names:
         lines += ["probs = probs.unflatten(0, (len(names), len(prompts))).mean(0)  # the average of the draws"]
-    classes = f"  # columns: {', '.join(label.strip() for label in subject.labels)}" if subject.labels else ""
-    return [*lines, f"print(probs){classes if isinstance(likelihood, ClassLikelihood) else ''}"]
+    return [*lines, f"print(probs){_columns(subject) if isinstance(likelihood, ClassLikelihood) else ''}"]
 
 
 def _auto(subject: Subject) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 import pytest
 import tiny
 import torch
+import transformers as tf
 import yaml
-from cases import base_folder
+from cases import base_folder, fill_B
 from saved_runs import saved, saved_classifier
+from tokenizers.processors import TemplateProcessing
 
 import blob_pyro as bp
 from blob_pyro.cli import main
@@ -89,23 +92,76 @@ def test_the_code_of_a_card_runs(kind: str, run_dir: Path, tmp_path: Path, monke
     torch.testing.assert_close(found[0]["probs"], expected, rtol=1e-4, atol=1e-4)
 
 
+def classifier(folder: Path) -> bp.BayesianLoRA:
+    """Whose head has the classes the other way round."""
+    model = saved_classifier(folder).model
+    model.likelihood = bp.SequenceClassification(2, outputs=[1, 0])
+    return model
+
+
+def causal(likelihood: Any, path: Path = base_folder()) -> bp.BayesianLoRA:  # noqa: B008
+    model = bp.BayesianLoRA.from_pretrained(str(path), likelihood, r=2)
+    fill_B(model.network)
+    return model
+
+
+LIKELIHOODS: dict[str, Callable[[Path], bp.BayesianLoRA]] = {
+    "SequenceClassification": classifier,
+    "MultipleChoice": lambda folder: causal(bp.MultipleChoice((5, 17, 40))),
+    "WholeAnswer": lambda folder: causal(bp.WholeAnswer(((5,), (17, 40), (17, 9, 7), (30, 31)))),
+    "CausalLM": lambda folder: causal(bp.CausalLM()),
+}
+
+
+def test_every_likelihood_is_in_the_table() -> None:
+    assert LIKELIHOODS.keys() == bp.model.likelihoods.LIKELIHOODS.keys()
+
+
 @pytest.mark.parametrize("kind", KIND_NAMES)
-def test_a_classifiers_code_runs(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    saved_classifier(tmp_path / "run")
-    card = card_of(tmp_path / "run", kind, tmp_path / "out")
-    assert "pipeline_tag: text-classification" in card
-    found = run_code(tmp_path / "out", tiny.bert(), monkeypatch)
-    assert found[0]["probs"].shape == (1, 2)
+@pytest.mark.parametrize("name", list(LIKELIHOODS))
+def test_the_code_of_every_likelihood_gives_the_librarys_answers(
+    name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = LIKELIHOODS[name](tmp_path / "first")
+    card, found, expected = answers(model, kind, tmp_path, monkeypatch)
+    assert ("pipeline_tag: text-classification" in card) is (name == "SequenceClassification")
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("likelihood", ["WholeAnswer", "CausalLM"])
-def test_the_code_of_other_likelihoods_runs(likelihood: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {"WholeAnswer": [((5,), (17, 40))], "CausalLM": []}[likelihood]
-    model = bp.BayesianLoRA.from_pretrained(str(base_folder()), getattr(bp, likelihood)(*settings), r=2)
-    bp.save(tmp_path / "run", model, bp.BLoBGuide(model))
-    card_of(tmp_path / "run", "mean", tmp_path / "out")
-    found = run_code(tmp_path / "out", base_folder(), monkeypatch)
-    assert found[0]["probs"].shape == (1, model.network.config.vocab_size)  # of the next token
+@pytest.mark.parametrize("name", ["MultipleChoice", "WholeAnswer"])
+def test_no_answer_is_read_behind_an_end_of_text(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a tokenizer that puts one behind every text."""
+    base = tmp_path / "base"
+    shutil.copytree(base_folder(), base)
+    tokenizer = tf.AutoTokenizer.from_pretrained(base)
+    end = tokenizer.convert_ids_to_tokens(2)
+    tokenizer.eos_token = end
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"$A {end}", special_tokens=[(end, 2)])
+    tokenizer.save_pretrained(base)
+    likelihood = LIKELIHOODS[name](tmp_path).likelihood
+    _, found, expected = answers(causal(likelihood, base), "draws:2", tmp_path, monkeypatch)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def answers(
+    model: bp.BayesianLoRA, kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[str, torch.Tensor, torch.Tensor]:
+    """The card, what its first code finds for its prompt, and the library's answers to that."""
+    bp.save(folder / "run", model, bp.BLoBGuide(model))
+    card = card_of(folder / "run", kind, folder / "out")
+    found = run_code(folder / "out", Path(model.source.id), monkeypatch)
+    assert len(found) == (2 if kind == "mean" else 1)
+    run = bp.load(folder / "run")
+    ids = [token for token in run.model.tokenizer("...")["input_ids"] if token != run.model.tokenizer.eos_token_id]
+    batch = bp.Batch(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long))
+    torch.manual_seed(0)  # the export's
+    draws = bp.PosteriorPredictive(run.model, run.guide, 2 if kind == "draws:2" else 0).sample_draws()
+    with torch.no_grad(), run.model.evaluating():
+        logits = [run.model.logits(batch, draw) for draw in draws]
+        if isinstance(run.model.likelihood, bp.CausalLM):  # of the token behind the prompt, which has no place there
+            longer = bp.Batch(torch.tensor([[*ids, 5]]), torch.ones(1, len(ids) + 1, dtype=torch.long))
+            logits = [run.model.logits(longer, draw)[:, -1] for draw in draws]
+    return card, found[0]["probs"], torch.stack(logits).softmax(-1).mean(0)
 
 
 @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
