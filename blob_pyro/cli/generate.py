@@ -43,15 +43,15 @@ def _generate_parser() -> ArgumentParser:
     )
     parser.add_argument("--mode", type=str, default="average", help="average or per_draw")
     parser.add_argument("--max_new_tokens", type=int, default=32, help="most tokens of a text", metavar="N")
-    told = "end a text behind this, as behind an end-of-text token; may be given again"
-    parser.add_argument("--stop", type=str, action="append", default=None, help=told, metavar="TEXT")
-    sampling = parser.add_argument_group("how tokens are picked", name="sampling")
+    sampling = parser.add_argument_group("how tokens are picked, and where a text ends", name="sampling")
     sampling.add_argument("--do_sample", action="store_true", help="draw tokens; else the most probable one is taken")
     sampling.add_argument("--temperature", type=float | None, default=None, help="of the drawn tokens")
     sampling.add_argument("--top_k", type=int | None, default=None, help="draw among so many tokens")
     sampling.add_argument(
         "--top_p", type=float | None, default=None, help="draw among the likeliest tokens, of this sum"
     )
+    told = "end a text behind this, as behind an end-of-text token; may be given again"
+    sampling.add_argument("--stop", type=str, action="append", default=None, help=told, metavar="TEXT")
     parser.add_argument("--seed", type=int, default=0, help="of the posterior draws, and of the drawn tokens")
     parser.add_argument("--uncertainty", type=str, default="entropy", help=f"what colours tell: {' or '.join(EDGES)}")
     add_base(parser)

@@ -181,7 +181,7 @@ def load_base(
     refuse_unknown_modules(network, device_map)
     if source.attn_implementation is None:
         choose_attention(network, computes_on)
-    network.missing_keys = sorted(report["missing_keys"])
+    network.missing_keys = sorted({*report["missing_keys"], *(name for name, *_ in mismatched)})
     return network
 
 

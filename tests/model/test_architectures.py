@@ -15,6 +15,7 @@ from architectures import (
     ENCODER,
     GEMMA3,
     HYBRID,
+    IN_LISTS,
     REFUSED,
     XLM,
     saved,
@@ -64,9 +65,9 @@ def test_draws_are_each_items_own_and_padding_changes_nothing(name: str) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list(CLASSIFIERS))
+@pytest.mark.parametrize("name", [*CLASSIFIERS, *IN_LISTS])
 def test_draws_are_each_items_own_in_classifiers(name: str) -> None:
-    model_class, settings, _ = CLASSIFIERS[name]
+    model_class, settings, _ = (CLASSIFIERS | IN_LISTS)[name]
     path = saved(model_class, settings | {"num_labels": 3})
     laws_of_draws(bp.BayesianLoRA.from_pretrained(path, bp.SequenceClassification(3), r=2))
 
@@ -186,10 +187,10 @@ def test_a_part_that_no_adapter_holds_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default:.*random there")
-@pytest.mark.parametrize("name", list(CLASSIFIERS))
+@pytest.mark.parametrize("name", [*CLASSIFIERS, *IN_LISTS])
 def test_classifiers(name: str, tmp_path: Path) -> None:
     """Encoders and decoders; the head is trained and saved."""
-    model_class, settings, targets = CLASSIFIERS[name]
+    model_class, settings, targets = (CLASSIFIERS | IN_LISTS)[name]
     check(saved(model_class, settings | {"num_labels": 3}), bp.SequenceClassification(3), targets, tmp_path)
 
 

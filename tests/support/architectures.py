@@ -91,8 +91,11 @@ CLASSIFIERS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
     "llama": ("LlamaForSequenceClassification", LLAMA, Q_V),
     "mistral": ("MistralForSequenceClassification", LLAMA | HEAD_DIM, Q_V),
     "gpt2": ("GPT2ForSequenceClassification", GPT2, {"c_attn"}),
-    "albert": ("AlbertForSequenceClassification", ENCODER | {"embedding_size": 16}, {"query", "value"}),
     "qwen3_next": ("Qwen3NextForSequenceClassification", HYBRID["qwen3_next"][1], Q_V),
+}
+# Whose blocks stand in no list of one name, or in several.
+IN_LISTS = {
+    "albert": ("AlbertForSequenceClassification", ENCODER | {"embedding_size": 16}, {"query", "value"}),
     "xlm": ("XLMForSequenceClassification", XLM, {"q_lin", "v_lin"}),
 }
 VISION = {
