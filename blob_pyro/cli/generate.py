@@ -53,7 +53,9 @@ def _generate_parser() -> ArgumentParser:
     told = "end a text behind this, as behind an end-of-text token; may be given again"
     sampling.add_argument("--stop", type=str, action="append", default=None, help=told, metavar="TEXT")
     parser.add_argument("--seed", type=int, default=0, help="of the posterior draws, and of the drawn tokens")
-    parser.add_argument("--uncertainty", type=str, default="entropy", help=f"what colours tell: {' or '.join(EDGES)}")
+    parser.add_argument(
+        "--uncertainty", type=str, default="entropy", help=f"what colours tell: {' or '.join(EDGES)}", metavar="KIND"
+    )
     add_base(parser)
     parser.add_argument("--json", action="store_true", help="a JSON line for each text instead, with every figure")
     add_quiet(parser)

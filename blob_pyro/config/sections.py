@@ -167,7 +167,8 @@ class TrainConfig:
         kl_weight: factor on the KL, on top of the schedule.
         kl_step: how a step descends the KL: "flow", which is stable at any rate and prior scale, or "explicit", the
             plain SGD of the authors' code (see `BLoBSVI`).
-        warmup_ratio: share of the steps over which learning rates rise from zero; they then fall linearly.
+        warmup_ratio: share of the steps over which learning rates rise from zero; they then fall linearly. A single
+            step has the full rates.
         flipout: give each example its own sign-flipped noise.
         group_by_length: put items of similar length into a batch, which saves padding; the order stays random.
             False shuffles plainly.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from blob_pyro.config.sections import DataConfig, RunConfig
+from blob_pyro.config.sections import DataConfig, RunConfig, TrainConfig
 from blob_pyro.errors import ConfigError
-from blob_pyro.guides import GUIDES, LaplaceGuide, PostHocGuide
+from blob_pyro.guides import GUIDES, AdapterGuide, LaplaceGuide, PostHocGuide
 from blob_pyro.guides.settings import check_settings
 from blob_pyro.runs.tracking import check_trackers
 from blob_pyro.runs.tuning import check_tuning
@@ -46,6 +46,31 @@ def _check_test_items(data: DataConfig) -> None:
             f"data.num_test: expected data.test_file (or data.test_split) to take them from; got {data.num_test} "
             "without one: name it, or hold items out with data.num_validation"
         )
+
+
+def unused_kl_settings(config: RunConfig, guide: AdapterGuide) -> str | None:
+    """A line about settings of the KL that were given and change nothing; None where there are none.
+
+    Comparisons share settings among all methods, so that they are no error.
+
+    Args:
+        config: the run.
+        guide: what is trained.
+    """
+    defaults, train = TrainConfig(), config.train
+    names = [name for name in vars(defaults) if name.startswith("kl_")]
+    given = [name for name in names if getattr(train, name) != getattr(defaults, name)]
+    if not guide.kl().requires_grad:
+        unused, why = given, f"the guide {config.guide.name} is trained without a KL"
+    elif train.recipe == "elbo":
+        unused = [name for name in given if name in ("kl_lr", "kl_lr_loc", "kl_step")]
+        why = "the recipe elbo has no step of its own on the KL"
+    else:
+        unused, why = (
+            [name for name in given if name == "kl_cycle" and train.schedule == "constant"],
+            ("the schedule constant has no cycle"),
+        )
+    return f"note: {', '.join(f'train.{name}' for name in unused)}: without effect, {why}" if unused else None
 
 
 def check_likelihood(config: RunConfig) -> None:

@@ -14,10 +14,10 @@ from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.report.page.cautions import OF_THE_POSTERIOR, cautions_of
 from blob_pyro.runs.about import about
 from blob_pyro.runs.build import Parts, build_parts, load_data, with_read_labels
-from blob_pyro.runs.checks import check_run
+from blob_pyro.runs.checks import check_run, unused_kl_settings
 from blob_pyro.runs.evaluate import RunResult, evaluate_test_items
 from blob_pyro.runs.extend import begun_parts, end_extension, in_extension, is_extension
-from blob_pyro.runs.train import learn
+from blob_pyro.runs.train import learn, trained_guide
 from blob_pyro.runs.tune import tune
 from blob_pyro.runs.tuning import is_unfinished_search
 from blob_pyro.storage.base_digest import check_base
@@ -113,8 +113,9 @@ def _fit(
     parts = build_parts(chosen, data, base)
     if base is not None:
         _check_moved(parts.model, config)
-    for note in parts.notes:
-        console.log(note)
+    for note in (*parts.notes, unused_kl_settings(chosen, trained_guide(parts))):
+        if note is not None:
+            console.log(note)
     _begin(config, about(parts.model, data, Ranks.here().num), is_new=tuning is None and not goes_on)
     _train(parts, chosen, console, goes_on, {} if tuning is None else {"tune_seconds": tuning.seconds})
     return _evaluate(parts, config, console)

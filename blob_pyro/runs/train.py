@@ -56,7 +56,7 @@ def learn(
         Seconds of the training, those before a break included.
     """
     model, guide, items, clock = parts.model, parts.guide, parts.items, TrainingClock(past.seconds if past else 0.0)
-    trained = GUIDES[guide.trained_as](model) if isinstance(guide, PostHocGuide) else guide
+    trained = trained_guide(parts)
     if not (isinstance(guide, PostHocGuide) and config.model.adapter):
         stores = [] if checkpoints is None else _stores(checkpoints, model, trained, config, clock)
         if past is not None and not stores[0].last_step:
@@ -85,6 +85,12 @@ def learn(
         if Ranks.here().is_first:
             save(path, model, guide)
     return clock.seconds
+
+
+def trained_guide(parts: Parts) -> AdapterGuide:
+    """What is trained by steps: the guide, or the point that one is fitted to afterwards."""
+    guide = parts.guide
+    return GUIDES[guide.trained_as](parts.model) if isinstance(guide, PostHocGuide) else guide
 
 
 def _begin_behind(past: Past, guide: AdapterGuide, items: Items, config: RunConfig, checkpoints: Checkpoints) -> None:

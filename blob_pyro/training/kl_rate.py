@@ -10,7 +10,7 @@ from functools import partial
 from blob_pyro.config.checks import check, check_number
 from blob_pyro.distributions.scale_maps import square_kl_time
 from blob_pyro.training.kl_schedule import late
-from blob_pyro.training.lr_schedule import linear_warmup_decay
+from blob_pyro.training.lr_schedule import linear_warmup_decay, warmup_steps
 
 PAPER_RATE = 0.01
 INIT_SCALE = (0.05 * (1 + math.sqrt(0.5)) / 2) ** 2
@@ -190,7 +190,8 @@ def _times(schedule: Callable[[int], float], factor: float, step: int) -> float:
 
 def with_warmup(schedule: Callable[[int], float], num_steps: int, warmup_ratio: float) -> Callable[[int], float]:
     """Step (from 1) -> weight of the KL times the factor on its learning rate."""
-    return lambda step: schedule(step) * linear_warmup_decay(step - 1, num_steps, num_steps * warmup_ratio)
+    rise = warmup_steps(num_steps, warmup_ratio)
+    return lambda step: schedule(step) * linear_warmup_decay(step - 1, num_steps, rise)
 
 
 def never_acts(kl_weight: Callable[[int], float], num_steps: int) -> bool:

@@ -34,3 +34,13 @@ def linear_warmup_decay(step: int, num_steps: int, num_warmup_steps: float) -> f
     if step < num_warmup_steps:
         return step / num_warmup_steps
     return max(0.0, (num_steps - step) / max(1.0, num_steps - num_warmup_steps))
+
+
+def warmup_steps(num_steps: int, warmup_ratio: float) -> float:
+    """How many steps the rise takes: a share of all, but none of a single step, whose rate would be 0.
+
+    Example:
+        >>> warmup_steps(100, 0.06), warmup_steps(1, 0.06)
+        (6.0, 0.0)
+    """
+    return num_steps * warmup_ratio if num_steps > 1 else 0.0

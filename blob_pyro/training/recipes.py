@@ -27,7 +27,7 @@ from blob_pyro.errors import ConfigError
 from blob_pyro.guides import AdapterGuide
 from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.training.elbo import negative_elbo
-from blob_pyro.training.lr_schedule import linear_warmup_decay
+from blob_pyro.training.lr_schedule import linear_warmup_decay, warmup_steps
 
 KL_STEPS = ("explicit", "flow")
 
@@ -49,7 +49,7 @@ class OptimSettings:
         """Multiplier of every learning rate: linear warm-up and decay; 1 where num_steps is None."""
         if self.num_steps is None:
             return 1.0
-        return linear_warmup_decay(steps_done, self.num_steps, self.num_steps * self.warmup_ratio)
+        return linear_warmup_decay(steps_done, self.num_steps, warmup_steps(self.num_steps, self.warmup_ratio))
 
 
 class Recipe(ABC):
