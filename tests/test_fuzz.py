@@ -19,7 +19,8 @@ from config_mutations import BASES, CONFIGS
 from malformed import Bad, malformed
 from mutations import CANARY_MODULE, Mutation, Place, evil_code, mutations
 from run_mutations import RUNS
-from user_folder import command, make_user_folder
+from setting_mutations import settings
+from user_folder import STEPS, command, make_user_folder
 
 from blob_pyro.config.data import DataConfig
 from blob_pyro.data import load_task
@@ -35,6 +36,9 @@ OF_RUNS = mutations(RUNS, SEED)
 OF_CHECKPOINTS = mutations(CHECKPOINTS, SEED + 1000)
 OF_CONFIGS = mutations(CONFIGS, SEED + 2000)
 OF_BASES = mutations(BASES, SEED + 3000)
+OF_STARTS = [one for one in OF_RUNS if not one.kind.startswith("configuration")][::2]
+OF_EXTENSIONS = OF_RUNS[1::4]
+OF_SETTINGS = mutations(settings(SEED), SEED + 4000)
 OF_DATA = malformed(220, seed=SEED)[::5]
 
 FORBIDDEN = {"os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "pickle.find_class"}
@@ -195,6 +199,31 @@ def reference(made: Path) -> dict[str, Any]:
     return found
 
 
+START = ("--model.adapter", "run", "--output", "new", "--train.num_steps", 1, "--train.kl_lr", 0)
+EXTENSION = ("--resume", "--train.num_steps", STEPS + 2)
+
+
+def of_copy(made: Path, folder: Path, *words: object) -> dict[str, bytes]:
+    """What a command makes of sound files."""
+    shutil.copytree(made / "user", folder / "user")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder / "user")
+        assert command("fit", "own.yaml", *words) == 0
+        return contents(Path("new" if words == START else "run"))
+
+
+@pytest.fixture(scope="module")
+def started(made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """A run that starts from the sound one."""
+    return of_copy(made, tmp_path_factory.mktemp("started"), *START)
+
+
+@pytest.fixture(scope="module")
+def extended(made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The sound run with more steps."""
+    return of_copy(made, tmp_path_factory.mktemp("extended"), *EXTENSION)
+
+
 def ids(mutation: Mutation) -> str:
     return mutation.kind.encode("ascii", "replace").decode()[:60]
 
@@ -238,6 +267,39 @@ def test_configurations(
         assert contents(place.run) == reference["contents"]
 
 
+@pytest.mark.parametrize("mutation", OF_SETTINGS, ids=ids)
+def test_every_setting(
+    mutation: Mutation, place: Place, watch: Watch, capfd: pytest.CaptureFixture[str], reference: dict[str, Any]
+) -> None:
+    shutil.rmtree(place.run)
+    found = outcome("setting", mutation, place, watch, capfd, [lambda: command("fit", "own.yaml")])
+    if found == "harmless":
+        assert contents(place.run) == reference["contents"]
+
+
+@pytest.mark.filterwarnings("default:.*posterior is left out", "default:.*PEFT does not know", "default:.*no place in")
+@pytest.mark.parametrize("mutation", OF_STARTS, ids=ids)
+def test_starts_from_a_run(
+    mutation: Mutation, place: Place, watch: Watch, capfd: pytest.CaptureFixture[str], started: dict[str, bytes]
+) -> None:
+    """What is not refused starts where the sound run does, or at a fresh spread, as a warning then says."""
+    found = outcome("start", mutation, place, watch, capfd, [lambda: command("fit", "own.yaml", *START)])
+    if found == "harmless" and contents(place.folder / "new") != started:
+        assert json.loads((place.folder / "new" / "posterior.json").read_text())["width"] < 0.02
+    assert not watch.opened
+
+
+@pytest.mark.parametrize("mutation", OF_EXTENSIONS, ids=ids)
+def test_extensions(
+    mutation: Mutation, place: Place, watch: Watch, capfd: pytest.CaptureFixture[str], extended: dict[str, bytes]
+) -> None:
+    found = outcome("extension", mutation, place, watch, capfd, [lambda: command("fit", "own.yaml", *EXTENSION)])
+    if found == "harmless":
+        assert contents(place.run) == extended
+    if "a base outside" not in mutation.kind:
+        assert not watch.opened
+
+
 @pytest.mark.parametrize("mutation", OF_BASES, ids=ids)
 def test_base_models(
     mutation: Mutation, place: Place, watch: Watch, capfd: pytest.CaptureFixture[str], reference: dict[str, Any]
@@ -263,7 +325,7 @@ def test_data_files(bad: Bad, place: Place, watch: Watch) -> None:
 
 def test_four_hundred_are_refused() -> None:
     """What is not refused gave the same result, as its test has seen; it is a small part."""
-    cases = [*OF_RUNS, *OF_CHECKPOINTS, *OF_CONFIGS, *OF_BASES, *OF_DATA]
+    cases = [*OF_RUNS, *OF_CHECKPOINTS, *OF_CONFIGS, *OF_BASES, *OF_DATA, *OF_STARTS, *OF_EXTENSIONS, *OF_SETTINGS]
     if sum(COUNTS.values()) < len(cases):
         pytest.skip(f"{sum(COUNTS.values())} of {len(cases)} cases were run")
     refused = sum(count for (_, found), count in COUNTS.items() if found == "refused")

@@ -256,7 +256,9 @@ def in_our_words(error: ArgumentError, parser: ArgumentParser) -> str:
     kind = KEYS.get(key) or next((getattr(a, "_typehint", a.type) for a in parser._actions if a.dest == key), None)
     if not value or not kind:
         return f"{key}: {rest}"
-    return f"{key}: expected {expected_type(kind)}; got {value[1]}{did_you_mean(value[1], names_of(kind))}"
+    return (
+        f"{key}: expected {expected_type(kind)}; got {one_line(value[1], 200)}{did_you_mean(value[1], names_of(kind))}"
+    )
 
 
 def _unknown_word(word: str, parser: ArgumentParser) -> str:

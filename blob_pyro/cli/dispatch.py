@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(error: Exception) -> int:
-    told = one_line(error)
+    told = one_line(error, 1400)
     if not isinstance(error, BlobPyroError) and (why := want_of_room(error)):  # all other files are told by their names
         told = f"standard output: expected room to write to; {why}: make room, or send it elsewhere"
         _drop_output()

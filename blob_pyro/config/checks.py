@@ -20,7 +20,18 @@ def check(condition: bool, name: str, expected: str, value: Any) -> None:
         value: what came.
     """
     if not condition:
-        raise ConfigError(f"{name}: expected {expected}; got {value!r}")
+        raise ConfigError(f"{name}: expected {expected}; got {shown(value)}")
+
+
+def shown(value: object, limit: int = 200) -> str:
+    """A value as a message shows it: Python's repr, cut where it is long.
+
+    Example:
+        >>> shown("x"), shown("x" * 9, limit=6)
+        ("'x'", "'xx...")
+    """
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def check_positive(name: str, value: float) -> None:
@@ -41,7 +52,7 @@ def unknown_name(setting: str, known: Iterable[str], given: object) -> ConfigErr
         "mode: expected one of average, per_draw; got 'averge'; did you mean average?"
     """
     known = list(known)
-    return ConfigError(f"{setting}: expected one of {', '.join(known)}; got {given!r}{did_you_mean(given, known)}")
+    return ConfigError(f"{setting}: expected one of {', '.join(known)}; got {shown(given)}{did_you_mean(given, known)}")
 
 
 def did_you_mean(given: object, known: Iterable[str]) -> str:

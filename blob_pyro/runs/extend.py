@@ -95,6 +95,11 @@ def begun_parts(config: RunConfig, data: TaskData, base: str | None = None) -> t
     run.model.source = dataclasses.replace(run.model.source, id=config.model.id)
     if config.model.gradient_checkpointing:
         run.model.network.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
+    if run.model.num_data != len(data.train):
+        raise RunDirectoryError(
+            f"{path}: expected the {run.model.num_data} training items that its run was made with; got "
+            f"{len(data.train)}: go on with the same, or start another run from it (model.adapter: {path})"
+        )
     guide = build_guide(run.model, config.guide) if isinstance(run.guide, PostHocGuide) else run.guide
     parts = Parts(run.model, guide, encode_task(data, run.model, config))
     past = _past(path)

@@ -113,9 +113,9 @@ def _fit(
     parts = build_parts(chosen, data, base)
     if base is not None:
         _check_moved(parts.model, config)
-    for note in (*parts.notes, unused_kl_settings(chosen, trained_guide(parts))):
-        if note is not None:
-            console.log(note)
+    for line in (*parts.notes, unused_kl_settings(chosen, trained_guide(parts))):
+        if line is not None:
+            console.log(line)
     _begin(config, about(parts.model, data, Ranks.here().num), is_new=tuning is None and not goes_on)
     _train(parts, chosen, console, goes_on, {} if tuning is None else {"tune_seconds": tuning.seconds})
     return _evaluate(parts, config, console)

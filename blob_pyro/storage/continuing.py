@@ -30,10 +30,16 @@ def adapter_at(folder: str | Path) -> ForeignAdapter:
     """The adapter of a folder: one of PEFT's, a run directory, a checkpoint of a run, or an exported mean.
 
     Raises:
-        RunDirectoryError: as `read_adapter`, or a run's description cannot be read.
+        RunDirectoryError: as `read_adapter`, or a run's description cannot be read; or its adapter or posterior was
+            altered.
     """
     saved = _posterior_of(Path(folder))
-    return read_adapter(folder if saved is None else adapter_folder(saved, read_description(saved)["adapter"]))
+    if saved is None:
+        return read_adapter(folder)
+    described = read_description(saved)
+    with refuse_altered(saved / DESCRIPTION):
+        check_digests(saved, [described["adapter"]], described.get("sha256", {}))
+    return read_adapter(adapter_folder(saved, described["adapter"]))
 
 
 def take_up(guide: AdapterGuide, folder: str | Path) -> str | None:
@@ -50,7 +56,7 @@ def take_up(guide: AdapterGuide, folder: str | Path) -> str | None:
         What was taken up, in words; None where there is no posterior, or none is wanted.
 
     Raises:
-        RunDirectoryError: the posterior or its adapter was altered.
+        RunDirectoryError: the posterior was altered.
         ConfigError: as `start_spread`.
     """
     saved = _posterior_of(Path(folder))
@@ -59,12 +65,13 @@ def take_up(guide: AdapterGuide, folder: str | Path) -> str | None:
         return None
     described = read_description(saved)
     with refuse_altered(saved / DESCRIPTION):
-        kind, settings = GUIDES[described["guide"]["name"]], dict(described["guide"]["settings"])
-        check_digests(saved, [described["adapter"]], described.get("sha256", {}))
+        of_guide = dict(described["guide"])
+        kind = None if of_guide.get("own") is True else GUIDES[of_guide["name"]]
+        settings = dict(of_guide["settings"])
     tensors = read_tensors(saved)
     if not tensors or isinstance(guide, PostHocGuide):
         return None
-    if odd := _difference(guide, kind, settings) or odd_tensor(tensors, guide.tensors()):
+    if odd := _difference(guide, of_guide["name"], kind, settings) or odd_tensor(tensors, guide.tensors()):
         warnings.warn(f"{folder}: its posterior is left out, and the spread begins anew: {odd} differs", stacklevel=2)
         return None
     restore(guide.tensors(), tensors, saved)
@@ -72,11 +79,13 @@ def take_up(guide: AdapterGuide, folder: str | Path) -> str | None:
     return f"goes on from the posterior in {folder}: {described['guide']['name']}, at {at}"
 
 
-def _difference(guide: AdapterGuide, kind: type[AdapterGuide], settings: dict[str, Any]) -> str | None:
+def _difference(
+    guide: AdapterGuide, name: str, kind: type[AdapterGuide] | None, settings: dict[str, Any]
+) -> str | None:
     """Which guide or setting is another than that of a saved posterior."""
     if type(guide) is not kind:
         names = {own: name for name, own in GUIDES.items()}
-        return f"guide.name ({names[kind]} there, {names.get(type(guide), type(guide).__name__)} here)"
+        return f"guide.name ({str(name)[:40]} there, {names.get(type(guide), type(guide).__name__)} here)"
     for name, value in guide.settings().items():
         if name not in OF_THE_START and settings.get(name, value) != value:
             return f"guide.{name} ({str(settings[name])[:40]} there, {value} here)"

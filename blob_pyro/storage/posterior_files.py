@@ -173,6 +173,8 @@ def check_digests(path: Path, adapters: list[str], saved: Any) -> None:
     """Raise unless the files are those that the description was written with; older ones tell of none."""
     if not isinstance(saved, dict):
         raise RunDirectoryError(f"{path / DESCRIPTION}: expected checksums by file in sha256; it was altered")
+    if odd := next((file for file in files(path, adapters) if not file.is_file()), None):  # a pipe would be waited for
+        raise RunDirectoryError(f"{odd}: expected a file of the run; it is not there, or no file: the run was altered")
     for name, found in digests(path, adapters).items():
         if name in saved and saved[name] != found:
             raise RunDirectoryError(
