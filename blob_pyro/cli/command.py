@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import sys
 import textwrap
@@ -26,7 +25,7 @@ from blob_pyro.guides import GUIDES
 from blob_pyro.guides.settings import KEYS, describe_settings
 from blob_pyro.report.tables import annotators_table, csv_text, metrics_table
 from blob_pyro.storage.directory import refuse_part_of_run
-from blob_pyro.system.files import room_for, write_whole
+from blob_pyro.system.files import room_for, strict_json, write_whole
 from blob_pyro.system.hub_errors import one_line
 
 
@@ -223,7 +222,7 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in row.items():
         parts = {f"{name}.{part}": one for part, one in value.items()} if isinstance(value, dict) else {name: value}
         for part, one in parts.items():
-            cells[part] = json.dumps(one, ensure_ascii=False) if isinstance(one, list | dict) else one
+            cells[part] = strict_json(one, ensure_ascii=False) if isinstance(one, list | dict) else one
     return cells
 
 
@@ -234,11 +233,11 @@ def say_aside(line: str) -> None:
 
 def json_line(row: Mapping[str, Any], encoding: str) -> str:
     """One line of JSON, with escapes only where the characters cannot be written as they are."""
-    line = json.dumps(row, ensure_ascii=False)
+    line = strict_json(row, ensure_ascii=False)
     try:
         line.encode(encoding)
     except UnicodeEncodeError:
-        line = json.dumps(row)
+        line = strict_json(row)
     return line + "\n"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -39,6 +40,9 @@ COMMANDS: dict[str, Command] = {
 }
 
 
+_LESS_MEMORY = "lower train.batch_size, predict.max_tokens, num_samples or model.r, or take a smaller base"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line.
 
@@ -66,6 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_output()
     except (BlobPyroError, OSError) as error:  # of the latter: no permission, a full disk where standard output goes
         return _fail(error)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not re.search("out of memory|can't allocate memory", str(error)):
+            raise
+        return _fail(BlobPyroError(f"expected more memory; {one_line(error, 200)}: {_LESS_MEMORY}"))
     return 0
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 
 from blob_pyro.cli.command import Command, add_base, add_quiet, command_parser
+from blob_pyro.config.ranges import LARGEST_SEED, check_range
 from blob_pyro.errors import ConfigError, HubError
 from blob_pyro.runs.exports import export, push_to_hub
 from blob_pyro.runs.exports.push import check_repo_id
@@ -49,8 +50,8 @@ def _export(parser: ArgumentParser, words: Sequence[str]) -> None:
         raise ConfigError("--private: expected --push_to_hub beside it; got none")
     if parsed.push_to_hub is not None:
         check_repo_id(parsed.push_to_hub)
-    if parsed.seed is not None and not 0 <= parsed.seed < 2**32:
-        raise ConfigError(f"--seed: expected a whole number from 0 to {2**32 - 1}; got {parsed.seed}")
+    if parsed.seed is not None:
+        check_range("--seed", parsed.seed, 0, LARGEST_SEED)
     folder = export(
         parsed.run,
         parsed["as"],

@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from blob_pyro.cli.command import Command, add_base, add_quiet, command_parser, json_line
 from blob_pyro.config.checks import unknown_name
+from blob_pyro.config.ranges import LARGEST_SEED, check_range
 from blob_pyro.prediction.generation import Generations, generate
 from blob_pyro.report.colours import dim, legend, painted, printable, wants_colour
 from blob_pyro.report.generations import json_rows, texts_table, token_rows, tokens_table
@@ -66,6 +67,7 @@ def _generate(parser: ArgumentParser, words: Sequence[str]) -> None:
     parsed = parser.parse_args(words)
     if parsed.uncertainty not in EDGES:
         raise unknown_name("--uncertainty", EDGES, parsed.uncertainty)
+    check_range("--seed", parsed.seed, 0, LARGEST_SEED)
     run = load(parsed.run, base=parsed.base, device_map=device_map_of(parsed.run))
     pyro.set_rng_seed(parsed.seed)
     generations = generate(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from blob_pyro.config.checks import check
+from blob_pyro.config.ranges import check_ranges
 from blob_pyro.config.types import check_types
 from blob_pyro.errors import ConfigError
 
@@ -119,6 +120,7 @@ class DataConfig:
             check(value is None or value >= 1, f"data.{name}", "a count of at least 1, or null", value)
         check(self.num_validation >= 0, "data.num_validation", "a count of at least 0", self.num_validation)
         check(self.max_length >= 2, "data.max_length", "at least 2 tokens", self.max_length)
+        check_ranges("data.", vars(self))
 
     def _check_source(self) -> None:
         """Refuse settings of a task beside those of own items, and of files beside those of a data set."""

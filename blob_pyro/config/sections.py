@@ -15,6 +15,7 @@ from blob_pyro.config.checks import check as _check
 from blob_pyro.config.checks import check_positive as _check_positive
 from blob_pyro.config.data import DataConfig
 from blob_pyro.config.device_maps import check_device_map
+from blob_pyro.config.ranges import check_ranges
 from blob_pyro.config.types import check_types
 from blob_pyro.errors import ConfigError
 
@@ -107,6 +108,7 @@ class ModelConfig:
             "at least one name, or null",
             self.target_modules,
         )
+        check_ranges("model.", vars(self))
 
 
 @dataclass(frozen=True, init=False)
@@ -243,6 +245,7 @@ class TrainConfig:
             "train.patience", "train.eval_steps beside it", self.patience,
         )  # fmt: skip
         _check(self.trackers != [], "train.trackers", "at least one name, or null", self.trackers)
+        check_ranges("train.", vars(self))
 
     @property
     def schedule(self) -> str:
@@ -283,6 +286,7 @@ class PredictConfig:
         _check(self.batch_size >= 1, "predict.batch_size", "at least 1 item", self.batch_size)
         tokens = self.max_tokens
         _check(tokens is None or tokens >= 1, "predict.max_tokens", "at least 1 token, or null", tokens)
+        check_ranges("predict.", vars(self))
 
 
 @dataclass(frozen=True)
@@ -306,6 +310,7 @@ class TuneConfig:
         check_types(self, "tune.")
         _check(self.num_trials >= 1, "tune.num_trials", "at least 1 trial", self.num_trials)
         _check(0 <= self.margin < math.inf, "tune.margin", "a number of at least 0", self.margin)
+        check_ranges("tune.", vars(self))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.distributions.kl import kl_divergence
 
+from blob_pyro.config.ranges import RANGES, check_range
 from blob_pyro.data.examples import Batch
 from blob_pyro.distributions import FullWeightNormal, UnpenalisedDelta
 from blob_pyro.distributions.gaussian_kl import elementwise_normal
@@ -83,6 +84,8 @@ class AdapterGuide(nn.Module, ABC):
         for name, (holds, expected) in cls.ranges.items():
             if name in settings and not holds(settings[name]):
                 raise ConfigError(f"{name}: expected {expected}; got {settings[name]}")
+        for name in settings.keys() & {key.removeprefix("guide.") for key in RANGES}:
+            check_range(name, settings[name], *RANGES[f"guide.{name}"])
 
     def __init__(self, model: BayesianLoRA) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ import torch
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
+from blob_pyro.config.ranges import MOST_DRAWS, check_range
 from blob_pyro.data.batches.loaders import batches_of, num_items, only_batch, tell_of_order
 from blob_pyro.data.batches.partition import draws_per_forward, partition
 from blob_pyro.data.examples import Batch
@@ -135,10 +136,11 @@ def check_counts(num_samples: int, max_tokens: int | None) -> None:
     """Refuse settings that no predictive can have.
 
     Raises:
-        ConfigError: num_samples below 0, or max_tokens below 1.
+        ConfigError: num_samples below 0 or beyond MOST_DRAWS, or max_tokens below 1.
     """
     if num_samples < 0:
         raise ConfigError(f"num_samples: expected at least 0 draws; got {num_samples}")
+    check_range("num_samples", num_samples, 0, MOST_DRAWS)
     if max_tokens is not None and max_tokens < 1:
         raise ConfigError(f"max_tokens: expected at least 1, or None; got {max_tokens}")
 

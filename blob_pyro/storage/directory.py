@@ -7,7 +7,6 @@ A run directory holds `config.yaml`, `about.json`, `history.jsonl`, `metrics.jso
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ from blob_pyro.config.types import expected_type, fits
 from blob_pyro.errors import BlobPyroError, ConfigError, DataError, DiskFullError, RunDirectoryError
 from blob_pyro.guides.settings import KEYS, check_settings
 from blob_pyro.storage.posterior_files import ADAPTER, DESCRIPTION, TENSORS
-from blob_pyro.system.files import WRITTEN, file_in, read_object, write_whole
+from blob_pyro.system.files import WRITTEN, file_in, read_object, strict_json, write_whole
 from blob_pyro.system.hub_errors import one_line
 
 CHECKPOINTS, EXTENSION = "checkpoints", ".extension"
@@ -164,8 +163,8 @@ def write_yaml(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """A mapping as a JSON file."""
-    write_whole(path, json.dumps(value, indent=2) + "\n")
+    """A mapping as a JSON file; null stands for a number that is not finite."""
+    write_whole(path, strict_json(value, indent=2) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

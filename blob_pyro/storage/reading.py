@@ -97,12 +97,18 @@ def read_scales(path: Path) -> dict[str, float]:
 
 
 def _scores(values: Mapping[str, Any], config: RunConfig | None) -> Scores:
+    values = {name: math.nan if value is None and _may_be_null(name) else value for name, value in values.items()}
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TypeError(f"{name} is no number")
         float(value)  # of an integer that is too large: OverflowError
     of_tokens = "perplexity" in values if config is None else config.learns_tokens
     return TokenMetrics(**values) if of_tokens else Metrics.from_dict(values)
+
+
+def _may_be_null(name: str) -> bool:
+    """Standard errors of a single item are no numbers; a label of probability 0 has no finite NLL."""
+    return name.endswith(("_se", "nll")) or name == "perplexity"
 
 
 def _step(file: Path, number: int, line: str) -> StepResult:

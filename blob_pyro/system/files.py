@@ -13,7 +13,7 @@ import secrets
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,24 @@ def parse_json(text: str, *, finite: bool = True, unique: bool = False) -> Any:
         return json.loads(text, **refuse)
     except RecursionError as error:
         raise ValueError("brackets are nested too deeply") from error
+
+
+def strict_json(value: Any, **options: Any) -> str:
+    """As `json.dumps`; null stands for a number that is not finite, which JSON has not got.
+
+    Example:
+        >>> strict_json({"nll": 0.5, "nll_se": math.nan})
+        '{"nll": 0.5, "nll_se": null}'
+    """
+    return json.dumps(_or_null(value), allow_nan=False, **options)
+
+
+def _or_null(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _or_null(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_or_null(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _no_number(word: str) -> float:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny_runs import make_config
+from tiny_runs import run as run_of
 
 import blob_pyro as bp
 from blob_pyro.errors import BlobPyroError, ConfigError, RunDirectoryError
 from blob_pyro.experiments.compare import compare
+from blob_pyro.report.comparison import Outcome, comparison_markdown
 from blob_pyro.report.page import read_run, write_report
 from blob_pyro.report.page.naming import systems_of
 from blob_pyro.report.page.tables import system_rows
@@ -102,6 +105,22 @@ def test_a_score_may_be_nan(command: str, run: Path, compared: bp.RunConfig, tmp
     (run / "metrics.json").write_text(json.dumps(scores))
     assert "NaN" in (run / "metrics.json").read_text()
     COMMANDS[command](compared, run, tmp_path)
+
+
+@pytest.mark.slow
+def test_scores_of_one_item_are_strict_json_and_read_again(tmp_path: Path) -> None:
+    """One test item has no standard errors; whole numbers and shares stay as they are."""
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    result = run_of(make_config(tmp_path, data={"num_test": 1}))
+    found = json.loads((result.path / "metrics.json").read_text(), parse_constant=refuse)
+    for name, scores in read_metrics(result.path, read_config(result.path)).items():
+        assert found[name]["nll_se"] is None and found[name]["accuracy_se"] is None and math.isnan(scores.nll_se)
+        assert found[name]["nll"] == scores.nll == result.metrics[name].nll and scores.num_items == 1
+    assert "±" not in comparison_markdown({"a": {0: Outcome(scores)}}).splitlines()[2]
+    assert b"NaN" not in write_report([result.path], tmp_path / "report.html").read_bytes()
 
 
 def test_what_is_read_is_what_was_written(run: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,16 @@ import pytest
 from interrupting import FAIL, KILL, interrupted
 
 from blob_pyro.errors import DiskFullError, RunDirectoryError
-from blob_pyro.system.files import new_file, new_files, new_folder, parse_json, read_object, room_for, write_whole
+from blob_pyro.system.files import (
+    new_file,
+    new_files,
+    new_folder,
+    parse_json,
+    read_object,
+    room_for,
+    strict_json,
+    write_whole,
+)
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,6 +36,13 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
         assert file.read_text() == "old\n" and partial.parent == tmp_path
         raise ZeroDivisionError
     assert os.listdir(tmp_path) == ["a.txt"] and file.read_text() == "old\n"
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_json_has_null_for_what_is_no_finite_number(number: float) -> None:
+    value = {"a": [1, number, {"b": (number, "NaN")}], "c": True, "d": 0.1}
+    expected = {"a": [1, None, {"b": [None, "NaN"]}], "c": True, "d": 0.1}
+    assert parse_json(strict_json(value, indent=2)) == expected
 
 
 def both(folder: Path, content: str) -> None:

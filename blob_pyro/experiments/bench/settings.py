@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blob_pyro.config.checks import check
+from blob_pyro.config.ranges import MOST_DRAWS, check_range
 from blob_pyro.model.loading import DTYPES
 
 PARTS = ("train", "predict", "bookkeeping")
@@ -103,6 +104,20 @@ class BenchSettings:
             self.max_length >= self.min_length, "max_length", f"at least min_length {self.min_length}", self.max_length
         )
         check(0 <= self.seed < 2**32, "seed", "a whole number from 0 to 4294967295", self.seed)
+        counts = (
+            "batch_size",
+            "r",
+            "num_prompts",
+            "num_sites",
+            "in_features",
+            "rounds",
+            "warmup",
+            "length",
+            "max_length",
+        )
+        for name in (*counts, "max_length"):
+            check_range(name, values[name], 0, 1_000_000)
+        check_range("num_samples", self.num_samples, 1, MOST_DRAWS)
         takes_part = any(self.names(part) for part in PARTS)
         check(takes_part, "contenders", f"one that takes part in {', '.join(self.parts)}", values["contenders"])
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blob_pyro.config.methods import METHODS, Method, choose
+from blob_pyro.config.ranges import MOST_WORKERS, check_range
 from blob_pyro.config.sections import RunConfig
 from blob_pyro.errors import BlobPyroError, ConfigError
 from blob_pyro.experiments.compare.runs import Ended, make_runs, refuse_other_runs, run_path
@@ -167,6 +168,7 @@ def _check(config: RunConfig, methods: Sequence[Method], seeds: Sequence[int], w
     """Refuse what cannot work, before hours are spent."""
     if workers < 1:
         raise ConfigError(f"workers: expected at least 1; got {workers}")
+    check_range("workers", workers, 1, MOST_WORKERS)
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(f"seeds: expected at least one, each once; got {list(seeds)}")
     if config.model.adapter is not None:

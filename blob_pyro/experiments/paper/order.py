@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from blob_pyro.config.ranges import LARGEST_SEED, MOST_WORKERS, check_range
 from blob_pyro.errors import ConfigError
 from blob_pyro.system.terminal import Console
 
@@ -31,7 +32,7 @@ class Order:
         console: shows progress, and receives lines for the user.
 
     Raises:
-        ConfigError: `workers` is below 1.
+        ConfigError: `workers` is below 1 or beyond `MOST_WORKERS`, or a seed is none.
     """
 
     path: Path
@@ -48,6 +49,9 @@ class Order:
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise ConfigError(f"workers: expected at least 1; got {self.workers}")
+        check_range("workers", self.workers, 1, MOST_WORKERS)
+        for seed in self.seeds:
+            check_range("seeds", seed, 0, LARGEST_SEED)
 
 
 @dataclass(frozen=True)

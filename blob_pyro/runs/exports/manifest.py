@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from blob_pyro.errors import RunDirectoryError
-from blob_pyro.system.files import digest, read_object, write_whole
+from blob_pyro.system.files import digest, read_object, strict_json, write_whole
 
 MANIFEST, FORMAT, VERSION = "manifest.json", "blob_pyro.export", 1
 
@@ -22,7 +21,7 @@ def write_manifest(folder: Path, entries: Mapping[str, Any]) -> None:
     """
     files = {name: digest(folder / name) for name in _files(folder)}
     manifest = {"format": FORMAT, "version": VERSION, **entries, "sha256": files}
-    write_whole(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    write_whole(folder / MANIFEST, strict_json(manifest, indent=2) + "\n")
 
 
 def check_manifest(folder: str | Path) -> dict[str, Any]:
