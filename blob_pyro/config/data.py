@@ -145,7 +145,6 @@ class DataConfig:
         for name in ("train_file", "test_file"):
             value = getattr(self, name)
             check(value is None or (all(value) and bool(value)), f"data.{name}", "a file, or several", value)
-        check(self.max_megabytes >= 1, "data.max_megabytes", "at least 1 MB", self.max_megabytes)
         if self.encoding is not None:
             check(_is_encoding(self.encoding), "data.encoding", "utf-8, utf-16, cp1252, latin-1 or another encoding "
                   "that Python has", self.encoding)  # fmt: skip

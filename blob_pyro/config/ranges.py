@@ -12,6 +12,7 @@ MOST_WORKERS = 1024
 LARGEST_SEED = 2**32 - 1  # NumPy's, which Pyro seeds as well
 
 RANGES: dict[str, tuple[float, float]] = {
+    "data.max_megabytes": (1, 10**6),
     "data.num_train": (1, MANY),
     "data.num_test": (1, MANY),
     "data.num_validation": (0, MANY),

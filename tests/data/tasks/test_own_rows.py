@@ -346,7 +346,7 @@ def test_answers_name_the_classes_and_their_words(tmp_path):
         ({"encoding": "ebcdic9"}, "data.encoding: expected utf-8, utf-16, cp1252, latin-1 or another encoding that P"),
         ({"encoding": "base64"}, "data.encoding: expected utf-8"),
         ({"task": "tweets", "train_file": None, "prompt": None, "skip_empty": True}, "data.skip_empty: expected false"),
-        ({"max_megabytes": 0}, "data.max_megabytes: expected at least 1 MB; got 0"),
+        ({"max_megabytes": 0}, "data.max_megabytes: expected a whole number from 1 to 1000000; got 0"),
     ],
 )
 def test_settings_that_cannot_work_are_one_line(settings, message):
