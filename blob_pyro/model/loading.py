@@ -181,7 +181,10 @@ def load_base(
     refuse_unknown_modules(network, device_map)
     if source.attn_implementation is None:
         choose_attention(network, computes_on)
-    network.missing_keys = sorted({*report["missing_keys"], *(name for name, *_ in mismatched)})
+    missing = sorted({*report["missing_keys"], *(name for name, *_ in mismatched)})
+    network.missing_keys = missing if likelihood.task_type == "SEQ_CLS" else []  # a head is made anew, and saved
+    if missing and likelihood.task_type == "CAUSAL_LM":
+        warnings.warn(f"model {source.id}: its files lack {', '.join(missing[:3])}; random there", stacklevel=2)
     return network
 
 
@@ -238,7 +241,7 @@ def with_fresh_adapter(base: Any, source: BaseSource, likelihood: Likelihood, ad
             "layers in a list"
         )
     adapter = {**adapter, "target_modules": default_target_modules(base) if pattern is None else pattern}
-    fresh = head_modules(getattr(base, "missing_keys", ()), base) if likelihood.task_type == "SEQ_CLS" else []
+    fresh = head_modules(getattr(base, "missing_keys", ()), base)
     left_out = towers = towers_beside_text(base)
     if fresh:
         adapter["modules_to_save"] = fresh

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from architectures import CLASSIFIERS, saved
+from architectures import CLASSIFIERS, IN_LISTS, saved
 from cases import LLAMA, make_batch
 
 import blob_pyro as bp
@@ -67,7 +67,7 @@ def test_patterns_that_cannot_be(pattern: str, message: str) -> None:
 @pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "albert", "llama"])
 def test_all_linear_leaves_a_head_whole(name: str, tmp_path: Path) -> None:
     """It is trained and saved as it is."""
-    model_class, settings, _ = CLASSIFIERS[name]
+    model_class, settings, _ = (CLASSIFIERS | IN_LISTS)[name]
     path = saved(model_class, settings | {"num_labels": 3})
     model = bp.BayesianLoRA.from_pretrained(path, bp.SequenceClassification(3), r=2, target_modules="all-linear")
     assert not [site for site in model.sites if "classifier" in site or "score" in site]
