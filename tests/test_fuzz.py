@@ -1,4 +1,4 @@
-"""Four hundred damaged files: each is one clear error or changes nothing; none hangs, runs code, or leads outside."""
+"""Hundreds of damaged files and settings: each is one clear error or harmless; none hangs, runs code, or leads outside."""
 
 from __future__ import annotations
 
@@ -323,11 +323,11 @@ def test_data_files(bad: Bad, place: Place, watch: Watch) -> None:
     COUNTS["data", "refused"] = COUNTS.get(("data", "refused"), 0) + 1
 
 
-def test_four_hundred_are_refused() -> None:
+def test_most_are_refused() -> None:
     """What is not refused gave the same result, as its test has seen; it is a small part."""
     cases = [*OF_RUNS, *OF_CHECKPOINTS, *OF_CONFIGS, *OF_BASES, *OF_DATA, *OF_STARTS, *OF_EXTENSIONS, *OF_SETTINGS]
+    print(", ".join(f"{family} {found} {count}" for (family, found), count in sorted(COUNTS.items())))
     if sum(COUNTS.values()) < len(cases):
         pytest.skip(f"{sum(COUNTS.values())} of {len(cases)} cases were run")
     refused = sum(count for (_, found), count in COUNTS.items() if found == "refused")
-    print(", ".join(f"{family} {found} {count}" for (family, found), count in sorted(COUNTS.items())))
-    assert refused >= 400 and len(cases) - refused < 60
+    assert refused >= 700 and len(cases) - refused < 120
