@@ -1,4 +1,4 @@
-"""Hundreds of damaged files and settings: each is one clear error or harmless; none hangs, runs code, or leads outside."""
+"""Hundreds of damaged files and settings: each is one clear error or harmless; none hangs or leads outside."""
 
 from __future__ import annotations
 
