@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from blob_pyro.cli.command import Command, add_run_arguments, check_output, command_parser, say_aside, write_rows
+from blob_pyro.cli.command import Command, add_run_arguments, check_output, command_parser, write_rows
 from blob_pyro.evaluation import SCORES
 from blob_pyro.runs.acquire import acquire_run
+from blob_pyro.system.printing import tell_aside
 
 
 def _acquire_parser() -> ArgumentParser:
@@ -44,7 +45,7 @@ def _acquire(parser: ArgumentParser, words: Sequence[str]) -> None:
         num_samples=parsed.num_samples,
         base=parsed.base,
         progress=not parsed.quiet,
-        say=say_aside,
+        say=tell_aside,
     )
     write_rows(chosen, parsed.output)
 

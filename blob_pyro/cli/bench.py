@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from blob_pyro.cli.command import Command, add_quiet, check_output, command_parser, say_aside
+from blob_pyro.cli.command import Command, add_quiet, check_output, command_parser
 from blob_pyro.config.checks import unknown_name
 from blob_pyro.errors import Stopped
 from blob_pyro.experiments.bench import PARTS, BenchResult, BenchSettings, bench, measurement_text, summary_text
+from blob_pyro.system.printing import tell, tell_aside
 
 _CHOICES = (*PARTS, "all")
 
@@ -46,7 +47,7 @@ def _bench(parser: ArgumentParser, words: Sequence[str]) -> None:
 
     def report(result: BenchResult) -> None:
         nonlocal saved
-        print(measurement_text(settings, result.measurements[-1]), end="\n\n", flush=True)
+        tell(measurement_text(settings, result.measurements[-1]), end="\n\n", flush=True)
         if output is not None:
             result.save(output)
             saved = True
@@ -58,9 +59,9 @@ def _bench(parser: ArgumentParser, words: Sequence[str]) -> None:
     except KeyboardInterrupt as error:
         raise Stopped.after(error, f"{output} holds the tables above" if saved else "nothing was saved") from None
     if summary := summary_text(result):
-        print(summary)
+        tell(summary)
     if output is not None:
-        say_aside(f"wrote {output}")
+        tell_aside(f"wrote {output}")
 
 
 COMMAND = Command("time training and prediction against plain LoRA and plain Pyro", _bench_parser, _bench)

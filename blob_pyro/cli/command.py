@@ -27,6 +27,7 @@ from blob_pyro.report.tables import annotators_table, csv_text, metrics_table
 from blob_pyro.storage.directory import refuse_part_of_run
 from blob_pyro.system.files import room_for, strict_json, write_whole
 from blob_pyro.system.hub_errors import one_line
+from blob_pyro.system.printing import escaped_json, tell, tell_aside
 
 
 @dataclass(frozen=True)
@@ -188,15 +189,15 @@ def _is_same(file: Path, other: Path) -> bool:
 
 def print_metrics(metrics: Mapping[str, Scores]) -> None:
     """The tables of a run's scores, a row for each set of test items."""
-    print(metrics_table(metrics) if metrics else "no test items: nothing to evaluate")
+    tell(metrics_table(metrics) if metrics else "no test items: nothing to evaluate")
     if against_annotators := annotators_table(metrics):
-        print(f"\n{against_annotators}")
+        tell(f"\n{against_annotators}")
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], output: str | None) -> None:
     """One JSON object a line to standard output; a file is written whole or not at all, a .csv or .tsv as a table."""
     if output is None:
-        sys.stdout.write("".join(json_line(row, sys.stdout.encoding or "utf-8") for row in rows))
+        tell("".join(escaped_json(json_line(row, sys.stdout.encoding or "utf-8")) for row in rows), end="")
         return
     delimiter = DELIMITERS.get(Path(output).suffix.lower())
     lines = (
@@ -213,7 +214,7 @@ def write_rows(rows: Sequence[Mapping[str, Any]], output: str | None) -> None:
         raise
     except OSError as error:
         raise DataError(f"--output: expected a file to write to; got {output}: {error.strerror}") from error
-    say_aside(f"wrote {output}: {len(rows)} items")
+    tell_aside(f"wrote {output}: {len(rows)} items")
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -224,11 +225,6 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
         for part, one in parts.items():
             cells[part] = strict_json(one, ensure_ascii=False) if isinstance(one, list | dict) else one
     return cells
-
-
-def say_aside(line: str) -> None:
-    """To standard error, since standard output holds the rows."""
-    print(line, file=sys.stderr)
 
 
 def json_line(row: Mapping[str, Any], encoding: str) -> str:

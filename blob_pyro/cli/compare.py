@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from blob_pyro.cli.command import Command, add_quiet, add_run_config, command_parser, config_of, say_aside, seeds
+from blob_pyro.cli.command import Command, add_quiet, add_run_config, command_parser, config_of, seeds
 from blob_pyro.config.methods import ABLATIONS, METHODS, SYSTEMS
 from blob_pyro.errors import Stopped
 from blob_pyro.experiments.compare import compare
+from blob_pyro.system.printing import tell, tell_aside
 
 
 def _compare_parser() -> ArgumentParser:
@@ -46,9 +47,9 @@ def _compare(parser: ArgumentParser, words: Sequence[str]) -> None:
     except KeyboardInterrupt as error:
         told = f"{config.output} holds the runs that were done; the same command goes on"
         raise Stopped.after(error, told) from None
-    print(f"\n{found.text()}\n\nwrote run directories and tables: {found.path}")
+    tell(f"\n{found.text()}\n\nwrote run directories and tables: {found.path}")
     if found.failures:
-        say_aside(f"blob-pyro: error: {len(found.failures)} runs failed, the first: {found.failures[0]}")
+        tell_aside(f"blob-pyro: error: {len(found.failures)} runs failed, the first: {found.failures[0]}")
         raise SystemExit(1)
 
 

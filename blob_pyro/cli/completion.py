@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser
 
 from blob_pyro.cli.command import Command, command_parser
 from blob_pyro.config.checks import unknown_name
+from blob_pyro.system.printing import tell
 
 _PATHS = dict.fromkeys(("run", "runs", "data_dir", "out", "adapter"), shtab.DIRECTORY) | dict.fromkeys(
     ("file", "held_out", "train_file", "test_file", "output", "CONFIG"), shtab.FILE
@@ -22,7 +23,7 @@ def completion_command(commands: Callable[[], Mapping[str, Command]]) -> Command
         shell = parser.parse_args(words).shell
         if shell not in shtab.SUPPORTED_SHELLS:
             raise unknown_name("shell", shtab.SUPPORTED_SHELLS, shell)
-        print(completion_script(shell, commands()))
+        tell(completion_script(shell, commands()))
 
     return Command("print a script that completes words in your shell", _completion_parser, run)
 

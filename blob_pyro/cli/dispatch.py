@@ -21,6 +21,7 @@ from blob_pyro.errors import BlobPyroError, ConfigError, Stopped
 from blob_pyro.system.files import want_of_room
 from blob_pyro.system.hub_errors import one_line
 from blob_pyro.system.machine import version_of
+from blob_pyro.system.printing import tell, tell_aside
 from blob_pyro.system.terminal import quiet_libraries
 from blob_pyro.training.stopping import signals_as_ctrl_c
 
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         start = "\n" if sys.stderr.isatty() else ""
         number = interrupt.signal if isinstance(interrupt, Stopped) else signal.SIGINT
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        print(f"{start}blob-pyro: stopped by {name}; {str(interrupt) or 'nothing was saved'}", file=sys.stderr)
+        tell_aside(f"{start}blob-pyro: stopped by {name}; {str(interrupt) or 'nothing was saved'}")
         return 128 + number
     except BrokenPipeError:  # the reader (head, less) closed our output
         _drop_output()
@@ -83,7 +84,7 @@ def _fail(error: Exception) -> int:
         told = f"standard output: expected room to write to; {why}: make room, or send it elsewhere"
         _drop_output()
     with contextlib.suppress(OSError):  # standard error goes to the full disk, too
-        print(f"blob-pyro: error: {told}", file=sys.stderr)
+        tell_aside(f"blob-pyro: error: {told}")
     return 2
 
 
@@ -94,10 +95,10 @@ def _drop_output() -> None:
 
 def _dispatch(words: list[str]) -> None:
     if words and words[0] in ("-h", "--help"):
-        print(_overview())
+        tell(_overview())
         return
     if words and words[0] in ("-V", "--version"):
-        print(f"blob_pyro {version_of('blob_pyro')}")
+        tell(f"blob_pyro {version_of('blob_pyro')}")
         return
     if not words or words[0] not in COMMANDS:
         got = repr(words[0]) if words else "none"
@@ -106,7 +107,7 @@ def _dispatch(words: list[str]) -> None:
     command = COMMANDS[words[0]]
     parser = command.parser()
     if (topic := _asked(words[1:])) is not None:
-        print(help_text(parser, command.topics, topic or None).rstrip("\n"))
+        tell(help_text(parser, command.topics, topic or None).rstrip("\n"))
         return
     try:
         command.run(parser, words[1:])

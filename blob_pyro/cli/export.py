@@ -11,6 +11,7 @@ from blob_pyro.config.ranges import LARGEST_SEED, check_range
 from blob_pyro.errors import ConfigError, HubError
 from blob_pyro.runs.exports import export, push_to_hub
 from blob_pyro.runs.exports.push import check_repo_id
+from blob_pyro.system.printing import tell
 
 
 def _export_parser() -> ArgumentParser:
@@ -60,14 +61,14 @@ def _export(parser: ArgumentParser, words: Sequence[str]) -> None:
         base=parsed.base,
         progress=not parsed.quiet,
     )
-    print(f"wrote {folder}")
+    tell(f"wrote {folder}")
     if parsed.push_to_hub is None:
         return
     try:
         address = push_to_hub(folder, parsed.push_to_hub, private=parsed.private or None)
     except HubError as error:
         raise HubError(f"{error}; the folder {folder} is there, push it with bp.push_to_hub") from error
-    print(f"pushed to {address}")
+    tell(f"pushed to {address}")
 
 
 COMMAND = Command("write a run as PEFT adapters or a merged model", _export_parser, _export)

@@ -14,10 +14,11 @@ from blob_pyro.cli.command import Command, add_base, add_quiet, command_parser, 
 from blob_pyro.config.checks import unknown_name
 from blob_pyro.config.ranges import LARGEST_SEED, check_range
 from blob_pyro.prediction.generation import Generations, generate
-from blob_pyro.report.colours import dim, legend, painted, printable, wants_colour
+from blob_pyro.report.colours import dim, legend, painted, wants_colour
 from blob_pyro.report.generations import json_rows, texts_table, token_rows, tokens_table
 from blob_pyro.runs.answerer import device_map_of
 from blob_pyro.storage.saving import load
+from blob_pyro.system.printing import escaped_json, tell
 
 # Where the next colour begins, nats, by the figure that the colours tell.
 EDGES = {"entropy": (0.5, 1.0, 2.0, 3.0), "mutual_information": (0.01, 0.03, 0.1, 0.3)}
@@ -93,13 +94,16 @@ def _show(generations: Generations, tokenizer: Any, parsed: Namespace) -> None:
         names = ["posterior mean"]
     if parsed.json:
         for row in json_rows(generations, tokenizer, names):
-            print(json_line({"prompt": parsed.prompt} | row, sys.stdout.encoding or "utf-8"), end="")
+            line = json_line({"prompt": parsed.prompt} | row, sys.stdout.encoding or "utf-8")
+            tell(escaped_json(line), end="")
         return
-    tell = _in_colour if wants_colour(sys.stdout.isatty(), os.environ) else _in_tables
-    print(tell(generations, tokenizer, names, parsed))
-    print("\nwhole texts, nats; entropy and mutual information are means over the tokens;")
-    print("log-probability, and the lowest and the highest under one draw:\n")
-    print(texts_table(generations, names))
+    if wants_colour(sys.stdout.isatty(), os.environ):
+        print(_in_colour(generations, tokenizer, names, parsed))  # its own escapes; texts are printable within them
+    else:
+        tell(_in_tables(generations, tokenizer, names, parsed))
+    tell("\nwhole texts, nats; entropy and mutual information are means over the tokens;")
+    tell("log-probability, and the lowest and the highest under one draw:\n")
+    tell(texts_table(generations, names))
 
 
 def _in_colour(generations: Generations, tokenizer: Any, names: Sequence[str], parsed: Namespace) -> str:
@@ -118,7 +122,7 @@ def _in_colour(generations: Generations, tokenizer: Any, names: Sequence[str], p
 def _in_tables(generations: Generations, tokenizer: Any, names: Sequence[str], parsed: Namespace) -> str:
     texts = generations.texts[0] if generations.texts else ()
     tables = [
-        f"{name}: {printable(parsed.prompt + text)}\n\n{tokens_table(generations, tokenizer, position)}"
+        f"{name}: {parsed.prompt + text}\n\n{tokens_table(generations, tokenizer, position)}"
         for position, (name, text) in enumerate(zip(names, texts, strict=True))
     ]
     return "\n\n".join(tables)

@@ -7,11 +7,12 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from blob_pyro.cli.command import Command, add_run_arguments, check_output, command_parser, say_aside, write_rows
+from blob_pyro.cli.command import Command, add_run_arguments, check_output, command_parser, write_rows
 from blob_pyro.errors import ConfigError
 from blob_pyro.evaluation import SCORES
 from blob_pyro.runs.decisions import Decisions
 from blob_pyro.runs.predict import predict_run
+from blob_pyro.system.printing import tell_aside
 
 
 def _predict_parser() -> ArgumentParser:
@@ -74,7 +75,7 @@ def _predict(parser: ArgumentParser, words: Sequence[str]) -> None:
         base=parsed.base,
         decisions=decisions,
         progress=not parsed.quiet,
-        say=say_aside,
+        say=tell_aside,
     )
     write_rows(answers, parsed.output)
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from blob_pyro.cli.command import Command, command_parser, say_aside
+from blob_pyro.cli.command import Command, command_parser
 from blob_pyro.report.page import write_report
+from blob_pyro.system.printing import tell, tell_aside
 
 
 def _report_parser() -> ArgumentParser:
@@ -31,7 +32,7 @@ def _report_parser() -> ArgumentParser:
 
 def _report(parser: ArgumentParser, words: Sequence[str]) -> None:
     parsed = parser.parse_args(words)
-    print(f"wrote {write_report(parsed.runs, parsed.output, num_items=parsed.num_items, say=say_aside)}")
+    tell(f"wrote {write_report(parsed.runs, parsed.output, num_items=parsed.num_items, say=tell_aside)}")
 
 
 COMMAND = Command("write one HTML file about runs", _report_parser, _report)

@@ -14,6 +14,7 @@ from blob_pyro.cli.command import Command, add_quiet, command_parser, in_our_wor
 from blob_pyro.errors import ConfigError, Stopped
 from blob_pyro.experiments.paper import ITEMS, Order, find_item
 from blob_pyro.experiments.paper.settings import CHANGEABLE
+from blob_pyro.system.printing import tell
 from blob_pyro.system.terminal import Console
 
 
@@ -78,7 +79,7 @@ def _reproduce(parser: ArgumentParser, words: Sequence[str]) -> None:
     except KeyboardInterrupt as error:
         told = f"{order.path} holds the runs that were done; the same command goes on"
         raise Stopped.after(error, told) from None
-    print(f"\n{found.text}\n\nwrote {', '.join(map(str, found.files))}")
+    tell(f"\n{found.text}\n\nwrote {', '.join(map(str, found.files))}")
 
 
 def _split_changes(words: Sequence[str]) -> tuple[list[str], list[str]]:

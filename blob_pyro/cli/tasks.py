@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 from blob_pyro.cli.command import Command, command_parser
 from blob_pyro.data.tasks.load import describe_tasks
 from blob_pyro.data.tasks.task import Task
+from blob_pyro.system.printing import tell
 
 
 def _tasks_parser() -> ArgumentParser:
@@ -22,7 +23,7 @@ def _tasks_parser() -> ArgumentParser:
 
 def _tasks(parser: ArgumentParser, words: Sequence[str]) -> None:
     parser.parse_args(words)
-    print("\n\n".join(map(_task_text, describe_tasks())))
+    tell("\n\n".join(map(_task_text, describe_tasks())))
 
 
 def _task_text(task: Task) -> str:

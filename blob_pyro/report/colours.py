@@ -6,6 +6,8 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
+from blob_pyro.system.printing import printable
+
 # Colours of the 256 that terminals have had for decades, pale yellow to red, with black to write on them: both are set,
 # so that the text can be read whatever the terminal's own background is. The first is the terminal's own.
 BACKGROUNDS = ("", "229", "222", "215", "203")
@@ -19,16 +21,6 @@ def wants_colour(is_terminal: bool, environment: Mapping[str, str]) -> bool:
         (True, False, False)
     """
     return is_terminal and not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
-
-
-def printable(text: str) -> str:
-    r"""The text with control characters spelt out, but for new lines and tabs: they could steer a terminal.
-
-    Example:
-        >>> print(printable("a bell: " + chr(7)))
-        a bell: \x07
-    """
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
 def dim(text: str) -> str:

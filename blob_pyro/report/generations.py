@@ -10,8 +10,8 @@ from torch import Tensor
 
 from blob_pyro.prediction.generation import Generations
 from blob_pyro.prediction.generation.prompts import token_texts
-from blob_pyro.report.colours import printable
 from blob_pyro.report.tables import markdown_table
+from blob_pyro.system.printing import printable
 
 SUMS = ("log_prob", "total_entropy", "mean_entropy", "total_mutual_information", "mean_mutual_information")
 """Properties of `Generations` that have one number a text."""

@@ -119,7 +119,9 @@ def read_answers(path: str | Path) -> SavedAnswers:
         if "probabilities" not in columns and "completion" in columns:
             raise ValueError("it holds scores of texts; these have no classes")
         there = [name for name in ("shares",) if name in columns]
-        rows = pq.read_table(path, columns=["id", "prompt", "label", "probabilities", "draws", *there])
+        rows = pq.ParquetFile(path).read(
+            columns=["id", "prompt", "label", "probabilities", "draws", *there], use_threads=False
+        )
         names = [field.name for field in rows.schema.field("probabilities").type]
         labels = torch.tensor([names.index(label) for label in rows["label"].to_pylist()])
         draws = torch.tensor(rows["draws"].to_pylist(), dtype=torch.float32).transpose(0, 1).contiguous()

@@ -97,7 +97,8 @@ def read_completions(path: Path) -> SavedTexts:
     try:
         if not path.is_file():  # a pipe would wait for a writer
             raise FileNotFoundError("it is not there: `blob-pyro evaluate` writes it")
-        rows = pq.read_table(path, columns=["id", "prompt", "completion", *scores]).to_pylist()
+        table = pq.ParquetFile(path).read(columns=["id", "prompt", "completion", *scores], use_threads=False)
+        rows = table.to_pylist()
         for row in rows:
             if not all(row[name] is None or isinstance(row[name], int | float) for name in scores):
                 raise ValueError("expected numbers for scores")

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 from tqdm.auto import tqdm
 
+from blob_pyro.system.printing import printable, tell_aside
+
 NUM_LINES = 20  # about so many, where there is no terminal
 
 
@@ -41,7 +43,7 @@ def counted(total: int | None, title: str, *, unit: str = "", done: int = 0, sho
         form = f"{{desc}} {{percentage:.0f}}% {{n_fmt}}/{{total_fmt}}{unit}, {{remaining}} left{{postfix}}"
         if total is None:
             form = f"{{desc}} {{n_fmt}}{unit}, {{elapsed}}{{postfix}}"
-        with tqdm(total=total, initial=done, desc=title, bar_format=form, **_width()) as bar:
+        with tqdm(total=total, initial=done, desc=printable(title), bar_format=form, **_width()) as bar:
 
             def tell(count: int = 1, status: str = "") -> None:
                 bar.update(count)
@@ -76,7 +78,7 @@ class _Lines:
     def _tell(self, status: str) -> None:
         self._told = self._done
         words = [f"{self._title} {self._done}{self._of}{self._unit}", self._time, *([status] if status else [])]
-        print(", ".join(words), file=sys.stderr, flush=True)
+        tell_aside(", ".join(words))
 
     def _is_mark(self, last: int) -> bool:
         if self._total is None:

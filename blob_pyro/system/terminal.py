@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from blob_pyro.system.hub_errors import one_line
+from blob_pyro.system.printing import tell, tell_aside
 
 Say = Callable[[str], None]
 
@@ -25,7 +25,7 @@ class Console:
     """
 
     progress: bool = True
-    log: Say = print
+    log: Say = tell
     log_resumed: Say | None = None
 
     def resumed(self, line: str) -> None:
@@ -39,6 +39,9 @@ def _nothing(line: str) -> None:
 
 TERMINAL = Console()
 SILENT = Console(progress=False, log=_nothing)
+
+
+_NOISE = ("Already found a `peft_config` attribute",)  # of PEFT, where several adapters are meant (ensembles, draws)
 
 
 @contextlib.contextmanager
@@ -56,6 +59,8 @@ def quiet_libraries() -> Iterator[None]:
     transformers_logging.set_verbosity_error()
     bitsandbytes.setLevel(logging.ERROR)
     with warnings.catch_warnings():
+        for start in _NOISE:
+            warnings.filterwarnings("ignore", message=start)
         warnings.showwarning = _show_on_one_line
         try:
             yield
@@ -68,7 +73,7 @@ def quiet_libraries() -> Iterator[None]:
 
 def _show_on_one_line(message: Warning | str, category: type[Warning], *rest: object, **named: object) -> None:
     if issubclass(category, UserWarning):
-        print(f"warning: {one_line(message)}", file=sys.stderr)
+        tell_aside(f"warning: {one_line(message)}")
 
 
 @contextlib.contextmanager

@@ -57,9 +57,9 @@ def _table(path: Path, data: bytes, max_megabytes: int) -> Any:
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         parts, size = [], 0
-        for part in file.iter_batches(
-            _batch_rows(file.metadata, max_megabytes)
-        ):  # a few bytes may stand for any number of values
+        # a few bytes may stand for any number of values; without Arrow's threads, since a process that ends soon after
+        # their start is aborted by them now and then
+        for part in file.iter_batches(_batch_rows(file.metadata, max_megabytes), use_threads=False):
             parts.append(part)
             if (size := size + part.nbytes) > max_megabytes * 10**6:
                 raise DataError(

@@ -10,11 +10,11 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from blob_pyro.report.colours import printable
 from blob_pyro.report.page.cautions import Caution
 from blob_pyro.report.page.extremes import ShownItem
 from blob_pyro.report.page.pictures import Picture
 from blob_pyro.report.tables import Cells
+from blob_pyro.system.printing import printable
 
 MARK = "<!doctype html>\n<!-- blob-pyro report -->"
 """How a report begins, by which it is known again."""
