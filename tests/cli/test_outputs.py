@@ -109,3 +109,12 @@ def test_a_link_goes_on_leading_to_its_file(finished, tmp_path):
     words = ["predict", str(finished / "run"), str(finished / "test.jsonl"), "--quiet", "--output", "link.jsonl"]
     assert main(words) == 0
     assert (tmp_path / "link.jsonl").is_symlink() and len(tiny.read_jsonl(tmp_path / "real.jsonl")) > 1
+
+
+def test_a_comparison_without_test_items_is_refused_before_anything_is_trained(refused, config, tmp_path):
+    """It trained every method, and said then that files were altered."""
+    settings = tiny.settings(tmp_path, tiny.llama())
+    del settings["data"]["test_file"]
+    told = refused("compare", tiny.write_yaml(config, settings), "--methods", "mle", "--output", "out")
+    assert told == "data: expected items to test on, which a table is of; got none: set data.test_file"
+    assert not (tmp_path / "out").exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 from blob_pyro.config.methods import METHODS, Method, choose
 from blob_pyro.config.ranges import MOST_WORKERS, check_range
 from blob_pyro.config.sections import RunConfig
-from blob_pyro.errors import BlobPyroError, ConfigError
+from blob_pyro.errors import BlobPyroError, ConfigError, DataError
 from blob_pyro.experiments.compare.runs import Ended, make_runs, refuse_other_runs, run_path
 from blob_pyro.experiments.compare.workers import make_runs_at_once
 from blob_pyro.guides.settings import check_settings
@@ -172,6 +172,8 @@ def _check(config: RunConfig, methods: Sequence[Method], seeds: Sequence[int], w
     check_range("workers", workers, 1, MOST_WORKERS)
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(f"seeds: expected at least one, each once; got {list(seeds)}")
+    if config.data.task is None and config.data.test_file is None and config.data.test_split is None:
+        raise DataError("data: expected items to test on, which a table is of; got none: set data.test_file")
     if config.model.adapter is not None:
         raise ConfigError("model.adapter: expected none, since every method trains its own; got a folder")
     _check_likelihood(config, methods)
