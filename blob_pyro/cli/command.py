@@ -25,7 +25,7 @@ from blob_pyro.guides import GUIDES
 from blob_pyro.guides.settings import KEYS, describe_settings
 from blob_pyro.report.tables import annotators_table, csv_text, metrics_table
 from blob_pyro.storage.directory import refuse_part_of_run
-from blob_pyro.system.files import room_for, strict_json, write_whole
+from blob_pyro.system.files import room_for, strict_json, write_output
 from blob_pyro.system.hub_errors import one_line
 from blob_pyro.system.printing import escaped_json, tell, tell_aside
 
@@ -209,7 +209,7 @@ def write_rows(rows: Sequence[Mapping[str, Any]], output: str | None) -> None:
             file.write_text(lines, encoding="utf-8")
         else:
             with room_for(output):
-                write_whole(file, lines)
+                write_output(file, lines)
     except DiskFullError:
         raise
     except OSError as error:

@@ -140,16 +140,20 @@ def room_for(path: Path | str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def new_file(path: Path) -> Iterator[Path]:
+def new_file(path: Path, mark: str = "") -> Iterator[Path]:
     """A file to write, which gets its name `path` when the block ends without an error; else nothing of it is left.
 
-    A process that is killed at any moment leaves the file that was there, or the new one whole. Of several that write
-    the same one at once the last counts, whole.
+    A process that is killed at any moment leaves the file that was there, or the new one whole.
+
+    Args:
+        path: of the file.
+        mark: in the name that it has meanwhile. Processes that may write one file at once need one each: then the last
+            counts, whole. Without, the next one writes over what a killed process has left.
 
     Raises:
         DiskFullError: there is no room for it.
     """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    partial = path.with_name(f".{path.name}{mark}.partial")
     try:
         with room_for(path):
             yield partial
@@ -180,9 +184,18 @@ def new_files(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def write_output(path: Path, content: str | bytes) -> None:
+    """`write_whole` of a file that nothing keeps other processes from, as what commands write beside runs."""
+    _write(path, content, f".{secrets.token_hex(4)}")
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """A file of these bytes, or of this text in UTF-8, that is there whole or not at all (see `new_file`)."""
-    with new_file(path) as partial:
+    _write(path, content, "")
+
+
+def _write(path: Path, content: str | bytes, mark: str) -> None:
+    with new_file(path, mark) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 

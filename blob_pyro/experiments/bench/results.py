@@ -13,7 +13,7 @@ from typing import Any
 from blob_pyro.experiments.bench.clock import Line, Spread, difference, fit_line, ratio
 from blob_pyro.experiments.bench.memory import Memory
 from blob_pyro.experiments.bench.settings import OURS, BenchSettings, Case, as_record, from_record
-from blob_pyro.system.files import write_whole
+from blob_pyro.system.files import write_output
 
 # part -> the axes of its grid
 AXES = {"train": ("layers", "tokens"), "predict": ("layers", "num_samples")}
@@ -126,7 +126,7 @@ class BenchResult:
 
     def save(self, path: str | Path) -> None:
         """Write a JSON file; `BenchResult.load` reads it again."""
-        write_whole(Path(path), json.dumps(self.record(), indent=1) + "\n")
+        write_output(Path(path), json.dumps(self.record(), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> BenchResult:

@@ -17,7 +17,7 @@ from blob_pyro.report.page.tables import scores_table, system_rows, systems_tabl
 from blob_pyro.report.tables import Cells, annotators_cells
 from blob_pyro.storage.directory import refuse_part_of_run
 from blob_pyro.storage.run_files import RunFiles, read_run
-from blob_pyro.system.files import write_whole
+from blob_pyro.system.files import write_output
 from blob_pyro.system.machine import version_of
 
 NUM_ITEMS = 10
@@ -59,7 +59,7 @@ def write_report(
             say(f"{run.path}: {line}")
     page = page_of(runs, num_items)
     try:
-        write_whole(output, html(page).encode("utf-8", errors="replace"))
+        write_output(output, html(page).encode("utf-8", errors="replace"))
     except DiskFullError:
         raise
     except OSError as error:
