@@ -261,8 +261,8 @@ class BLoBSVI:
         if self._wants_width() and now > max(WIDE, WIDER * width):
             self._tell(
                 f"kl_width: the posterior begins at {100 * now:.3g} % of the prior's standard deviation, and does not "
-                f"narrow to the {100 * width:.3g} % asked for: take a larger kl_width or more steps, or begin a new guide "
-                "at a smaller eps or init_scale"
+                f"narrow to the {100 * width:.3g} % asked for: take a larger kl_width or more steps, or for a new "
+                "guide a smaller eps or init_scale"
             )
         before = self.settled
         if before is None or (before.width, before.num_steps) != (width, num_steps):
