@@ -54,7 +54,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "predict.batch_size": (1, MANY),
     "predict.max_tokens": (1, MANY),
     "tune.num_trials": (1, MANY),
-    "tune.margin": (0.0, 1e6),
+    "tune.margin": (0.0, 1e12),
     "seed": (0, LARGEST_SEED),
 }
 """Setting -> its lowest and its highest value, or those of each number of a list."""

@@ -62,7 +62,8 @@ def tune(config: RunConfig, data: TaskData, console: Console) -> Tuning:
     try:
         found = search(config, log, num_data=len(data.train), say=console.log)
     except KeyboardInterrupt as error:
-        told = f"{path} holds {len(log)} trials; the same command goes on" if path.exists() else "nothing was saved"
+        begun = (path / CONFIG).exists()
+        told = f"{path} holds {len(log)} trials; the same command goes on" if begun else "nothing was saved"
         raise Stopped.after(error, told) from None
     write_json(path / TUNING, found.to_dict())
     remove_trial_checkpoints(path)

@@ -54,6 +54,8 @@ def alone_in(folder: str | Path, ranks: Ranks | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
+    if "\0" in str(folder):
+        raise RunDirectoryError(f"{str(folder)!r}: expected a directory to write to; got a NUL in its name")
     if folder.exists() and not folder.is_dir():
         raise RunDirectoryError(f"{folder}: expected a directory to write to; got a file; choose another --output")
     made = [place for place in (folder, *folder.parents) if not place.exists()]

@@ -109,8 +109,8 @@ BAD_OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
         "model.quantization: expected one of '8bit', '4bit', or null; got 2bit",
     ),
     "list": (
-        ("--model.target_modules", "q_proj"),
-        'expected a list of texts, like ["a", "b"] with quotes, or null; got q_proj',
+        ("--data.labels", "good"),
+        'expected a list of texts, like ["a", "b"] with quotes, or null; got \'good\'',
     ),
     "class weights": (
         ("--model.class_weights", "even"),

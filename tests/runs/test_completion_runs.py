@@ -314,7 +314,7 @@ REFUSED = {
     "tfb": ({"guide": {"name": "tfb"}}, f"scalabl {CAUSAL}; got 'tfb', which measures classes"),
     "no field": ({"data": {"completion": " answer"}}, "data.completion: expected a field in braces"),
     "an open brace": ({"data": {"completion": " {answer"}}, "data.completion: expected matching braces"),
-    "a part of a field": ({"data": {"completion": "{a.b}"}}, "data.completion: expected plain field names in braces"),
+    "a part of a field": ({"data": {"completion": "{a..b}"}}, "data.completion: expected plain field names in braces"),
     "an unknown field": (
         {"data": {"completion": " {reply}"}},
         "train.jsonl line 1: expected the field 'reply', which the completion names; got 'text', 'answer', 'who' (in "

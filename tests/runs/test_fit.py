@@ -515,15 +515,6 @@ def test_an_encoder_is_no_causal_model():
         load_base(BaseSource(id=str(tiny.bert())), bp.MultipleChoice([1, 2]))
 
 
-def test_a_guide_of_ones_own_is_not_saved_in_silence(finished, tmp_path):
-    class Mine(bp.BLoBGuide):
-        pass
-
-    loaded = bp.load(finished[1].path)
-    with pytest.raises(ConfigError, match=r"expected one of bp.guides \(.*\); got Mine"):
-        bp.save(tmp_path / "mine", loaded.model, Mine(loaded.model))
-
-
 def test_the_first_member_of_an_ensemble_is_the_plain_run(tmp_path):
     """Bit for bit, on a network whose head no file holds; the heads of the others started elsewhere."""
     kind = {"likelihood": "sequence_classification"}

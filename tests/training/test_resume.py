@@ -226,6 +226,8 @@ def test_a_signal_saves_and_stops_behind_the_step(number: int, tmp_path: Path) -
     expected, end = straight(CONFIG, "blob")
     model, guide = start()
     before = signal.getsignal(number)
+    if before is signal.SIG_IGN:
+        pytest.skip("the tests were started under nohup")
 
     def send(result: StepResult) -> None:
         if result.step == 5:

@@ -399,7 +399,7 @@ def test_the_command_passes_its_words_on(monkeypatch, tmp_path, capsys):
         orders.append(order)
         return reproduce.Reproduction("# Table", (tmp_path / "table1.md",))
 
-    monkeypatch.setitem(ITEMS, "table1", dataclasses.replace(ITEMS["table1"], make=made))
+    monkeypatch.setitem(ITEMS, "table1", dataclasses.replace(ITEMS["table1"], table=made))
     words = [
         "--seeds",
         "4,5",
@@ -435,7 +435,7 @@ def test_ctrl_c_says_where_the_runs_are(monkeypatch, capsys):
     def stopped(order: Order) -> reproduce.Reproduction:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(ITEMS, "cost", dataclasses.replace(ITEMS["cost"], make=stopped))
+    monkeypatch.setitem(ITEMS, "cost", dataclasses.replace(ITEMS["cost"], table=stopped))
     assert main(["reproduce", "cost", "--out", "here"]) == 130
     assert "here holds the runs that were done; the same command goes on" in capsys.readouterr().err
 
