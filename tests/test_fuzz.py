@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import resource
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 import pytest
 import tiny
+from bounds import bounded
 from checkpoint_mutations import CHECKPOINTS
 from config_mutations import BASES, CONFIGS
 from malformed import Bad, malformed
@@ -44,10 +43,6 @@ OF_DATA = malformed(220, seed=SEED)[::5]
 FORBIDDEN = {"os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "pickle.find_class"}
 
 
-class Hang(BaseException):
-    """A case took too long; no `except Exception` catches it."""
-
-
 class Watch:
     """What the interpreter tells of while a case runs: programs started, pickles opened, files opened outside."""
 
@@ -74,23 +69,12 @@ def watch() -> Watch:
 @contextlib.contextmanager
 def guarded(watch: Watch, place: Place) -> Iterator[None]:
     """No hang, no more memory than there should be, nothing started, nothing opened outside."""
-
-    def ring(number: int, frame: Any) -> None:
-        raise Hang(f"more than {TIME_LIMIT} s")
-
-    before = signal.signal(signal.SIGALRM, ring)
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, hard))
-    signal.alarm(TIME_LIMIT)
-    watch.outside, watch.forbidden, watch.opened = place.outside, [], []
-    try:
-        yield
-    finally:
-        watch.outside = None
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    with bounded(TIME_LIMIT, MEMORY):
+        watch.outside, watch.forbidden, watch.opened = place.outside, [], []
+        try:
+            yield
+        finally:
+            watch.outside = None
 
 
 # --- what is damaged ---

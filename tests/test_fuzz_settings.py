@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import random
-import resource
 import shutil
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import yaml
+from bounds import bounded
 from user_folder import command
 
 from blob_pyro.config.data import DataConfig
@@ -68,26 +65,6 @@ def cases() -> list[tuple[tuple[str, ...], str]]:
     return sorted(random.Random(SEED).sample(every, min(CASES, len(every))))
 
 
-@contextlib.contextmanager
-def bounded() -> Iterator[None]:
-    """No hang, and no more memory than there should be."""
-
-    def ring(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt(f"more than {TIME_LIMIT} s")
-
-    before = signal.signal(signal.SIGALRM, ring)
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, hard))
-    signal.alarm(TIME_LIMIT)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     user = tmp_path_factory.mktemp("made") / "user"
@@ -115,7 +92,7 @@ def test_a_setting(
     place = found if len(path) == 1 else found.setdefault(path[0], {})
     place[path[-1]] = ODD[kind]
     Path("own.yaml").write_text(yaml.safe_dump(found))
-    with bounded():
+    with bounded(TIME_LIMIT, MEMORY):
         code = command("fit", "own.yaml", "--output", "new")
     out, err = capfd.readouterr()
     assert not {char for char in out + err if ord(char) < 32 and char not in "\n\t"} and "\u202e" not in out + err
