@@ -99,8 +99,8 @@ def classifier(folder: Path) -> bp.BayesianLoRA:
     return model
 
 
-def causal(likelihood: Any, path: Path = base_folder()) -> bp.BayesianLoRA:  # noqa: B008
-    model = bp.BayesianLoRA.from_pretrained(str(path), likelihood, r=2)
+def causal(likelihood: Any, path: Path | None = None) -> bp.BayesianLoRA:
+    model = bp.BayesianLoRA.from_pretrained(str(path or base_folder()), likelihood, r=2)
     fill_B(model.network)
     return model
 
