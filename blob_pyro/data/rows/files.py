@@ -43,7 +43,7 @@ def read_rows(path: str | Path, *, encoding: str | None = None, max_megabytes: i
     """
     path = Path(path)
     if is_saved_dataset(path):
-        return read_saved(path)
+        return read_saved(path, max_megabytes)
     packed = path.suffix.lower() == ".gz"
     ending = Path(path.stem).suffix.lower() if packed else path.suffix.lower()
     if packed and ending == ".parquet":

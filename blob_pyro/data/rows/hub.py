@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from blob_pyro.data.rows.contents import MAX_MEGABYTES
 from blob_pyro.data.rows.files import SUFFIXES, read_rows
 from blob_pyro.data.rows.row import Row
 from blob_pyro.data.rows.saved import is_saved_dataset, named_rows, read_saved
@@ -92,7 +93,7 @@ def _read_hub(source: HubSource, split: str, task: str) -> list[Row]:
         ) from error
 
 
-def read_dataset(path: str, config: str | None, split: str) -> list[Row]:
+def read_dataset(path: str, config: str | None, split: str, *, max_megabytes: int = MAX_MEGABYTES) -> list[Row]:
     """The rows of a data set of one's own choice, numbered from 1.
 
     A label that the data set stores as a number with a name (`datasets.ClassLabel`) comes as its name; other values
@@ -102,12 +103,13 @@ def read_dataset(path: str, config: str | None, split: str) -> list[Row]:
         path: its name on the hub, or a local folder (of `save_to_disk`, too, where one of a single split has no name).
         config: its configuration, or None.
         split: the split's name; "train[:100]" works as in `datasets`.
+        max_megabytes: most MB (10^6 bytes) of a folder of `save_to_disk`.
 
     Raises:
         DataError: it cannot be read; the message says how to use a local copy.
     """
     if is_saved_dataset(Path(path)):
-        return read_saved(Path(path), split)
+        return read_saved(Path(path), max_megabytes, split)
     named = path if config is None else f"{path} ({config})"
     try:
         rows = _load(path, config, split, named_rows)

@@ -18,15 +18,16 @@ def is_saved_dataset(path: Path) -> bool:
     return (path / _ONE).is_file() or (path / _SEVERAL).is_file()
 
 
-def read_saved(path: Path, split: str | None = None) -> list[Row]:
+def read_saved(path: Path, max_megabytes: int, split: str | None = None) -> list[Row]:
     """The rows of a split, numbered from 1, with the names of labels that are numbers.
 
     Args:
         path: a folder for which `is_saved_dataset` holds.
+        max_megabytes: most MB (10^6 bytes) of the split's tables.
         split: one of several; not used where the folder is of a single one.
 
     Raises:
-        DataError: it cannot be read, has no row, or has several splits of which none is named.
+        DataError: it cannot be read, is larger, has no row, or has several splits of which none is named.
     """
     import datasets
 
@@ -40,12 +41,19 @@ def read_saved(path: Path, split: str | None = None) -> list[Row]:
             )
         folder = path / str(split)
     try:
-        rows = named_rows(datasets.Dataset.load_from_disk(str(folder)).with_format(None))
+        found = datasets.Dataset.load_from_disk(str(folder)).with_format(None)
+        size = found.data.nbytes  # its tables lie on disk until they are read
+        rows = named_rows(found) if size <= max_megabytes * 10**6 else []
     except Exception as error:  # whatever the files' formats raise
         raise DataError(
             f"{folder}: expected a data set as save_to_disk writes it; it cannot be read "
             f"({one_line(error, limit=200)}): save it anew"
         ) from error
+    if size > max_megabytes * 10**6:
+        raise DataError(
+            f"{folder}: expected a data set of at most {max_megabytes:,} MB; got {size / 10**6:,.0f} MB: "
+            "set data.max_megabytes where it is meant"
+        )
     if not rows:
         raise DataError(f"{folder}: expected at least one row; got none: put one item on each row")
     return rows

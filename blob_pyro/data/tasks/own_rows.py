@@ -78,7 +78,7 @@ def read_items(config: DataConfig, file: str, with_labels: bool = True) -> Sourc
 
 
 def _read_split(config: DataConfig, dataset: str, split: str) -> SourceRows:
-    rows = read_dataset(dataset, config.dataset_config, split)
+    rows = read_dataset(dataset, config.dataset_config, split, max_megabytes=config.max_megabytes)
     return _without_empty(config, SourceRows(rows, f"{dataset} {split}"), with_labels=True)
 
 

@@ -153,6 +153,11 @@ def test_a_saved_data_set_is_a_file_and_a_data_set(tmp_path):
     assert len(load_task(DataConfig(dataset=both, test_split="test", prompt="{text}:"), seed=0).test) == 1
     with pytest.raises(DataError, match="expected a saved data set of one split; got one of 'test', 'train': name"):
         load_task(DataConfig(train_file=both, prompt="{text}:"), seed=0)
+    datasets.Dataset.from_dict({"text": ["x" * 10**6] * 2, "label": ["a", "b"]}).save_to_disk(tmp_path / "large")
+    for source in ({"train_file": str(tmp_path / "large")}, {"dataset": str(tmp_path / "large")}):
+        with pytest.raises(DataError, match="large: expected a data set of at most 1 MB; got 2 MB: set data.max_meg"):
+            load_task(DataConfig(**source, prompt="{text}:", max_megabytes=1), seed=0)
+        assert len(load_task(DataConfig(**source, prompt="{label}:", max_megabytes=3), seed=0).train) == 2
     next((tmp_path / "one").glob("*.arrow")).write_bytes(b"x")
     with pytest.raises(DataError, match=r"one: expected a data set as save_to_disk writes it; it cannot be read \("):
         load_task(DataConfig(train_file=one, prompt="{text}:"), seed=0)
