@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pyro
 import pytest
@@ -21,6 +22,13 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The second device is there for a whole process: its tests are run by their folder's name (`make second`)."""
+    if collection_path.name == "second_device" and not any("second_device" in name for name in config.args):
+        return True
+    return None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -249,7 +249,7 @@ class AdapterGuide(nn.Module, ABC):
             for parameter, slope in slopes:
                 reach = self._reach(loc_time).to(slope.device)
                 parameter.sub_((reach * slope).to(parameter.dtype))
-        if scale_time > 0:
+        if scale_time > 0 and self.scale_parameters():
             _go_down(self.kl, list(self.scale_parameters().values()), self.width, scale_time, math.inf)
 
     @torch.no_grad()
@@ -364,16 +364,16 @@ def _go_down(
 
 def _with_slopes(
     kl: Callable[[], Tensor], parameters: list[nn.Parameter]
-) -> tuple[float, list[tuple[nn.Parameter, Tensor]]]:
+) -> tuple[Tensor, list[tuple[nn.Parameter, Tensor]]]:
     """A KL, and its gradient with respect to each parameter that is trained and in it."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     with torch.enable_grad():
         value = kl()
     if not (trained and value.requires_grad):
-        return float(value), []
+        return value, []
     slopes = torch.autograd.grad(value, trained, allow_unused=True)
     found = zip(trained, slopes, strict=True)
-    return float(value.detach()), [(parameter, slope) for parameter, slope in found if slope is not None]
+    return value.detach(), [(parameter, slope) for parameter, slope in found if slope is not None]
 
 
 def traced_draws(

@@ -31,7 +31,7 @@ from blob_pyro.model.loading import BaseSource, with_fresh_adapter
 from blob_pyro.model.prior import PRIOR_SCALE, Hyperprior
 from blob_pyro.model.second_derivatives import guarded
 from blob_pyro.model.turns import Turns
-from blob_pyro.model.vocabulary import check_batch, check_token_ids, num_positions
+from blob_pyro.model.vocabulary import check_batch, check_to_learn, check_token_ids, num_positions
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -300,8 +300,8 @@ class BayesianLoRA(PyroModule):
             UnsupportedCheckpointingError: the network checkpoints in reentrant mode.
         """
         batch = Batch.of(batch)
-        if batch.labels is not None:
-            self.likelihood.check_labels(batch.labels)
+        check_to_learn(batch, self)
+        batch = batch.to(self.device)
         if torch.is_grad_enabled():
             self.turns.model_runs(self.marks)
         declare(self.point_parameters)
@@ -336,7 +336,7 @@ class BayesianLoRA(PyroModule):
         """
         self.check_alive()
         batch = Batch.of(batch)
-        check_batch(batch, self.network, self.tokenizer, self.num_positions)
+        check_batch(batch, self)
         draws = draws or {}
         held = {site: as_draw(value) for site, value in draws.items() if site in self._layers}
         num_draws = common_num_draws(held)
@@ -346,7 +346,7 @@ class BayesianLoRA(PyroModule):
             contexts = together(
                 contexts, substitute(self.network, checked_points(points, self.point_parameters(), num_draws))
             )
-        rows, repeated = self._rows(batch.right_padded(), num_draws or 1)
+        rows, repeated = self._rows(batch.to(self.device).right_padded(), num_draws or 1)
         with repeated:
             logits = self._run(rows, contexts)
         return logits if num_draws is None else logits.unflatten(0, (num_draws, len(batch)))

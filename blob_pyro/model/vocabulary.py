@@ -47,18 +47,17 @@ def num_positions(network: Any) -> int | None:
     return None if rotary else context(network)
 
 
-def check_batch(batch: Batch, network: Any, tokenizer: Any, longest: int | None) -> None:
-    """Raise where a network cannot read a batch. Ids are looked at on CPUs: elsewhere that would wait for the queue.
+def check_batch(batch: Batch, model: Any) -> None:
+    """Raise where a model's network cannot read a batch. Ids are looked at on CPUs: elsewhere the host would wait.
 
     Args:
         batch: the items.
-        network: the PEFT model.
-        tokenizer: names a token in the message; or None.
-        longest: what `num_positions` says of the network.
+        model: the BayesianLoRA.
 
     Raises:
         DataError: an item is longer than the network's context, or a token id is none of its embedding.
     """
+    longest = model.num_positions
     if longest is not None and batch.input_ids.shape[1] > longest:
         lengths = batch.lengths
         if int(lengths.max()) > longest:
@@ -68,7 +67,19 @@ def check_batch(batch: Batch, network: Any, tokenizer: Any, longest: int | None)
                 f"item {item} of a batch: shorten it (`bp.encode` does, with max_length={longest})"
             )
     if batch.input_ids.device.type == "cpu":
-        check_token_ids(batch.input_ids, network, tokenizer, "input_ids")
+        check_token_ids(batch.input_ids, model.network, model.tokenizer, "input_ids")
+
+
+def check_to_learn(batch: Batch, model: Any) -> None:
+    """`check_batch`, and labels, where there are any, are looked at likewise.
+
+    Raises:
+        DataError: as `check_batch` says.
+        LabelError: a label is none that the likelihood observes.
+    """
+    check_batch(batch, model)
+    if batch.labels is not None and batch.labels.device.type == "cpu":
+        model.likelihood.check_labels(batch.labels)
 
 
 def check_token_ids(ids: Iterable[int] | Tensor, network: Any, tokenizer: Any, what: str) -> None:

@@ -122,19 +122,22 @@ def _read(logits: Iterable[Tensor], targets: Targets, rows: Tensor) -> _Part:
         targets: of the B items.
         rows: (B,) their positions in the batch.
     """
+    items, places = targets.mask.cpu().nonzero().unbind(1)
+    chosen = (items * targets.mask.shape[1] + places).to(targets.mask.device)  # a mask would wait at each use
+    tokens = targets.tokens.flatten()[chosen]
     picked, mean, entropies, count = [], None, None, 0
     for piece in logits:
-        log_probs = piece.reshape(-1, *piece.shape[-3:])[:, targets.mask].log_softmax(-1)  # (s, M, V)
-        picked.append(log_probs.gather(-1, targets.tokens[targets.mask].expand(len(log_probs), -1)[..., None])[..., 0])
+        log_probs = piece.reshape(-1, targets.mask.numel(), piece.shape[-1])[:, chosen].log_softmax(-1)  # (s, M, V)
+        picked.append(log_probs.gather(-1, tokens.expand(len(log_probs), -1)[..., None])[..., 0])
         probs = log_probs.exp()
         total, own = probs.sum(0), -(probs * log_probs).sum(-1).sum(0)
         mean, entropies = (total, own) if mean is None or entropies is None else (mean + total, entropies + own)
         count += len(log_probs)
     assert mean is not None and entropies is not None
     entropy = torch.special.entr(mean / count).sum(-1)
-    items, places = targets.mask.nonzero().unbind(1)
     information = (entropy - entropies / count).clamp(min=0) if count > 1 else torch.zeros_like(entropy)
-    return _Part(torch.cat(picked).cpu(), entropy.cpu(), information.cpu(), rows[items.cpu()], places.cpu())
+    found = torch.cat([*picked, entropy[None], information[None]]).cpu()
+    return _Part(found[:-2], found[-2], found[-1], rows[items], places)
 
 
 def _in_order(parts: list[_Part], index: Tensor) -> TokenPredictions:

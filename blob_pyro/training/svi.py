@@ -18,7 +18,7 @@ from blob_pyro.errors import ConfigError, NonFiniteLossError
 from blob_pyro.guides import AdapterGuide
 from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.model.handlers import check_gradients
-from blob_pyro.model.vocabulary import check_batch
+from blob_pyro.model.vocabulary import check_to_learn
 from blob_pyro.system.processes import Ranks
 from blob_pyro.training.elbo import negative_log_likelihood
 from blob_pyro.training.kl_rate import PAPER_RATE, Settled, default_width, mean_time, never_acts, widening
@@ -194,7 +194,7 @@ class BLoBSVI:
         step, batch = self.steps_done + 1, Batch.of(batch)
         check_gradients("step")
         self.model.check_alive()
-        check_batch(batch, self.model.network, self.model.tokenizer, self.model.num_positions)
+        check_to_learn(batch, self.model)
         self.recipe.zero_grad()  # what a backward of one's own has left is no part of the step
         if step == 1:
             self.first_width = self.guide.width()

@@ -100,7 +100,7 @@ def fit(
     ):
         passes = Passes(loader, place)
         for batch in passes if not training.is_over else ():
-            result = training.after(svi.step(batch.to(model.device)))
+            result = training.after(svi.step(batch))
             history.append(result)
             for callback in callbacks:
                 callback(result)

@@ -1,0 +1,54 @@
+"""A second device for tests, of which the machine has two, and a count of what the host waits for (see second.cpp)."""
+
+from __future__ import annotations
+
+import contextlib
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils import cpp_extension
+
+NAME = "second"
+
+
+def install() -> Any:
+    """Build the extension, which takes a minute the first time, and name its device for the rest of the process."""
+    built = cpp_extension.load("blob_pyro_second_device", [str(Path(__file__).with_name("second.cpp"))])
+    torch.utils.rename_privateuse1_backend(NAME)
+    torch._register_device_module(NAME, _module(built))
+    built.register()
+    torch.utils.generate_methods_for_privateuse1_backend()
+    return built
+
+
+def _module(built: Any) -> types.ModuleType:
+    """`torch.second`: what torch, transformers and accelerate call of a device's module."""
+    module: Any = types.ModuleType(f"torch.{NAME}")
+    module.is_available = module.is_initialized = module.is_bf16_supported = lambda: True
+    module.device_count = built.count
+    module.current_device = built.current
+    module.set_device = lambda device: built.set_current(_index(device))
+    module._is_in_bad_fork = lambda: False
+    module._lazy_init = module.synchronize = module.empty_cache = lambda *_: None
+    module.manual_seed = module.manual_seed_all = lambda seed: None  # its generator is the CPU's
+    module.get_rng_state = lambda device=None: torch.get_rng_state()
+    module.set_rng_state = lambda state, device=None: torch.set_rng_state(state)
+    module.get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
+    module.memory_allocated = module.max_memory_allocated = lambda device=None: 0
+    return module
+
+
+def _index(device: Any) -> int:
+    return device if isinstance(device, int) else torch.device(device).index or 0
+
+
+@contextlib.contextmanager
+def counted(built: Any) -> Iterator[list[int]]:
+    """How often the host waited for a device, in a list of one number when it ends."""
+    found: list[int] = []
+    before = built.waits()
+    yield found
+    found.append(built.waits() - before)

@@ -1,0 +1,102 @@
+"""How often the host waits for the device: once a training step, once a group of items that is predicted together."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import cases
+import pytest
+from test_laws import EXACT, batch
+
+import blob_pyro as bp
+
+PLACE = "second:0"
+# Their KL has no closed flow: two waits for each small step of it, as many as the width asks for.
+DESCENDING = ("low_rank", "mean_field", "scalabl", "blob_softplus")
+CLOSED = [name for name in cases.TRAINED if name not in DESCENDING]
+
+
+def waits(device: Any, run: Callable[[], object]) -> int:
+    before = device.waits()
+    run()
+    return int(device.waits() - before)
+
+
+def steps(model: bp.BayesianLoRA, guide: Any, **settings: Any) -> bp.BLoBSVI:
+    """A training whose first step is done: it settles what the others keep to."""
+    svi = bp.BLoBSVI(model, guide, num_steps=6, lr=1e-2, **settings)
+    svi.step(batch(type(model.likelihood).__name__))
+    return svi
+
+
+@pytest.mark.parametrize("recipe", ["blob", "decoupled", "elbo"])
+@pytest.mark.parametrize("name", CLOSED)
+def test_a_step_waits_once(device, name, recipe):
+    model = cases.model_for(name, **EXACT).to(PLACE)
+    svi = steps(model, cases.EVERY_GUIDE[name](model), recipe=recipe)
+    assert [waits(device, lambda: svi.step(batch())) for _ in range(4)] == [1] * 4
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "pieces": {"gradient_accumulation_steps": 2},
+    "largest gradient": {"max_grad_norm": 1.0},
+    "steps to skip": {"max_skipped_steps": 3},
+    "bf16": {"mixed_precision": "bf16"},
+    "explicit": {"kl_step": "explicit", "kl_lr": 1e-3},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("flipout", [False, True])
+def test_a_step_of_other_settings_waits_once(device, name, flipout):
+    model = cases.MODELS["llama"](**EXACT).to(PLACE)
+    with bp.flipout() if flipout else contextlib.nullcontext():
+        svi = steps(model, bp.guides.BLoBGuide(model), **SETTINGS[name])
+        assert [waits(device, lambda: svi.step(batch())) for _ in range(2)] == [1, 1]
+
+
+@pytest.mark.parametrize("name", DESCENDING)
+def test_a_step_without_a_widening_kl_waits_once_whatever_the_guide(device, name):
+    model = cases.model_for(name, **EXACT).to(PLACE)
+    svi = steps(model, cases.EVERY_GUIDE[name](model))
+    assert waits(device, lambda: svi.step(batch())) == 1  # the KL acts in the second half
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "llama_classifier", "llama_whole", "llama_both"])
+def test_a_models_step_and_answers_wait_once(device, name):
+    model = cases.MODELS[name](**EXACT).to(PLACE)
+    guide = bp.guides.BLoBGuide(model)
+    svi = steps(model, guide)
+    assert waits(device, lambda: svi.step(batch())) == 1
+    predictive = bp.PosteriorPredictive(model, guide, num_samples=3)
+    assert waits(device, lambda: predictive([batch()])) == 1
+
+
+@pytest.mark.parametrize("num_samples", [0, 3])
+@pytest.mark.parametrize("name", [name for name in cases.EVERY_GUIDE if name != "tfb"])  # which looks at B's rank
+def test_answers_to_a_batch_wait_once_in_however_many_groups(device, name, num_samples):
+    model = cases.model_for(name, **EXACT).to(PLACE)
+    guide = cases.EVERY_GUIDE[name](model)
+    for max_tokens in (None, 1):
+        predictive = bp.PosteriorPredictive(model, guide, num_samples=num_samples, max_tokens=max_tokens)
+        assert waits(device, lambda: predictive([batch()])) == 1  # noqa: B023
+
+
+@pytest.mark.parametrize(("name", "settings", "expected"), [("llama", {}, 2), ("bert", EXACT, 1)])
+def test_masks_that_transformers_looks_at_are_the_rest(device, name, settings, expected):
+    """In each forward: whether there is padding, and with sdpa whether texts are packed. Nothing of ours is in it."""
+    model = cases.MODELS[name](**settings).to(PLACE)
+    svi = steps(model, bp.guides.BLoBGuide(model))
+    assert waits(device, lambda: svi.step(batch())) == 1 + expected
+
+
+def test_texts_wait_for_how_many_of_their_tokens_are_predicted(device):
+    """Twice a step, and three times a group that is read: for the width of the logits, and for the places."""
+    model = cases.causal("LlamaForCausalLM", cases.LLAMA, *cases.Q_V, likelihood="CausalLM")(**EXACT).to(PLACE)
+    guide = bp.guides.BLoBGuide(model)
+    svi = steps(model, guide)
+    texts = batch("CausalLM")
+    assert waits(device, lambda: svi.step(texts)) == 2 + 1
+    assert waits(device, lambda: bp.TokenPredictive(model, guide, num_samples=3)([texts])) == 3 + 1
