@@ -184,9 +184,13 @@ class AdapterGuide(nn.Module, ABC):
         """The random matrices themselves, by Pyro name."""
         return {f"{site}.loc": self.model.location(site) for site in self.model.sites}
 
+    def pyro_parameters(self) -> dict[str, nn.Parameter]:
+        """All that the guide declares to Pyro, by Pyro name."""
+        return self.location_parameters() | self.scale_parameters() | self.prior_parameters()
+
     def forward(self, batch: Batch | None = None) -> dict[str, Tensor]:
         """Declare the parameters to Pyro and sample every site; returns site -> value."""
-        declare(lambda: self.location_parameters() | self.scale_parameters() | self.prior_parameters())
+        declare(self.pyro_parameters)
         self.sample_prior_scale()
         return {site: pyro.sample(site, law) for site, law in self.posteriors().items()}
 

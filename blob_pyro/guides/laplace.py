@@ -145,7 +145,7 @@ class LaplaceGuide(PostHocGuide):
                 "guide laplace: expected held-out items for prior_precision='held_out'; got none; "
                 "set data.num_validation, or take prior_precision='evidence'"
             )
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(self.model.device.type, enabled=False):
             sums = {site: self.curvature(site).new_sum() for site in self.model.sites}
             log_likelihood = 0.0
             for labels, part in self._labelled(train, "laplace, curvature", progress):

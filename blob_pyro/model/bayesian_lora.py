@@ -18,12 +18,13 @@ from blob_pyro.data.examples import Batch
 from blob_pyro.errors import ConfigError
 from blob_pyro.model.adapted_base import load_adapted
 from blob_pyro.model.copying import copied
-from blob_pyro.model.handlers import autoguide_sets_up, declare, draw, training_mode
+from blob_pyro.model.handlers import autoguide_sets_up, declare, draw, replayed_parameters, training_mode
 from blob_pyro.model.layers.checkpointing import checkpointing_modules, follow_draws
 from blob_pyro.model.layers.compiling import compile_blocks
 from blob_pyro.model.layers.drawn_linear import Draw, DrawnLinear, as_draw, common_num_draws, hold, one_draw_dim
+from blob_pyro.model.layers.first_forward import FirstForward
 from blob_pyro.model.layers.inject import active_adapter, check_alive, drawn_linear, inject, layer_path
-from blob_pyro.model.layers.members import adapter_parameters
+from blob_pyro.model.layers.members import point_parameters
 from blob_pyro.model.layers.shared_prefix import SharedPrefix, find_shared_prefix
 from blob_pyro.model.layers.substituted import checked_points, substitute, together
 from blob_pyro.model.likelihoods import ClassLikelihood, Likelihood, MultipleChoice
@@ -120,7 +121,8 @@ class BayesianLoRA(PyroModule):
         self._modules["network"] = network
         self._checkpointing = checkpointing_modules(network)
         self._held: Contexts | None = None
-        self.turns = Turns()
+        self.turns = Turns.of(network, self.adapter)
+        self._first_forward = FirstForward(self._layers)
         self._prefix = self._shared_prefix()
         # laws are immutable: one for each shape, not one for each site and step
         self._priors: dict[tuple[torch.Size, torch.device, float], dist.Independent] = {}
@@ -264,14 +266,7 @@ class BayesianLoRA(PyroModule):
 
         Other adapters than `adapter` are no part of the model.
         """
-        others = {id(self.location(site)) for site in self.sites}
-        for other in self.network.peft_config.keys() - {self.adapter}:
-            others |= {id(parameter) for parameter in adapter_parameters(self.network, other).values()}
-        return {
-            name: parameter
-            for name, parameter in self.network.named_parameters()
-            if parameter.requires_grad and id(parameter) not in others
-        }
+        return point_parameters(self.network, self.adapter, map(self.location, self.sites))
 
     def marks(self) -> list[nn.Parameter]:
         """Some parameters that every training moves: the first random matrix, and the first point."""
@@ -296,14 +291,15 @@ class BayesianLoRA(PyroModule):
         Raises:
             LabelError: a label is none of the K classes, or of the vocabulary.
             ParamStoreError: Pyro's param store holds another model's parameters under the same names.
-            UnsupportedLayerError: the adapter is not the network's active, enabled and unmerged one.
+            UnsupportedLayerError: the adapter is not the network's active, enabled and unmerged one; or all of it is
+                frozen, under SVI; or the network applies one of its layers nowhere.
             UnsupportedCheckpointingError: the network checkpoints in reentrant mode.
         """
         batch = Batch.of(batch)
         check_to_learn(batch, self)
         batch = batch.to(self.device)
         if torch.is_grad_enabled():
-            self.turns.model_runs(self.marks)
+            self.turns.model_runs(self.marks, replayed_parameters())
         declare(self.point_parameters)
         scale = None if self.hyperprior is None else pyro.sample(PRIOR_SCALE, self.hyperprior.law(self.device))
         values = {site: one_draw_dim(pyro.sample(site, self.prior(site, scale))) for site in self.sites}
@@ -330,7 +326,8 @@ class BayesianLoRA(PyroModule):
             (B, K), or (S, B, K) where the draws have a draw dimension; float32.
 
         Raises:
-            UnsupportedLayerError: the adapter is not the network's active, enabled and unmerged one.
+            UnsupportedLayerError: the adapter is not the network's active, enabled and unmerged one, or the network
+                applies one of its layers nowhere.
             DataError: an item beyond the context, or a token id that is none of the embedding's (looked at on CPUs).
             ConfigError: a name is no site and no point parameter, or one of another shape or beside several draws.
         """
@@ -349,6 +346,7 @@ class BayesianLoRA(PyroModule):
         rows, repeated = self._rows(batch.to(self.device).right_padded(), num_draws or 1)
         with repeated:
             logits = self._run(rows, contexts)
+        self._first_forward.check()
         return logits if num_draws is None else logits.unflatten(0, (num_draws, len(batch)))
 
     def compile_blocks(self, *, dynamic: bool | None = True, **settings: Any) -> None:
@@ -370,6 +368,7 @@ class BayesianLoRA(PyroModule):
             UnsupportedCheckpointingError: gradient checkpointing is on. Turned on later, it is refused at the
                 next forward with gradients.
         """
+        self._first_forward.stop()
         compile_blocks(self.network.get_base_model(), dynamic=dynamic, **settings)
 
     def _rows(self, batch: Batch, num_draws: int) -> tuple[Batch, AbstractContextManager[None]]:

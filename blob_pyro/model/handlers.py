@@ -16,6 +16,7 @@ import torch
 from pyro.infer.autoguide.initialization import InitMessenger, init_to_sample
 from pyro.ops.provenance import detach_provenance
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.replay_messenger import ReplayMessenger
 from pyro.poutine.runtime import _PYRO_STACK, effectful
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, constraints
@@ -114,10 +115,31 @@ def _param_statement(name: str, parameter: Tensor, **_: Any) -> Tensor:
     return parameter
 
 
+def replayed_parameters() -> list[Tensor] | None:
+    """Under SVI the parameters of the guide whose draws the model is run at, unconstrained; elsewhere None."""
+    for handler in reversed(_PYRO_STACK):
+        if isinstance(handler, ReplayMessenger) and handler.trace is not None:
+            sites = (site for site in handler.trace.nodes.values() if site["type"] == "param")
+            return [getattr(site["value"], "unconstrained", lambda value=site["value"]: value)() for site in sites]
+    return None
+
+
 def autoguide_sets_up() -> bool:
     """Whether an autoguide is finding out what the model samples; with `init_to_sample` that is `Predictive`."""
     found = (handler for handler in _PYRO_STACK if isinstance(handler, InitMessenger))
     return any(handler.init_fn is not init_to_sample for handler in found)
+
+
+def take_up_loaded(parameters: Mapping[str, nn.Parameter]) -> None:
+    """Give Parameters what Pyro's param store was loaded with under their names, once; as `declare` does.
+
+    What a model or guide of this process has there is left alone: it may be another one's.
+    """
+    store = pyro.get_param_store()
+    for name in parameters.keys() & store.keys():
+        held, parameter = store[name], parameters[name]
+        if held is not parameter and held.shape == parameter.shape and not _is_of_this_process(held):
+            _declare_one(name, parameter)
 
 
 def declare(parameters: Callable[[], Mapping[str, nn.Parameter]]) -> None:
@@ -163,13 +185,17 @@ class _Here:
         return bool, ()
 
 
+def _is_of_this_process(held: Tensor) -> bool:
+    return isinstance(held.__dict__.get(_DECLARED), _Here)
+
+
 def _take_up(name: str, parameter: nn.Parameter, held: Tensor) -> None:
     """Give a Parameter the value that the store has read from a file (or from a state), and the store the Parameter.
 
     Raises:
         ParamStoreError: the store's tensor is of another model or guide in this process, or of another shape.
     """
-    if isinstance(held.__dict__.get(_DECLARED), _Here):
+    if _is_of_this_process(held):
         raise ParamStoreError(
             f"parameter {name}: expected a fresh name in Pyro's param store; it holds another model's tensor (or "
             "that of a guide made before); call pyro.clear_param_store() before you train a new one"

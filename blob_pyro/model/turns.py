@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from blob_pyro.errors import UnsupportedPosteriorError
+from blob_pyro.errors import UnsupportedLayerError, UnsupportedPosteriorError
 
 Parameters = Callable[[], Sequence[Tensor]]
 """Gives some parameters that every training moves."""
@@ -34,18 +35,22 @@ class Turns:
 
     Under SVI the model's forward with gradients follows its guide's: that begins the guide's turn. A turn that nobody
     trained in (a guide that is only made) counts for nothing, nor does one behind which the parameters were put back.
-
-    Attributes:
-        others: the turn of whatever is none of `bp.guides`.
+    Guides that are none of `bp.guides` are known by their parameters, which the model sees in what it is replayed at.
     """
 
     def __init__(self) -> None:
-        self.others = Turn("a guide that is none of bp.guides")
+        self._others: list[tuple[set[int], Turn]] = []
         self._now: Turn | None = None
         self._trained: Turn | None = None
         self._last_training = 0
         self._count = 0
         self._asked: Turn | None = None
+
+    @classmethod
+    def of(cls, network: nn.Module, adapter: str) -> Turns:
+        """Those of an adapter: two models over one have the same."""
+        kept: dict[str, Turns] = vars(network).setdefault("_blob_pyro_turns", {})
+        return kept.setdefault(adapter, cls())
 
     def guide_is_made(self, guide: str, parameters: Parameters) -> Turn:
         """The turn of a new guide, which begins where the model is."""
@@ -67,9 +72,35 @@ class Turns:
         """A guide's forward with gradients: what the model's behind it belongs to."""
         self._asked = turn
 
-    def model_runs(self, parameters: Parameters) -> None:
-        """A model's forward with gradients."""
-        turn, self._asked = self._asked or self.others, None
+    def turn_of(self, guide: Callable[..., Any]) -> Turn:
+        """The turn of a guide that is none of `bp.guides`; of a mere function that of the last such one."""
+        if isinstance(guide, nn.Module):
+            return self._other(guide.parameters())
+        return self._others[-1][1] if self._others else self._other(())
+
+    def _other(self, parameters: Iterable[Tensor]) -> Turn:
+        ids = set(map(id, parameters))
+        for known, turn in self._others:
+            if known & ids or known == ids:
+                known |= ids
+                return turn
+        turn = Turn("a guide that is none of bp.guides")
+        self._others.append((ids, turn))
+        return turn
+
+    def model_runs(self, parameters: Parameters, replayed: Sequence[Tensor] | None) -> None:
+        """A model's forward with gradients.
+
+        Args:
+            parameters: gives some that every training moves.
+            replayed: under SVI, those of the guide.
+
+        Raises:
+            UnsupportedLayerError: under SVI, none of them can be trained.
+        """
+        if replayed is not None:
+            _check_trainable(parameters())
+        turn, self._asked = self._asked or self._other(replayed or ()), None
         self.begin(turn, parameters)
         self._trained, self._last_training = turn, turn.number
 
@@ -91,3 +122,16 @@ class Turns:
                 "since, and all guides of a model share its mean: fit this one again, or train each on a model of its "
                 "own over the same base, copy.deepcopy(model)"
             )
+
+
+def _check_trainable(parameters: Sequence[Tensor]) -> None:
+    if any(parameter.is_inference() for parameter in parameters):
+        raise UnsupportedLayerError(
+            "expected an adapter to train; got one that was made inside torch.inference_mode(): make or load the model "
+            "outside"
+        )
+    if not any(parameter.requires_grad for parameter in parameters):
+        raise UnsupportedLayerError(
+            "expected an adapter to train; got one that is frozen (set_adapter(..., inference_mode=True), "
+            "set_requires_grad, requires_grad_): set requires_grad of its parameters again"
+        )

@@ -13,6 +13,7 @@ from blob_pyro.evaluation.predictions import Predictions
 from blob_pyro.guides import AdapterGuide
 from blob_pyro.guides.curvature import MAX_TOKENS, draw_probs, linearise, logit_covariance
 from blob_pyro.model.bayesian_lora import BayesianLoRA
+from blob_pyro.model.handlers import check_gradients
 from blob_pyro.prediction.predictive import answer, check_counts
 
 
@@ -74,8 +75,10 @@ class LinearisedPredictive:
 
         Raises:
             DataError: no item at all.
+            ConfigError: torch.inference_mode is around the call.
         """
         num_classes = self.model.class_likelihood("LinearisedPredictive").num_classes
+        check_gradients("LinearisedPredictive", inside=True)
         self.guide.check_model(self.model)
         noise = torch.randn(self.num_samples, num_classes - 1)
 

@@ -18,6 +18,7 @@ from blob_pyro.evaluation.predictions import Predictions
 from blob_pyro.guides import AdapterGuide
 from blob_pyro.guides.base import traced_draws
 from blob_pyro.model.bayesian_lora import BayesianLoRA
+from blob_pyro.model.handlers import take_up_loaded
 from blob_pyro.system.progress import counted
 
 Draws = dict[str, Tensor]
@@ -152,10 +153,12 @@ def check_guide(model: BayesianLoRA, guide: Callable[..., Any]) -> None:
         ConfigError: the guide was made for another model.
         UnsupportedPosteriorError: the model was trained under another guide since.
     """
+    take_up_loaded(model.point_parameters())
     if isinstance(guide, AdapterGuide):
+        take_up_loaded(guide.pyro_parameters())
         guide.check_model(model)
     else:
-        model.turns.check(model.turns.others, model.marks)
+        model.turns.check(model.turns.turn_of(guide), model.marks)
 
 
 def answer(

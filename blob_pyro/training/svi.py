@@ -17,7 +17,7 @@ from blob_pyro.data.examples import Batch
 from blob_pyro.errors import ConfigError, NonFiniteLossError
 from blob_pyro.guides import AdapterGuide
 from blob_pyro.model.bayesian_lora import BayesianLoRA
-from blob_pyro.model.handlers import check_gradients
+from blob_pyro.model.handlers import check_gradients, take_up_loaded
 from blob_pyro.model.vocabulary import check_to_learn
 from blob_pyro.system.processes import Ranks
 from blob_pyro.training.elbo import negative_log_likelihood
@@ -150,6 +150,7 @@ class BLoBSVI:
             )
         if guide.model is not model:
             guide.check_model(model)
+        take_up_loaded(model.point_parameters() | guide.pyro_parameters())
         check_settings(given)
         widens = kl_lr is None and kl_step == "flow" and num_steps is not None and recipe != "elbo"
         if kl_width is not None and not widens:

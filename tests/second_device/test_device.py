@@ -1,4 +1,4 @@
-"""The simulated device tells its tensors from others as a GPU does, computes what the CPU does, and counts its waits."""
+"""The simulated device tells its tensors from others as a GPU does, computes as the CPU does, and counts waits."""
 
 from __future__ import annotations
 

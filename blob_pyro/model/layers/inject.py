@@ -12,6 +12,7 @@ from blob_pyro.config.checks import unknown_name
 from blob_pyro.errors import ConfigError, UnsupportedLayerError
 from blob_pyro.model.architectures import check_architecture, match_layer_types, tell_towers
 from blob_pyro.model.layers.drawn_linear import DrawnLinear
+from blob_pyro.model.layers.members import adapter_parameters
 from blob_pyro.model.layers.targets import in_blocks
 
 if TYPE_CHECKING:  # importing PEFT takes seconds, most of them bitsandbytes': only those who build a model wait
@@ -79,7 +80,7 @@ def inject(
     """Put a `DrawnLinear` in place of each factor of `adapter` that is random; returns site name -> LoRA layer.
 
     A site is named "<dotted path of the LoRA layer>.lora_A" or ".lora_B"; of each layer A comes first. Where the
-    adapter was loaded for inference (no random factor is trainable), all of its A and B matrices are made trainable.
+    adapter was loaded for inference (no random factor is trainable), all of it is made trainable, heads too.
 
     Args:
         network: the PEFT model.
@@ -107,9 +108,8 @@ def inject(
         factors = getattr(layer, factor_of(site))
         factors[adapter] = DrawnLinear.sharing(factors[adapter])
     if not any(drawn_linear(layer, site, adapter).weight.requires_grad for site, layer in sites.items()):
-        for layer in layers.values():
-            layer.lora_A[adapter].requires_grad_(True)
-            layer.lora_B[adapter].requires_grad_(True)
+        for parameter in adapter_parameters(network, adapter).values():
+            parameter.requires_grad_(parameter.is_floating_point())
     return sites
 
 
@@ -165,6 +165,8 @@ def _fault(network: PeftModel, adapter: str, site: str, linear: DrawnLinear) -> 
         return "it is disabled; leave disable_adapter(), or call base_model.enable_adapter_layers()"
     if layer.active_adapters != [adapter]:
         return f"active is {layer.active_adapters}; call set_adapter({adapter!r}) first"
+    if layer.scaling[adapter] == 0:
+        return "it is scaled to 0 (set_scale, scale_layer, lora_alpha): call unscale_layer(), or give it another scale"
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,24 @@ def adapter_parameters(network: PeftModel, adapter: str) -> dict[str, nn.Paramet
             elif isinstance(entry, nn.Module):
                 found |= {f"{path}.{name}.*.{key}": parameter for key, parameter in entry.named_parameters()}
     return found
+
+
+def point_parameters(network: PeftModel, adapter: str, locations: Iterable[nn.Parameter]) -> dict[str, nn.Parameter]:
+    """All that is trainable in the network but for random matrices and what belongs to other adapters, by name.
+
+    Args:
+        network: the PEFT model.
+        adapter: the model's own.
+        locations: the weights of the random matrices.
+    """
+    others = set(map(id, locations))
+    for other in network.peft_config.keys() - {adapter}:
+        others |= {id(parameter) for parameter in adapter_parameters(network, other).values()}
+    return {
+        name: parameter
+        for name, parameter in network.named_parameters()
+        if parameter.requires_grad and id(parameter) not in others
+    }
 
 
 def add_adapter(network: PeftModel, name: str, like: str) -> None:
