@@ -13,12 +13,12 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
-.PHONY: quickstart test check lint types docs tests clean
+.PHONY: quickstart test check lint types docs second tests clean
 
 quickstart: .venv/packaged
 	$(BIN)/python examples/quickstart.py --seeds $(SEEDS)
 
-test: lint types tests
+test: lint types second tests
 
 check: lint types .venv/packaged
 	$(PYTEST) -n $(CORES) -m "not slow"
@@ -33,6 +33,10 @@ types: .venv/dev
 # -W: a warning is an error; -n: so is a name in a signature that has no entry; -j: notebooks side by side
 docs: .venv/docs .venv/packaged
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -q -W -n -j auto --keep-going docs docs/_build/html
+
+# in processes of their own, where a simulated second device is there from the start
+second: .venv/dev .venv/packaged
+	$(PYTEST) -n $(CORES) tests/second_device
 
 # the pages are built by a test (tests/docs/test_notebooks.py), beside the others
 tests: .venv/dev .venv/docs .venv/packaged

@@ -331,7 +331,6 @@ class BayesianLoRA(PyroModule):
             DataError: an item beyond the context, or a token id that is none of the embedding's (looked at on CPUs).
             ConfigError: a name is no site and no point parameter, or one of another shape or beside several draws.
         """
-        self.check_alive()
         batch = Batch.of(batch)
         check_batch(batch, self)
         draws = draws or {}
@@ -390,7 +389,7 @@ class BayesianLoRA(PyroModule):
         self._held = held
         try:
             with held:
-                return self.likelihood.logits(self.network, rows).float()  # an autocast would give less
+                return self.likelihood.logits(self.network, rows).float().to(self.device)  # an autocast would give less
         finally:
             self._held = None
 

@@ -162,9 +162,10 @@ def declare(parameters: Callable[[], Mapping[str, nn.Parameter]]) -> None:
 
 
 def _declare_one(name: str, parameter: nn.Parameter) -> None:
-    if pyro.settings.get("module_local_params"):
+    if pyro.settings.get("module_local_params") or not parameter.requires_grad:
         # The local store forgets a Parameter's `unconstrained` when the module's call ends, and SVI.step then
-        # fails on it. A param statement past the store, as Pyro makes for a module's own parameters, keeps it.
+        # fails on it; the global one would thaw what is frozen. A param statement past the store, as Pyro makes for a
+        # module's own parameters, does neither.
         parameter.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
         _param_statement(name, parameter, constraint=constraints.real, event_dim=None, name=name)
         return

@@ -55,8 +55,10 @@ def check_batch(batch: Batch, model: Any) -> None:
         model: the BayesianLoRA.
 
     Raises:
+        UnsupportedLayerError: the adapter is not the active, enabled and unmerged one (`check_alive`).
         DataError: an item is longer than the network's context, or a token id is none of its embedding.
     """
+    model.check_alive()
     longest = model.num_positions
     if longest is not None and batch.input_ids.shape[1] > longest:
         lengths = batch.lengths
@@ -74,7 +76,7 @@ def check_to_learn(batch: Batch, model: Any) -> None:
     """`check_batch`, and labels, where there are any, are looked at likewise.
 
     Raises:
-        DataError: as `check_batch` says.
+        UnsupportedLayerError, DataError: as `check_batch` says.
         LabelError: a label is none that the likelihood observes.
     """
     check_batch(batch, model)

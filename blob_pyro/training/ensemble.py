@@ -6,8 +6,6 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
-import torch
-
 from blob_pyro.config.sections import TrainConfig
 from blob_pyro.data.examples import Batch
 from blob_pyro.errors import ConfigError
@@ -16,6 +14,7 @@ from blob_pyro.guides.mle import MLEGuide
 from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.model.layers.members import start_afresh
 from blob_pyro.training.checkpoints import Checkpoints
+from blob_pyro.training.random_state import seeded
 from blob_pyro.training.svi import StepResult
 from blob_pyro.training.trainer import Callback, OnResume, fit
 
@@ -72,7 +71,7 @@ def fit_ensemble(
     callbacks = tuple(callbacks)
     history = []
     for k, (adapter, loader) in enumerate(zip(guide.adapters, loaders, strict=True)):
-        with _own_random_numbers(model, seed + k), _as_model(model, guide, adapter) as member:
+        with seeded(seed + k, model.device), _as_model(model, guide, adapter) as member:
             start_afresh(model.network, adapter)
             title = f"{description} {k + 1}/{guide.num_members}"
             point = MLEGuide(member)
@@ -83,16 +82,8 @@ def fit_ensemble(
                     checkpoints=checkpoints[k] if checkpoints else None, resume=resume, on_resume=on_resume,
                 )
             )  # fmt: skip
+    guide.goes_with_model()
     return history
-
-
-@contextlib.contextmanager
-def _own_random_numbers(model: BayesianLoRA, seed: int) -> Iterator[None]:
-    """torch's random numbers from `seed` on, and the former state afterwards."""
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
 
 
 @contextlib.contextmanager

@@ -194,7 +194,6 @@ class BLoBSVI:
         """
         step, batch = self.steps_done + 1, Batch.of(batch)
         check_gradients("step")
-        self.model.check_alive()
         check_to_learn(batch, self.model)
         self.recipe.zero_grad()  # what a backward of one's own has left is no part of the step
         if step == 1:

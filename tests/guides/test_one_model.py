@@ -149,6 +149,37 @@ def test_an_autoguide_and_a_guide_of_the_library_tell_of_each_other() -> None:
         answers(model, auto)
 
 
+def autoguide(model: bp.BayesianLoRA) -> AutoNormal:
+    pyro.clear_param_store()
+    guide = AutoNormal(model, init_loc_fn=init_to_adapter(model), init_scale=0.01)
+    by_pyro(model, guide)
+    return guide
+
+
+def test_two_autoguides_tell_of_each_other() -> None:
+    model = MODELS["llama"]()
+    first = autoguide(model)
+    before = answers(model, first)
+    second = autoguide(model)
+    answers(model, second)
+    with pytest.raises(UnsupportedPosteriorError, match="none of bp.guides.*under a guide that is none of bp.guides"):
+        answers(model, first)
+    assert before.isfinite().all()
+
+
+@pytest.mark.parametrize("train", TRAINERS)
+def test_two_models_over_one_adapter_are_one_to_their_guides(train: str) -> None:
+    """A notebook's cell that wraps the network, run again."""
+    first = MODELS["llama"]()
+    guide = bp.BLoBGuide(first)
+    by_fit(first, guide)
+    pyro.clear_param_store()
+    second = bp.BayesianLoRA(first.network, first.likelihood, num_data=first.num_data)
+    TRAINERS[train](second, bp.BLoBGuide(second))
+    with pytest.raises(UnsupportedPosteriorError, match="BLoBGuide: expected the model as this guide left it"):
+        answers(first, guide)
+
+
 # --- copies
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import pyro
 import pytest
 import torch
-from cases import make_batch, model_for, snapshot
+from cases import EVERY_GUIDE, MODELS, make_batch, model_for, snapshot
 from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
 
 import blob_pyro as bp
 from blob_pyro.errors import UnsupportedLayerError
@@ -42,6 +43,12 @@ def added_again(network: Any) -> None:
     network.set_adapter("default")
 
 
+def scaled(network: Any, scale: float | None) -> None:
+    for layer in network.modules():
+        if isinstance(layer, LoraLayer):
+            layer.unscale_layer() if scale is None else layer.scale_layer(scale)
+
+
 # what is done -> (how, what the message names, how it is undone)
 DONE: dict[str, tuple[Callable[[Any], Any], str, Callable[[Any], Any] | None]] = {
     "merged": (lambda net: net.merge_adapter(), "unmerge_adapter", lambda net: net.unmerge_adapter()),
@@ -61,6 +68,7 @@ DONE: dict[str, tuple[Callable[[Any], Any], str, Callable[[Any], Any] | None]] =
     "merged and unloaded": (lambda net: net.merge_and_unload(), "taken out", None),
     "deleted": (lambda net: net.delete_adapter("default"), "deleted", None),
     "added again": (added_again, "added again", None),
+    "scaled to 0": (lambda net: scaled(net, 0.0), "scaled to 0.*unscale_layer", lambda net: scaled(net, None)),
 }  # fmt: skip
 
 
@@ -118,3 +126,47 @@ def test_every_entry_says_what_was_done_and_changes_nothing(
         undo(model.network)
         torch.testing.assert_close(predicts(model, guide, tmp_path), before)
         entry(model, guide, tmp_path)
+
+
+FROZEN: dict[str, Callable[[Any], Any]] = {
+    "set_adapter": lambda net: net.set_adapter("default", inference_mode=True),
+    "set_requires_grad": lambda net: net.set_requires_grad("default", False),
+    "requires_grad_": lambda net: net.requires_grad_(False),
+}
+
+
+@pytest.mark.parametrize("kind", ["blob", "mle", "scalabl"])
+@pytest.mark.parametrize("entry", [steps, fits, plain_svi], ids=lambda entry: entry.__name__)
+@pytest.mark.parametrize("how", FROZEN)
+def test_a_frozen_adapter_is_not_trained_in_silence(
+    how: str, entry: Callable[..., Any], kind: str, tmp_path: Path
+) -> None:
+    model = model_for(kind)
+    guide = EVERY_GUIDE[kind](model)
+    FROZEN[how](model.network)
+    before = snapshot(guide)
+    predicts(model, guide, tmp_path)  # answers need no gradients
+    with pytest.raises(UnsupportedLayerError, match="got one that is frozen.*set requires_grad"):
+        entry(model, guide, tmp_path)
+    assert all(torch.equal(before[name], value) for name, value in snapshot(guide).items())
+
+
+def test_an_adapter_that_was_loaded_for_inference_is_trained_with_its_head() -> None:
+    base = MODELS["bert"]().network
+    for parameter in base.parameters():
+        parameter.requires_grad_(False)
+    model = bp.BayesianLoRA(base, bp.SequenceClassification(3), num_data=40)
+    assert any("classifier" in name for name in model.point_parameters())
+    before = snapshot(model)
+    fits(model, bp.BLoBGuide(model), Path())
+    moved = {name for name, value in snapshot(model).items() if not torch.equal(value, before[name])}
+    assert moved == set(before)
+
+
+def test_a_model_made_in_inference_mode_is_not_trained(tmp_path: Path) -> None:
+    with torch.inference_mode():
+        model = model_for("blob")
+        guide = bp.BLoBGuide(model)
+    for entry in (steps, fits):
+        with pytest.raises(UnsupportedLayerError, match="made inside torch.inference_mode"):
+            entry(model, guide, tmp_path)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyro
 import pytest
 import torch
-from cases import make_batch, model_for, snapshot
+from cases import make_batch, model_for, pretrained, snapshot
 from pyro.infer import SVI, Predictive, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
 
@@ -65,6 +65,59 @@ def test_a_fresh_process_predicts_as_the_one_that_trained(kind: str, tmp_path: P
     assert torch.equal(torch.load(out), expected)
     pyro.clear_param_store()
     assert not torch.equal(draws(*before), expected)
+
+
+def predicted(model: bp.BayesianLoRA, guide: object) -> torch.Tensor:
+    pyro.set_rng_seed(3)
+    return bp.PosteriorPredictive(model, guide, num_samples=2)(make_batch()).draws
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_librarys_predictives_take_a_loaded_store_up(kind: str, tmp_path: Path) -> None:
+    model, guide, _ = trained(kind)
+    expected = predicted(model, guide)
+    pyro.get_param_store().save(tmp_path / "store")
+    pyro.clear_param_store()
+    again, its_guide = made(kind)
+    assert not torch.equal(predicted(again, its_guide), expected)
+    pyro.get_param_store().load(tmp_path / "store")
+    assert torch.equal(predicted(again, its_guide), expected)
+
+
+def test_blob_svi_goes_on_from_a_loaded_store(tmp_path: Path) -> None:
+    model, guide, _ = trained("blob")
+    expected = snapshot(model.network, guide)
+    pyro.get_param_store().save(tmp_path / "store")
+    pyro.clear_param_store()
+    again, its_guide = made("blob")
+    pyro.get_param_store().load(tmp_path / "store")
+    bp.BLoBSVI(again, its_guide, num_steps=2)
+    assert all(torch.equal(value, expected[name]) for name, value in snapshot(again.network, its_guide).items())
+
+
+def test_a_loaded_store_is_what_is_saved(tmp_path: Path) -> None:
+    model = pretrained()
+    guide = bp.BLoBGuide(model)
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), TraceMeanField_ELBO())
+    svi.step(make_batch())
+    expected = predicted(model, guide)
+    pyro.get_param_store().save(tmp_path / "store")
+    pyro.clear_param_store()
+    again = pretrained()
+    its_guide = bp.BLoBGuide(again)
+    pyro.get_param_store().load(tmp_path / "store")
+    bp.save(tmp_path / "run", again, its_guide)
+    loaded = bp.load(tmp_path / "run")
+    assert torch.equal(predicted(loaded.model, loaded.guide), expected)
+
+
+def test_a_store_of_this_process_is_left_alone() -> None:
+    """Another model's, which lives: a new one is not to become it."""
+    trained("blob")
+    again, guide = made("blob")
+    before = snapshot(again.network, guide)
+    predicted(again, guide)
+    assert all(torch.equal(value, before[name]) for name, value in snapshot(again.network, guide).items())
 
 
 @pytest.mark.parametrize("kind", ["blob", "auto"])

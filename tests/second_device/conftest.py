@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ BUILT: list[Any] = []
 
 def pytest_configure() -> None:
     """Name the device before anything of it is imported: it stays for the whole process."""
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # ninja's
     if shutil.which("c++") and shutil.which("ninja"):
         BUILT.append(second.install())
 

@@ -29,7 +29,10 @@ constexpr auto KIND = c10::DeviceType::PrivateUse1;
 constexpr c10::DeviceIndex COUNT = 2;
 thread_local c10::DeviceIndex current = 0;
 
-c10::DeviceIndex index_of(c10::Device device) { return device.has_index() ? device.index() : current; }
+c10::DeviceIndex index_of(c10::Device device) {
+  TORCH_CHECK(device.index() < COUNT, "invalid device ordinal: ", device);
+  return device.has_index() ? device.index() : current;
+}
 
 // --- what the host waits for ---
 

@@ -39,9 +39,9 @@ def answer_logits(network: PeftModel, batch: Batch, token_ids: Tensor) -> Tensor
     rows = torch.arange(len(batch), device=batch.input_ids.device)
     last = batch.attention_mask.sum(1) - 1
     if not has_plain_head(network):
-        return _whole_logits(network, batch)[rows, last][:, token_ids].float()
-    states = _last_states(network, batch)
-    hidden = states.unflatten(0, (-1, len(batch)))[:, rows, last].flatten(0, 1)
+        return _rows_of(_at(_whole_logits(network, batch), rows, last).mT, token_ids).mT
+    states = _last_states(network, batch).unflatten(0, (-1, len(batch)))
+    hidden = _at(states, slice(None), rows, last).flatten(0, 1)
     return _head_rows(network.get_base_model().get_output_embeddings(), hidden, token_ids)
 
 
@@ -59,8 +59,8 @@ def logits_at(network: PeftModel, batch: Batch, rows: Tensor, positions: Tensor)
         made for it.
     """
     if not has_plain_head(network):
-        return _whole_logits(network, batch)[rows, positions].float()
-    hidden = _last_states(network, batch)[rows, positions]
+        return _at(_whole_logits(network, batch), rows, positions).float()
+    hidden = _at(_last_states(network, batch), rows, positions)
     logits = _head_rows(network.get_base_model().get_output_embeddings(), hidden.flatten(0, -2), None)
     return logits.unflatten(0, hidden.shape[:-1])
 
@@ -91,6 +91,7 @@ def _head_rows(head: Any, hidden: Tensor, token_ids: Tensor | None) -> Tensor:
     base = head.get_base_layer() if is_lora_layer(head) else head
     if not isinstance(base.weight, Tensor) or not base.weight.is_floating_point():
         return _rows_of(head(hidden).mT, token_ids).mT
+    hidden = hidden.to(base.weight.device)  # a base over several devices may have it elsewhere
     bias = None if base.bias is None else _rows_of(base.bias, token_ids)
     logits = F.linear(hidden.float(), _rows_of(base.weight, token_ids), bias)
     if is_lora_layer(head) and not head.merged and not head.disable_adapters:
@@ -106,7 +107,7 @@ def _adapter_rows(head: LoraLayer, adapter: str, hidden: Tensor, token_ids: Tens
     inner = lora_A(head.lora_dropout[adapter](hidden.to(lora_A.weight.dtype))).float()
     draw = lora_B.draw if isinstance(lora_B, DrawnLinear) else None
     if draw is not None:
-        rows = draw(inner) if token_ids is None else draw.outputs(token_ids)(inner)
+        rows = draw(inner) if token_ids is None else draw.outputs(token_ids.to(inner.device))(inner)
     else:
         bias = None if lora_B.bias is None else _rows_of(lora_B.bias, token_ids)
         rows = F.linear(inner, _rows_of(lora_B.weight, token_ids), bias)
@@ -115,4 +116,9 @@ def _adapter_rows(head: LoraLayer, adapter: str, hidden: Tensor, token_ids: Tens
 
 def _rows_of(values: Tensor, index: Tensor | None) -> Tensor:
     """values[index], or all of them for None; float32."""
-    return (values if index is None else values[index]).float()
+    return (values if index is None else _at(values, index)).float()
+
+
+def _at(values: Tensor, *index: Tensor | slice) -> Tensor:
+    """values[index], of indices on any device."""
+    return values[tuple(one.to(values.device) if isinstance(one, Tensor) else one for one in index)]

@@ -14,15 +14,16 @@ class FirstForward:
     """Watches the first forward of a network, in which every random matrix has to be applied.
 
     A layer may be there for others to read its weight (Mamba's dt_proj), or for a part that is not there (a lone
-    decoder's attention to an encoder): its draws would change nothing, and its posterior would be the prior. Experts of
-    a mixture are left out: a router may pass any of them by.
+    decoder's attention to an encoder): its draws would change nothing, and its posterior would be the prior. Looked at
+    are the layers of numbered blocks (of the answer head rows are read, without its forward), but for the experts of a
+    mixture: a router may pass any of them by.
 
     Args:
         layers: site -> what is drawn there.
     """
 
     def __init__(self, layers: Mapping[str, DrawnLinear]) -> None:
-        self._layers = {site: layer for site, layer in layers.items() if ".experts." not in site}
+        self._layers = {site: layer for site, layer in layers.items() if _is_watched(site.split("."))}
         self._applied: set[nn.Module] = set()
         self._hooks = [layer.register_forward_hook(self._applies) for layer in self._layers.values()]
 
@@ -51,3 +52,7 @@ class FirstForward:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
+
+
+def _is_watched(path: list[str]) -> bool:
+    return "experts" not in path and any(map(str.isdigit, path))

@@ -13,6 +13,7 @@ from blob_pyro.guides import AdapterGuide, EnsembleGuide
 from blob_pyro.runs.exports.adapter import write_adapter
 from blob_pyro.runs.exports.subject import Subject
 from blob_pyro.system.progress import counted
+from blob_pyro.training.random_state import seeded
 
 
 def write_draws(subject: Subject, folder: Path, num_draws: int, seed: int, progress: bool = False) -> dict[str, Any]:
@@ -51,8 +52,7 @@ def write_draws(subject: Subject, folder: Path, num_draws: int, seed: int, progr
 
 def seeded_draws(guide: AdapterGuide, num_draws: int, seed: int) -> list[dict[str, Tensor]]:
     """The draws that `PosteriorPredictive` makes after `pyro.set_rng_seed(seed)`; global random states stay."""
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
+    with seeded(seed, guide.model.device), torch.no_grad():
         return guide.sample_draws(num_draws)
 
 
