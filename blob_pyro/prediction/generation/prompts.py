@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.model.vocabulary import check_token_ids
 from blob_pyro.prediction.generation.decoding import Ending
 
-Prompts = str | Sequence[str] | Batch
+Prompts = str | Sequence[str] | Batch | Mapping[str, Any]
 
 
 def read_prompts(model: BayesianLoRA, prompts: Prompts, max_new_tokens: int) -> Batch:
@@ -24,14 +24,19 @@ def read_prompts(model: BayesianLoRA, prompts: Prompts, max_new_tokens: int) -> 
 
     Args:
         model: its tokenizer reads texts, with the special tokens that it adds by default, and none behind.
-        prompts: one text or several; or a Batch of token ids, padded on either side.
+        prompts: one text or several; or a Batch of token ids (or a mapping as `Batch.of` takes it), padded on either
+            side.
         max_new_tokens: how many tokens are to fit behind the longest.
 
     Raises:
-        DataError: there is no prompt, one has no token, one is longer than the context, or an id is not the network's.
+        DataError: they are something else, there is none, one has no token or is longer than the context, or an id is
+            not the network's.
         ConfigError: a text for a model without a tokenizer; or so many new tokens do not fit the context.
     """
-    batch = prompts if isinstance(prompts, Batch) else _encode(model.tokenizer, prompts, _context(model.network) or 0)
+    if isinstance(prompts, Batch | Mapping):
+        batch = Batch.of(prompts)
+    else:
+        batch = _encode(model.tokenizer, _texts(prompts), _context(model.network) or 0)
     if not len(batch):
         raise DataError("expected at least one prompt; got none")
     lengths = batch.lengths.tolist()
@@ -89,8 +94,18 @@ def ending_of(network: Any) -> tuple[int, ...]:
     return (ending,) if isinstance(ending, int) else tuple(ending)
 
 
-def _encode(tokenizer: Any, prompts: str | Sequence[str], context: int) -> Batch:
-    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+def _texts(prompts: Any) -> list[str]:
+    """One text or several as a list."""
+    texts = [prompts] if isinstance(prompts, str) or not isinstance(prompts, Iterable) else list(prompts)
+    if odd := [f"a {type(text).__name__}" for text in texts if not isinstance(text, str)]:
+        raise DataError(
+            f"prompts: expected a text, several, or a batch of token ids; got {odd[0]}: write chat messages as a text "
+            "(tokenizer.apply_chat_template(messages, tokenize=False)), and ids as bp.Batch(input_ids, attention_mask)"
+        )
+    return texts
+
+
+def _encode(tokenizer: Any, texts: Sequence[str], context: int) -> Batch:
     if tokenizer is None:
         raise ConfigError("prompts: expected a Batch of token ids for a model without a tokenizer; got text")
     if not texts:

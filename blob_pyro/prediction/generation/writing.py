@@ -68,7 +68,8 @@ def generate(
     Args:
         model: the model; of a causal language model.
         guide: one of `bp.guides`, or any Pyro guide of this model (an autoguide, say).
-        prompts: one text or several; or a Batch of token ids, padded on either side.
+        prompts: one text or several; or a Batch of token ids (or a mapping as tokenizers make it with
+            return_tensors="pt"), padded on either side.
         num_draws: posterior draws S; 0 writes under the posterior mean.
         mode: "per_draw" or "average".
         max_new_tokens: most tokens of a text.
@@ -83,7 +84,7 @@ def generate(
         ConfigError: a setting is out of range, or there are stop_strings without a tokenizer; the network writes no
             text; the new tokens do not fit its context; num_draws = 0 with a guide that has no mean; or draws that hold
             heads of their own (an ensemble's), of which a network has one at a time.
-        DataError: no prompt, an empty one, or one longer than the context.
+        DataError: no prompt, an empty one, one longer than the context, or something else than text and token ids.
 
     Source: the averaging of step-wise probabilities: BLoB, arXiv 2406.11675, equation 12, for each token.
     """
