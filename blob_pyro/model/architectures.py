@@ -44,10 +44,15 @@ def refuse_kind(config: Any, id_or_path: str, likelihood: Any) -> None:
             f"{start}; got an encoder and a decoder in one ({config.model_type}): take a decoder"
             f"{'' if causal else ', or an encoder'}"
         )
-    if causal and type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
+    if causal and is_encoder(config):
         raise ConfigError(
             f"{expected}; got an encoder ({config.model_type}): set model.likelihood to sequence_classification"
         )
+
+
+def is_encoder(config: Any) -> bool:
+    """Whether a network of this configuration sees the text to the right of a token."""
+    return type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
 
 
 def check_architecture(network: PeftModel) -> None:

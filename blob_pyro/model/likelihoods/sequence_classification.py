@@ -9,6 +9,7 @@ from torch import Tensor
 
 from blob_pyro.data.examples import Batch
 from blob_pyro.errors import ConfigError
+from blob_pyro.model.layers.class_head import class_logits
 from blob_pyro.model.likelihoods.classes import ClassLikelihood
 
 if TYPE_CHECKING:
@@ -58,8 +59,7 @@ class SequenceClassification(ClassLikelihood):
         return self.num_labels
 
     def logits(self, network: PeftModel, batch: Batch) -> Tensor:
-        output = network(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
-        logits: Tensor = output.logits.float()
+        logits = class_logits(network, batch).float()
         return logits if self.outputs is None else logits[:, list(self.outputs)]
 
     def settings(self) -> dict[str, Any]:
