@@ -19,20 +19,45 @@ def output_names(config: Any) -> list[str] | None:
     Args:
         config: a transformers configuration.
     """
+    names = _names(config)
+    return None if are_numbered(names) else names
+
+
+def trained_names(config: Any) -> list[str] | None:
+    """As `output_names`, but for the LABEL_n, transformers' own, of a head that the model's files hold.
+
+    Args:
+        config: as its files tell it.
+    """
+    holds_head = any("ForSequenceClassification" in name for name in getattr(config, "architectures", None) or ())
+    return (holds_head and _names(config)) or output_names(config)
+
+
+def are_numbered(names: Iterable[str]) -> bool:
+    """Whether outputs have no other names than a number each: LABEL_0, LABEL_1."""
+    return all(re.fullmatch(r"LABEL_\d+", name) for name in names)
+
+
+def _names(config: Any) -> list[str]:
     named: dict[Any, Any] = getattr(config, "id2label", None) or {}
-    names = [str(name) for _, name in sorted(named.items())]
-    return None if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names
+    return [str(name) for _, name in sorted(named.items())]
 
 
 def matched_outputs(names: Sequence[str], labels: Sequence[str]) -> tuple[int, ...] | None:
     """The head's output of each label, by name; case and spaces around do not count. None where the names differ.
 
+    A label that is a number is that of LABEL_n.
+
     Example:
         >>> matched_outputs(["Positive", "Negative"], [" negative", " positive"]), matched_outputs(["a"], ["b"])
         ((1, 0), None)
+        >>> matched_outputs(["LABEL_0", "LABEL_1"], ["1", "0"])
+        (1, 0)
     """
     places = {_plain(name): place for place, name in enumerate(names)}
     wanted = [_plain(label) for label in labels]
+    if are_numbered(names) and all(map(str.isdecimal, wanted)):
+        wanted = [f"label_{int(label)}" for label in wanted]
     if len(places) != len(names) or sorted(places) != sorted(wanted):
         return None
     return tuple(places[label] for label in wanted)

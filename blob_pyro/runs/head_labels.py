@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from blob_pyro.config.sections import ModelConfig
 from blob_pyro.data.tasks.load import find_task
 from blob_pyro.errors import BlobPyroError
-from blob_pyro.model.heads import matched_outputs, output_names
+from blob_pyro.model.heads import are_numbered, matched_outputs, trained_names
 from blob_pyro.model.loading import base_config
 from blob_pyro.storage.directory import CONFIG, read_config, read_json
 from blob_pyro.storage.posterior_files import DESCRIPTION
@@ -32,11 +33,13 @@ def head_outputs(config: ModelConfig, labels: Sequence[str]) -> tuple[tuple[int,
     """
     place, names = f"model.adapter {config.adapter}", _adapter_names(config.adapter)
     if names is None:
-        place, names = f"model.id {config.id}", output_names(base_config(config.id))
+        place, names = f"model.id {config.id}", trained_names(base_config(config.id))
     if names is None or len(names) != len(labels):  # of another size: said where it is loaded
         return None, None
     wanted, told = ", ".join(label.strip() for label in labels), ", ".join(name.strip() for name in names)
     outputs = matched_outputs(names, labels)
+    if outputs is None and are_numbered(names) and not all(re.search(r"\d$", label.strip()) for label in labels):
+        return None, None  # words for what nobody has named
     if outputs is None:
         return None, f"{place}: its head has the labels {told}; data.labels are {wanted}, and are taken in that order"
     if list(outputs) != sorted(outputs):

@@ -52,6 +52,11 @@ def logits(folder: Path, likelihood: Any) -> torch.Tensor:
         (["a", "b"], ["a", "c"], None),
         (["a", "A"], ["a", "A"], None),
         (["a", "b", "c"], ["a", "b"], None),
+        (["LABEL_0", "LABEL_1"], [" LABEL_1", "label_0"], (1, 0)),
+        ([f"LABEL_{k}" for k in range(12)], sorted(f"LABEL_{k}" for k in range(12)), (0, 1, 10, 11, *range(2, 10))),
+        (["LABEL_0", "LABEL_1", "LABEL_2"], ["2", " 0", "1"], (2, 0, 1)),
+        (["LABEL_0", "LABEL_1"], ["1", "2"], None),
+        (["zero", "one"], ["0", "1"], None),
     ],
 )
 def test_names_are_matched(names: list[str], labels: list[str], expected: Any) -> None:
@@ -78,6 +83,22 @@ def vars_of(batch: bp.Batch) -> dict[str, torch.Tensor]:
 def test_the_same_order_and_names_by_default_say_nothing(tmp_path: Path) -> None:
     for folder in (trained(tmp_path / "a", *NAMES), trained(tmp_path / "b", "LABEL_0", "LABEL_1", "LABEL_2")):
         assert build_likelihood(model_config(folder), NAMES).settings() == {"num_labels": 3}
+
+
+def test_heads_that_number_their_outputs(tmp_path: Path) -> None:
+    """By name, or by number; told where neither will do, and not of a base without a head, which has such names too."""
+    folder = trained(tmp_path / "base", "LABEL_0", "LABEL_1", "LABEL_2")
+    for labels in (["LABEL_2", "LABEL_0", "LABEL_1"], [" 2", " 0", " 1"]):
+        with pytest.warns(UserWarning, match="in the order LABEL_0, LABEL_1, LABEL_2; they are matched by name"):
+            assert build_likelihood(model_config(folder), labels).settings()["outputs"] == [2, 0, 1]
+    with pytest.warns(
+        UserWarning, match="the labels LABEL_0, LABEL_1, LABEL_2; data.labels are 1, 2, 3, and are taken"
+    ):
+        assert build_likelihood(model_config(folder), ["1", "2", "3"]).settings() == {"num_labels": 3}
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["BertForMaskedLM"]}))
+    for labels in (["2", "0", "1"], ["1", "2", "3"]):
+        assert build_likelihood(model_config(folder), labels).settings() == {"num_labels": 3}
 
 
 def test_other_names_are_told(tmp_path: Path) -> None:
