@@ -55,6 +55,11 @@ def is_encoder(config: Any) -> bool:
     return type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
 
 
+def is_decoder(config: Any) -> bool:
+    """Whether a network of this configuration tells what follows a token from what is to its left."""
+    return type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING and not is_encoder(config)
+
+
 def check_architecture(network: PeftModel) -> None:
     """Raise where draws would go to the wrong items, or padding would change answers.
 

@@ -36,6 +36,7 @@ from blob_pyro.data.tasks.task_data import TaskData
 from blob_pyro.errors import ConfigError, DataError
 from blob_pyro.guides import GUIDES, AdapterGuide
 from blob_pyro.model.adapted_base import load_adapted
+from blob_pyro.model.architectures import is_decoder
 from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.model.likelihoods import CausalLM, Likelihood, MultipleChoice, SequenceClassification, WholeAnswer
 from blob_pyro.model.loading import BaseSource, load_tokenizer
@@ -284,7 +285,8 @@ def encode_items(
 def _encode(examples: Sequence[Example], model: BayesianLoRA, config: DataConfig) -> EncodedDataset:
     longest = max_length(model, config)
     if not isinstance(model.likelihood, CausalLM):
-        return encode(examples, model.tokenizer, longest)
+        closing = not is_decoder(model.network.get_base_model().config)
+        return encode(examples, model.tokenizer, longest, closing=closing)
     completions = [example.completion or "" for example in examples]
     return encode_completions(examples, completions, model.tokenizer, longest, over=config.over or "answer")
 

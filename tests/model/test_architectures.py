@@ -25,6 +25,7 @@ from cases import SMALL, adapt, causal_base, fill_B, make_batch
 import blob_pyro as bp
 from blob_pyro.config.sections import DataConfig, ModelConfig, RunConfig
 from blob_pyro.errors import ConfigError, UnsupportedLayerError
+from blob_pyro.model.architectures import is_decoder
 from blob_pyro.model.likelihoods import Likelihood
 from blob_pyro.prediction.predictive import stack
 from blob_pyro.runs.build import build_model
@@ -227,6 +228,23 @@ def test_a_configuration_without_a_padding_token_is_loaded() -> None:
         "CodeGenForCausalLM", settings | {name: SMALL[name] for name in ("vocab_size", "bos_token_id", "eos_token_id")}
     )
     bp.BayesianLoRA.from_pretrained(path, bp.MultipleChoice([5, 17]))
+
+
+@pytest.mark.parametrize(
+    ("config", "decodes"),
+    [
+        (tf.LlamaConfig(), True),
+        (tf.Gemma3Config(), True),
+        (tf.ModernBertDecoderConfig(), True),
+        (tf.BertConfig(is_decoder=True), True),
+        (tf.BertConfig(), False),
+        (tf.ModernBertConfig(), False),
+        (tf.CanineConfig(), False),
+    ],
+    ids=lambda value: getattr(value, "model_type", str(value)),
+)
+def test_which_read_from_left_to_right(config: tf.PreTrainedConfig, decodes: bool) -> None:
+    assert is_decoder(config) == decodes
 
 
 def test_every_default_is_tested() -> None:

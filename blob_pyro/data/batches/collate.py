@@ -107,7 +107,9 @@ def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
     raise DataError("expected a tokenizer with a padding or end-of-text token; got neither: set tokenizer.pad_token")
 
 
-def encode(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int) -> EncodedDataset:
+def encode(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int, *, closing: bool = True
+) -> EncodedDataset:
     """Tokenise prompts, with the special tokens that the tokenizer adds by default, and none behind (`prompt_tokens`).
 
     A prompt of more than `max_length` tokens loses text from the left of its passage, up to the end of a token, and
@@ -118,11 +120,13 @@ def encode(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_
         examples: the items.
         tokenizer: a fast tokenizer (they tell which characters a token covers).
         max_length: most tokens of an item, special tokens included.
+        closing: whether tokens stay that mark a text's end for an encoder ([SEP]); False for a decoder that has an
+            encoder's tokenizer, whose answer follows the prompt's own last token.
 
     Raises:
         DataError: the tokenizer is a slow one, a prompt has no token, or one is too long even without its passage.
     """
-    fitted = fit_prompts(examples, tokenizer, [max_length] * len(examples))
+    fitted = fit_prompts(examples, tokenizer, [max_length] * len(examples), closing=closing)
     if fitted.truncated:
         warn_of_cuts(fitted.truncated, len(examples), max_length)
     items = (Encoded(ids, example.label, example.shares) for ids, example in zip(fitted.ids, examples, strict=True))

@@ -57,7 +57,8 @@ def encode_completions(
     tails = [[*ids, *end] for ids in found]
     _check_lengths(examples, tails, max_length)
     lengths = [len(tail) for tail in tails]
-    fitted = fit_prompts(examples, tokenizer, [max_length - length for length in lengths], lengths)
+    limits = [max_length - length for length in lengths]
+    fitted = fit_prompts(examples, tokenizer, limits, lengths, closing=False)
     if fitted.truncated:
         warn_of_cuts(fitted.truncated, len(examples), max_length)
     items = []

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,8 @@ def fit_prompts(
     tokenizer: PreTrainedTokenizerBase,
     limits: Sequence[int],
     completions: Sequence[int] | None = None,
+    *,
+    closing: bool,
 ) -> FittedPrompts:
     """Tokenise prompts, and cut the passages of those that are too long.
 
@@ -43,6 +46,7 @@ def fit_prompts(
         tokenizer: a fast tokenizer.
         limits: most tokens of each prompt, special tokens included.
         completions: how many tokens the completion behind each takes, where there is one; for the message.
+        closing: as in `prompt_tokens`.
 
     Raises:
         DataError: the tokenizer is a slow one, a prompt has no token, or one is too long even without its passage.
@@ -50,13 +54,14 @@ def fit_prompts(
     if not tokenizer.is_fast:
         raise DataError(f"expected a fast tokenizer; got {type(tokenizer).__name__}: load it with use_fast=True")
     near = [_end_piece(example, limit) for example, limit in zip(examples, limits, strict=True)]
-    tokens = prompt_tokens(tokenizer, [example.prompt for example in near])
+    read = functools.partial(prompt_tokens, tokenizer, closing=closing)
+    tokens = read([example.prompt for example in near])
     for example, found in zip(near, tokens, strict=True):
         if not found.spans:
             raise DataError(
                 f"{example.id}: expected a prompt with text; got {shown(example.prompt)}, which has no token"
             )
-    cut = _cut_to_fit(near, tokens, tokenizer, limits, completions)
+    cut = _cut_to_fit(near, tokens, read, limits, completions)
     cut |= {i for i, (piece, example) in enumerate(zip(near, examples, strict=True)) if piece is not example}
     return FittedPrompts([found.ids for found in tokens], len(cut))
 
@@ -73,7 +78,7 @@ def warn_of_cuts(truncated: int, num_items: int, max_length: int) -> None:
 def _cut_to_fit(
     examples: Sequence[Example],
     tokens: list[PromptTokens],
-    tokenizer: PreTrainedTokenizerBase,
+    read: Callable[[list[str]], list[PromptTokens]],
     limits: Sequence[int],
     completions: Sequence[int] | None,
 ) -> set[int]:
@@ -90,7 +95,7 @@ def _cut_to_fit(
         if stuck:
             raise _does_not_fit(examples, tokens, stuck, limits, completions)
         cut = {i: _cut_once(ex, tokens[i].spans, len(tokens[i].ids) - limits[i]) for i, ex in too_long.items()}
-        retokenized = prompt_tokens(tokenizer, [example.prompt for example in cut.values()])
+        retokenized = read([example.prompt for example in cut.values()])
         for i, found in zip(cut, retokenized, strict=True):
             tokens[i] = found
         too_long = {i: example for i, example in cut.items() if len(tokens[i].ids) > limits[i]}

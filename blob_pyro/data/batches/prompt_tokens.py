@@ -36,18 +36,22 @@ class PromptTokens:
     spans: list[tuple[int, int]]
 
 
-def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[PromptTokens]:
+def prompt_tokens(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *, closing: bool = True
+) -> list[PromptTokens]:
     """Tokens of all prompts in one call, which is many times faster than a call for each.
 
     Left out, with a `TokenizerWarning` for either, are
 
     - tokens that the tokenizer puts behind a text (end of text, say): an answer follows the prompt's own last token.
-      Those that mark a text's end for an encoder ([SEP], which RoBERTa spells like its end of text) stay.
-    - a token in front that the text begins with already, as one of a chat template does.
+      Those that mark a text's end for an encoder ([SEP], which RoBERTa spells like its end of text) stay, of a
+      tokenizer that marks its beginning ([CLS]) as well.
+    - tokens in front that the text begins with already, as one of a chat template does.
 
     Args:
         tokenizer: adds special tokens as it does by default.
         prompts: texts.
+        closing: whether those for an encoder stay; False for a decoder, which may have an encoder's tokenizer.
     """
     if not prompts:
         return []
@@ -60,13 +64,15 @@ def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) ->
         verbose=False,
     )
     spans = found["offset_mapping"] if tokenizer.is_fast else [[]] * len(prompts)
+    kept = (tokenizer.sep_token_id, tokenizer.cls_token_id) if closing and tokenizer.cls_token_id is not None else ()
     rows, behind, twice = [], set(), set()
     for ids, special, places in zip(found["input_ids"], found["special_tokens_mask"], spans, strict=True):
-        start, end = _bounds(ids, special, (tokenizer.sep_token_id, tokenizer.cls_token_id))
+        end, own_start = _end(ids, special, kept), special.index(0) if 0 in special else len(special)
+        start = own_start - _shared(ids[:own_start], ids[own_start:])
         behind.update(ids[end:])
-        twice.update(ids[:start])
+        twice.update(ids[start:own_start])
         own = [tuple(place) for place, added in zip(places, special, strict=False) if not added]
-        rows.append(PromptTokens(tuple(ids[start:end]), len(special) - sum(special), own))
+        rows.append(PromptTokens((*ids[:start], *ids[own_start:end]), len(special) - sum(special), own))
     _tell(
         tokenizer, behind, "the tokenizer puts {} behind a text: prompts are read without, for an answer follows them"
     )
@@ -74,13 +80,17 @@ def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) ->
     return rows
 
 
-def _bounds(ids: Sequence[int], special: Sequence[int], closing: Sequence[int | None]) -> tuple[int, int]:
-    """Where the ids that are kept begin and end; `special` is 1 at those that the tokenizer has added."""
+def _end(ids: Sequence[int], special: Sequence[int], closing: Sequence[int | None]) -> int:
+    """Where the ids that are kept end; `special` is 1 at those that the tokenizer has added."""
     end = len(ids)
     while end and special[end - 1] and ids[end - 1] not in closing and not all(special[:end]):
         end -= 1
-    start = int(end > 1 and special[0] and not special[1] and ids[0] == ids[1])
-    return start, end
+    return end
+
+
+def _shared(added: Sequence[int], own: Sequence[int]) -> int:
+    """How many of the last ids in front of a text are its own first ones, too."""
+    return next((size for size in range(len(added), 0, -1) if added[-size:] == own[:size]), 0)
 
 
 def _tell(tokenizer: PreTrainedTokenizerBase, tokens: set[int], note: str) -> None:

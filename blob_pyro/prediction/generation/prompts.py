@@ -116,7 +116,7 @@ def _encode(tokenizer: Any, texts: Sequence[str], context: int) -> Batch:
                 f"prompt {position}: expected at most {most_characters(context):,} characters; got {len(text):,}: "
                 "shorten it"
             )
-    encoded = prompt_tokens(tokenizer, texts)
+    encoded = prompt_tokens(tokenizer, texts, closing=False)
     for position, tokens in enumerate(encoded):
         if not tokens.text:
             raise DataError(f"prompt {position}: expected text; got {texts[position]!r}, which has no token")

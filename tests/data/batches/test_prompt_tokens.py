@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 import pytest
-from tokenizers import processors
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from toy_tokenizers import byte_level, word_level
 from transformers import PreTrainedTokenizerFast
 
@@ -77,6 +77,56 @@ def test_what_closes_a_text_for_an_encoder_stays():
     roberta.add_special_tokens({"sep_token": "</s>", "cls_token": "<s>"})
     (tokens,) = prompt_tokens(roberta, ["rain"])
     assert tokens.ids[-1] == roberta.sep_token_id
+
+
+def tokenizer_with(post: str, **names: str) -> PreTrainedTokenizerFast:
+    """Words w8, w9, ..., and the special tokens of `post` around them."""
+    special = ("<pad>", "<s>", "</s>", "[gMASK]", "<sop>", "[CLS]", "[SEP]", "<unk>")
+    words = {**{name: k for k, name in enumerate(special)}, **{f"w{k}": k for k in range(8, 20)}}
+    inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    inner.post_processor = processors.TemplateProcessing(
+        single=post, special_tokens=[(name, words[name]) for name in special]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", unk_token="<unk>", **names)
+
+
+def read_by(tokenizer: PreTrainedTokenizerFast, text: str, **how: bool) -> str:
+    (tokens,) = prompt_tokens(tokenizer, [text], **how)
+    return " ".join(tokenizer.convert_ids_to_tokens(list(tokens.ids)))
+
+
+def test_what_closes_a_text_for_an_encoder_is_left_out_for_a_decoder():
+    """An encoder's tokenizer; and one whose end of text is called a separator, which begins no text by [CLS]."""
+    bert = tokenizer_with("[CLS] $A [SEP]", cls_token="[CLS]", sep_token="[SEP]")
+    assert read_by(bert, "w10 w11") == "[CLS] w10 w11 [SEP]"
+    with pytest.warns(TokenizerWarning, match=r"puts '\[SEP\]' behind a text: prompts are read without"):
+        assert read_by(bert, "w10 w11", closing=False) == "[CLS] w10 w11"
+    llama = tokenizer_with("<s> $A </s>", bos_token="<s>", eos_token="</s>", sep_token="</s>")
+    with pytest.warns(TokenizerWarning, match="puts '</s>' behind a text"):
+        assert read_by(llama, "w10 w11") == "<s> w10 w11"
+    with (
+        pytest.warns(TokenizerWarning, match=r"'\[SEP\]' behind a text"),
+        pytest.warns(UserWarning, match="1 of 1 pro"),
+    ):
+        (item,) = encode([Example("w10 w11 w12", 0, "a", passage=(0, 7))], bert, 3, closing=False).items
+    assert bert.convert_ids_to_tokens(list(item.input_ids)) == ["[CLS]", "w11", "w12"]
+
+
+@pytest.mark.parametrize(
+    ("post", "text", "expected"),
+    [
+        ("[gMASK] <sop> $A", "[gMASK] <sop> w10 w11", "[gMASK] <sop> w10 w11"),
+        ("[gMASK] <sop> $A", "<sop> w10", "[gMASK] <sop> w10"),
+        ("[gMASK] <sop> $A", "w10 [gMASK] <sop>", "[gMASK] <sop> w10 [gMASK] <sop>"),
+        ("<s> [CLS] $A </s>", "<s> [CLS] w10", "<s> [CLS] w10"),
+        ("<s> $A", "<s> <s> w10", "<s> <s> w10"),
+        ("<s> <s> $A", "<s> w10", "<s> <s> w10"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::blob_pyro.data.batches.prompt_tokens.TokenizerWarning")
+def test_what_begins_a_text_is_there_once(post, text, expected):
+    assert read_by(tokenizer_with(post, bos_token="<s>", eos_token="</s>"), text) == expected
 
 
 def test_a_text_without_a_token_has_none():
