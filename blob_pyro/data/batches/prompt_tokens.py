@@ -64,7 +64,7 @@ def prompt_tokens(
         verbose=False,
     )
     spans = found["offset_mapping"] if tokenizer.is_fast else [[]] * len(prompts)
-    kept = (tokenizer.sep_token_id, tokenizer.cls_token_id) if closing and tokenizer.cls_token_id is not None else ()
+    kept = _closing(tokenizer) if closing else ()
     rows, behind, twice = [], set(), set()
     for ids, special, places in zip(found["input_ids"], found["special_tokens_mask"], spans, strict=True):
         end, own_start = _end(ids, special, kept), special.index(0) if 0 in special else len(special)
@@ -78,6 +78,25 @@ def prompt_tokens(
     )
     _tell(tokenizer, twice, "the tokenizer puts {} in front of a text: prompts that begin with it have it once")
     return rows
+
+
+def tokens_around(tokenizer: PreTrainedTokenizerBase, *, closing: bool) -> tuple[list[int], list[int]]:
+    """What stands in front of a text and behind it as `prompt_tokens` has them, where a text has none of it itself.
+
+    Args:
+        tokenizer: adds special tokens as it does by default.
+        closing: as in `prompt_tokens`.
+    """
+    found: Any = tokenizer("a", return_special_tokens_mask=True)
+    ids, special = found["input_ids"], found["special_tokens_mask"]
+    start = special.index(0) if 0 in special else len(ids)
+    behind = next((place for place in range(len(ids), start, -1) if not special[place - 1]), start)
+    return ids[:start], ids[behind : _end(ids, special, _closing(tokenizer) if closing else ())]
+
+
+def _closing(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, ...]:
+    """The tokens that mark a text's end for an encoder."""
+    return () if tokenizer.cls_token_id is None else (tokenizer.sep_token_id, tokenizer.cls_token_id)
 
 
 def _end(ids: Sequence[int], special: Sequence[int], closing: Sequence[int | None]) -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 
+from blob_pyro.data.batches.prompt_tokens import tokens_around
 from blob_pyro.data.prompts import PromptTemplate
 from blob_pyro.data.tasks.load import find_task
 from blob_pyro.guides import EnsembleGuide
+from blob_pyro.model.architectures import is_decoder
 from blob_pyro.model.likelihoods import ClassLikelihood, MultipleChoice, SequenceClassification, WholeAnswer
 from blob_pyro.model.vocabulary import context
 from blob_pyro.runs.exports.kinds import Kind
@@ -24,8 +26,8 @@ def plain_code(subject: Subject, kind: Kind) -> str:
         return "\n".join(lines + _whole_answers(subject, names))
     copies = " * len(names)" if names else ""
     adapters = ", adapter_names=[name for name in names for _ in prompts]" if names else ""
-    if _ends_texts(subject):
-        lines += [f"given = [{_CUT} for ids in tokenizer(prompts{copies})['input_ids']]  # without an end of text"]
+    if rule := _ids_of(subject):
+        lines += [*rule, f"given = [ids_of(prompt) for prompt in prompts{copies}]"]
         lines += ['rows = tokenizer.pad({"input_ids": given}, return_tensors="pt", padding_side="right")']
     else:
         lines += [f'rows = tokenizer(prompts{copies}, return_tensors="pt", padding=True, padding_side="right")']
@@ -33,15 +35,29 @@ def plain_code(subject: Subject, kind: Kind) -> str:
     return "\n".join(lines + _probabilities(subject, names))
 
 
-_CUT = "ids[:-1] if ids[-1] == tokenizer.eos_token_id else ids"
+def _ids_of(subject: Subject) -> Lines:
+    """The library's rule of a prompt's ids, where a call of the tokenizer may give others; else nothing."""
+    tokenizer, decodes = subject.run.model.tokenizer, _decodes(subject)
+    if tokenizer is None:
+        return []
+    front, behind = tokens_around(tokenizer, closing=not decodes)
+    own, prompt = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("a", _rendered(subject)))
+    may_begin_so = front and (decodes or prompt[:1] == front[-1:])
+    if not may_begin_so and tokenizer("a")["input_ids"] == [*front, *own, *behind]:
+        return []
+    return [
+        "",
+        "def ids_of(prompt):",
+        '    """What begins a text, once, and the prompt\'s own tokens: an answer follows the last of them."""',
+        f'    front, ids = {front}, tokenizer(prompt, add_special_tokens=False)["input_ids"]',
+        "    shared = next((n for n in range(len(front), 0, -1) if front[-n:] == ids[:n]), 0)",
+        f"    return front[: len(front) - shared] + ids{f' + {behind}' if behind else ''}",
+        "",
+    ]
 
 
-def _ends_texts(subject: Subject) -> bool:
-    """Whether the tokenizer puts an end-of-text token behind a prompt that is to go on."""
-    model = subject.run.model
-    if model.tokenizer is None or model.likelihood.task_type != "CAUSAL_LM":
-        return False
-    return bool(model.tokenizer("a")["input_ids"][-1] == model.tokenizer.eos_token_id)
+def _decodes(subject: Subject) -> bool:
+    return is_decoder(subject.run.model.network.get_base_model().config)
 
 
 def own_code(subject: Subject) -> str | None:
@@ -57,18 +73,19 @@ def own_code(subject: Subject) -> str | None:
         lines += [f"base = {_text(subject.base)}  # the folder of your copy"]
         lines += [f'run = bp.load(".", base={_base_call(subject)})', "tokenizer = AutoTokenizer.from_pretrained(base)"]
         lines += ["tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token"]
+    encoders = getattr(subject.run.model.tokenizer, "cls_token_id", None) is not None
+    closing = ", closing=False" if encoders and _decodes(subject) else ""
+    lines += [
+        f"examples = [bp.Example(prompt, None, str(i)) for i, prompt in enumerate({_prompts(subject)})]",
+        f"items = bp.encode(examples, tokenizer, max_length={_max_length(subject)}{closing})",
+        "loader = bp.predict_loader(items, 16, tokenizer.pad_token_id)",
+    ]
     if isinstance(subject.run.model.likelihood, ClassLikelihood):
         draws = 10 if subject.guide.is_random else 0
-        lines += [
-            f"examples = [bp.Example(prompt, 0, str(i)) for i, prompt in enumerate({_prompts(subject)})]",
-            f"items = bp.encode(examples, tokenizer, max_length={_max_length(subject)})",
-            "loader = bp.predict_loader(items, 16, tokenizer.pad_token_id)",
-            f"print(bp.PosteriorPredictive(run.model, run.guide, num_samples={draws})(loader).probs)",
-        ]
+        lines += [f"print(bp.PosteriorPredictive(run.model, run.guide, num_samples={draws})(loader).probs)"]
     else:
-        lines += [f'rows = tokenizer({_prompts(subject)}, return_tensors="pt", padding=True)']
-        lines += ['batch = bp.Batch(input_ids=rows["input_ids"], attention_mask=rows["attention_mask"])']
-        lines += ["print(run.model.logits(batch).softmax(-1).shape)  # of every next token, at the posterior mean"]
+        lines += ["for batch in loader:"]
+        lines += ["    print(run.model.logits(batch).softmax(-1).shape)  # of every next token, at the posterior mean"]
     return "\n".join(lines)
 
 
@@ -118,14 +135,14 @@ def _network(subject: Subject, kind: Kind, names: Lines) -> Lines:
 def _whole_answers(subject: Subject, names: Lines) -> Lines:
     """Answers of one or more tokens: the log-probabilities of the tokens of each are added."""
     answers = subject.run.model.likelihood.settings()["token_ids"]
-    ids = [f"    ids = {_CUT}"] if _ends_texts(subject) else []
+    rule = _ids_of(subject)
     lines = [
+        *rule,
         f"answers = {answers}  # the tokens of each",
         "",
         "def log_probs(prompt):",
         '    """Of every answer behind the prompt."""',
-        '    ids = tokenizer(prompt)["input_ids"]',
-        *ids,
+        "    ids = ids_of(prompt)" if rule else '    ids = tokenizer(prompt)["input_ids"]',
         "    found = []",
         "    for answer in answers:",
         "        with torch.no_grad():",
@@ -148,7 +165,7 @@ def _whole_answers(subject: Subject, names: Lines) -> Lines:
 
 
 def _columns(subject: Subject) -> str:
-    return f"  # columns: {', '.join(label.strip() for label in subject.labels)}" if subject.labels else ""
+    return f"  # columns: {', '.join(repr(label.strip()) for label in subject.labels)}" if subject.labels else ""
 
 
 def _max_length(subject: Subject) -> int:
@@ -198,12 +215,17 @@ def _base_call(subject: Subject) -> str:
 
 
 def _prompts(subject: Subject) -> str:
-    """A list of one prompt with its fields left open, as Python."""
+    """A list of one prompt, as Python."""
+    return f"[{_text(_rendered(subject))}]"
+
+
+def _rendered(subject: Subject) -> str:
+    """A prompt with its fields left open."""
     template = prompt_of(subject)
     if template is None:
-        return '["..."]'
+        return "..."
     fields = dict.fromkeys(PromptTemplate(template).fields, "...")
-    return f"[{_text(PromptTemplate(template).render(fields, where='the card')[0])}]"
+    return PromptTemplate(template).render(fields, where="the card")[0]
 
 
 def _text(text: str) -> str:

@@ -48,7 +48,7 @@ def run_code(folder: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> list[
     monkeypatch.chdir(folder)
     (folder / base.name).symlink_to(base)
     found = []
-    for code in re.findall(r"^```python\n(.*?)^```", (folder / "README.md").read_text(), re.M | re.S):
+    for code in re.findall(r"^```+python\n(.*?)^```", (folder / "README.md").read_text(), re.M | re.S):
         names: dict[str, Any] = {}
         exec(compile(code, "README.md", "exec"), names)
         found.append(names)
@@ -141,6 +141,58 @@ def test_no_answer_is_read_behind_an_end_of_text(name: str, tmp_path: Path, monk
     likelihood = LIKELIHOODS[name](tmp_path).likelihood
     _, found, expected = answers(causal(likelihood, base), "draws:2", tmp_path, monkeypatch)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+WITH_BOS = {"prompt": "<s>{text}\nSentiment:"}
+# What the tokenizer puts around a text, names of its tokens, and settings of the data.
+SPELLINGS: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
+    "a prompt that begins with BOS": ("<s> $A", {}, WITH_BOS),
+    "whole answers behind such": ("<s> $A", {}, WITH_BOS | {"labels": ["lovely", "dull"]}),
+    "a prompt that may begin so": ("<s> $A", {}, {}),
+    "two in front": ("<s> <pad> $A", {}, {"prompt": "<s><pad>{text}\nSentiment:"}),
+    "two ends of text": ("<s> $A </s> </s>", {}, {}),
+    "a separator that ends texts": ("<s> $A </s>", {"sep_token": "</s>"}, {}),
+    "an encoder's": ("<s> $A </s>", {"sep_token": "</s>", "cls_token": "<s>"}, {}),
+    "labels of two lines, and a fence": (
+        "$A",
+        {},
+        {"labels": ["very\ngood", ' may"be\\'], "prompt": "```\n{text}\n```"},
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.filterwarnings("ignore::blob_pyro.data.batches.prompt_tokens.TokenizerWarning", "ignore:labels. ")
+def test_the_code_reads_a_prompt_as_the_library_does(
+    spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its prompt, and one that begins with BOS in the text of its field."""
+    post, names, data = SPELLINGS[spelling]
+    base = tmp_path / "base"
+    shutil.copytree(tiny.llama(), base)
+    tokenizer = tf.AutoTokenizer.from_pretrained(base)
+    tokenizer.add_special_tokens(names)
+    special = [(name, tokenizer.convert_tokens_to_ids(name)) for name in ("<s>", "</s>", "<pad>")]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=post, special_tokens=special)
+    tokenizer.save_pretrained(base)
+    raw = tiny.settings(tmp_path, base, data=data)
+    labels = [label.strip() for label in raw["data"]["labels"]]
+    for name in ("train", "test"):
+        rows = [{"text": f"a {number}", "label": labels[number % 2]} for number in range(6)]
+        tiny.write_jsonl(tmp_path / f"{name}.jsonl", rows)
+    assert main(["fit", str(tiny.write_yaml(tmp_path / "c.yaml", raw)), "--quiet"]) == 0
+    bp.export(tmp_path / "run", "mean", output=tmp_path / "out")
+    card = tmp_path / "out" / "README.md"
+    for field in ("...", "<s>a day"):
+        card.write_text(card.read_text().replace("...", field))
+        (tmp_path / "out" / base.name).unlink(missing_ok=True)
+        found = run_code(tmp_path / "out", base, monkeypatch)[0]
+        run = bp.load(tmp_path / "run")
+        assert field in found["prompts"][0]
+        items = bp.encode([bp.Example(found["prompts"][0], None, "")], run.model.tokenizer, 48, closing=False)
+        expected = bp.PosteriorPredictive(run.model, run.guide, 0)(bp.predict_loader(items, 1, 0)).probs
+        torch.testing.assert_close(found["probs"], expected, rtol=1e-5, atol=1e-5)
 
 
 def answers(
