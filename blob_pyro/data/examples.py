@@ -43,6 +43,15 @@ class Example:
     group: Hashable = None
 
 
+_INTEGERS = (torch.int64, torch.int32)
+_WHOLE = (
+    ("input_ids", _INTEGERS, "token ids, torch.long"),
+    ("attention_mask", (*_INTEGERS, torch.int16, torch.int8, torch.uint8, torch.bool), "1 and 0, torch.long or bool"),
+    ("index", _INTEGERS, "positions of items, torch.long"),
+)
+"""What tensors of a batch may be of: (name, types, in words)."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Padded token ids, ready for the network.
@@ -56,7 +65,7 @@ class Batch:
             restore the data set's order after prediction.
 
     Raises:
-        ValueError: the shapes do not fit together.
+        ValueError: the shapes do not fit together, or ids, mask or index are no whole numbers.
 
     Example:
         >>> batch = Batch(torch.tensor([[5, 6, 0]]), torch.tensor([[1, 1, 0]]), labels=torch.tensor([2]))
@@ -74,8 +83,8 @@ class Batch:
         """A batch itself, or that of a mapping as tokenizers and collators of transformers make it.
 
         Args:
-            value: a Batch; or input_ids, attention_mask (all ones where it is left out) and labels, as tensors. What
-                else a mapping holds (token_type_ids) is not used.
+            value: a Batch; or input_ids, attention_mask (all ones where it is left out), labels and index, as tensors
+                (index as a list, too). What else a mapping holds (token_type_ids) is not used.
 
         Raises:
             DataError: it is neither, or its values are no such tensors.
@@ -87,7 +96,10 @@ class Batch:
         if isinstance(value, cls):
             return value
         found = value if isinstance(value, Mapping) else {}
-        given = {name: found[name] for name in ("input_ids", "attention_mask", "labels") if found.get(name) is not None}
+        names = [field.name for field in dataclasses.fields(cls)]
+        given = {name: found[name] for name in names if found.get(name) is not None}
+        if "index" in given:
+            given["index"] = _whole_numbers(given["index"])
         odd = [f"{name} of type {type(one).__name__}" for name, one in given.items() if not isinstance(one, Tensor)]
         if odd or "input_ids" not in given:
             got = odd[0] if odd else f"a {type(value).__name__}"
@@ -103,6 +115,7 @@ class Batch:
     def __post_init__(self) -> None:
         if self.input_ids.dim() != 2:
             raise ValueError(f"expected input_ids of shape (B, T); got {tuple(self.input_ids.shape)}")
+        self._check_types()
         if self.attention_mask.shape != self.input_ids.shape:
             raise ValueError(
                 f"expected attention_mask of input_ids' shape {tuple(self.input_ids.shape)}; "
@@ -112,6 +125,12 @@ class Batch:
             raise ValueError(f"expected index of shape ({len(self)},); got {tuple(self.index.shape)}")
         if self.labels is not None:
             self._check_labels(self.labels)
+
+    def _check_types(self) -> None:
+        for name, kinds, advice in _WHOLE:
+            value = getattr(self, name)
+            if value is not None and value.dtype not in kinds:
+                raise ValueError(f"expected {name} of {advice}; got {str(value.dtype).removeprefix('torch.')}")
 
     def _check_labels(self, labels: Tensor) -> None:
         size, width = self.input_ids.shape
@@ -189,3 +208,9 @@ class Batch:
             labels=None if self.labels is None else self.labels.repeat(num_draws, *(1,) * (self.labels.dim() - 1)),
             index=None if self.index is None else self.index.repeat(num_draws),
         )
+
+
+def _whole_numbers(values: Any) -> Any:
+    """A list of whole numbers as a tensor, and anything else as it is."""
+    is_list = isinstance(values, list | tuple) and all(type(one) is int for one in values)
+    return torch.tensor(values, dtype=torch.long) if is_list else values

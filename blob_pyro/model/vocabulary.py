@@ -56,7 +56,7 @@ def check_batch(batch: Batch, model: Any) -> None:
 
     Raises:
         UnsupportedLayerError: the adapter is not the active, enabled and unmerged one (`check_alive`).
-        DataError: an item is longer than the network's context, or a token id is none of its embedding.
+        DataError: an item is longer than the network's context or has no token, or a token id is none of its embedding.
     """
     model.check_alive()
     longest = model.num_positions
@@ -69,6 +69,10 @@ def check_batch(batch: Batch, model: Any) -> None:
                 f"item {item} of a batch: shorten it (`bp.encode` does, with max_length={longest})"
             )
     if batch.input_ids.device.type == "cpu":
+        if 0 in (tokens := batch.lengths.tolist()):
+            raise DataError(
+                f"attention_mask: expected a token in each item; got none in item {tokens.index(0)}: leave it out"
+            )
         check_token_ids(batch.input_ids, model.network, model.tokenizer, "input_ids")
 
 

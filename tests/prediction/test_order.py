@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 import torch
 from cases import MODELS, make_batch
-from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 import blob_pyro as bp
 
@@ -43,6 +50,12 @@ SHUFFLING = {
     "random": lambda: {"sampler": RandomSampler(range(8)), "batch_size": 3},
     "subset": lambda: {"sampler": SubsetRandomSampler(range(8)), "batch_size": 3},
     "weighted": lambda: {"sampler": WeightedRandomSampler([1.0] * 8, 8), "batch_size": 3},
+    "a list": lambda: {"sampler": [3, 1, 2, 0, 7, 6, 5, 4], "batch_size": 3},
+    "a tensor": lambda: {"sampler": torch.tensor([3, 1, 2, 0, 7, 6, 5, 4]), "batch_size": 3},
+    "a list, one at a time": lambda: {"sampler": [3, 1, 2, 0, 7, 6, 5, 4]},
+    "a list of batches": lambda: {"batch_sampler": [[3, 1, 0, 2], [4, 5, 6, 7]]},
+    "batches of a list": lambda: {"batch_sampler": BatchSampler([0, 1, 2, 3, 5, 4, 6, 7], 3, False)},
+    "of several processes": lambda: {"sampler": DistributedSampler(range(8), 1, 0), "batch_size": 3},
     "own batches": lambda: {"batch_sampler": bp.data.LengthGroupedBatchSampler([1] * 8, 3, torch.Generator())},
 }
 
@@ -67,11 +80,26 @@ def test_nothing_is_told_of_loaders_in_order():
         for data in (
             loader(False, batch_size=3),
             loader(False, batch_sampler=[[0, 1, 2], [3, 4, 5, 6, 7]]),
+            loader(False, sampler=list(range(8)), batch_size=3),
+            loader(False, sampler=DistributedSampler(range(8), 1, 0, shuffle=False), batch_size=3),
             [picked([0, 1, 2, 3, 4], False), picked([5, 6, 7], False)],
         ):
             found = predictive(data)
             torch.testing.assert_close(found.probs, expected.probs)
             assert found.index is None
+
+
+@pytest.mark.parametrize("form", [list, torch.tensor])
+def test_the_index_of_a_mapping_is_one(form):
+    predictive, expected = in_file_order()
+    names = ("input_ids", "attention_mask", "labels")
+    batches = [
+        {name: getattr(WHOLE, name)[rows] for name in names} | {"index": form(rows)} for rows in ([6, 0, 3], [5, 2])
+    ]
+    found = predictive(batches)
+    assert found.index.tolist() == [0, 2, 3, 5, 6]
+    assert torch.equal(found.labels, WHOLE.labels[found.index])
+    torch.testing.assert_close(found.probs, expected.probs[found.index])
 
 
 def test_an_index_stays_with_its_predictions():

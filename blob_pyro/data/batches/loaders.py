@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -153,7 +156,7 @@ def num_items(data: Batch | Iterable[Batch]) -> int | None:
 
 
 def tell_of_order(data: Batch | Iterable[Batch], has_index: bool) -> None:
-    """Warn where a loader shuffles and its batches do not say which items they hold.
+    """Warn where a loader gives the items in another order and its batches do not say which they hold.
 
     Args:
         data: what was predicted.
@@ -170,6 +173,19 @@ def tell_of_order(data: Batch | Iterable[Batch], has_index: bool) -> None:
 
 def _is_in_order(loader: DataLoader[Any]) -> bool:
     batches: Any = loader.batch_sampler
-    sampler = loader.sampler if batches is None or type(batches) is not BatchSampler else batches.sampler
-    plain = batches is None or type(batches) is BatchSampler or isinstance(batches, list | tuple | range)
-    return plain and not isinstance(sampler, RandomSampler | SubsetRandomSampler | WeightedRandomSampler)
+    if batches is not None and type(batches) is not BatchSampler:
+        return isinstance(batches, list | tuple) and _ascends([place for batch in batches for place in batch])
+    sampler: Any = loader.sampler if batches is None else batches.sampler
+    if isinstance(sampler, Sequence | np.ndarray | Tensor):
+        return _ascends(sampler)
+    shuffles = isinstance(sampler, RandomSampler | SubsetRandomSampler | WeightedRandomSampler)
+    return not shuffles and not getattr(sampler, "shuffle", False)  # torch's DistributedSampler has it
+
+
+def _ascends(places: Any) -> bool:
+    """Whether positions ascend; keys of a mapping have no order to keep."""
+    try:
+        found = [operator.index(place) for place in places]
+    except TypeError:
+        return True
+    return found == sorted(found)

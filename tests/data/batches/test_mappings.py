@@ -106,6 +106,12 @@ NONE_OF_THEM: dict[str, Any] = {
     "no ids": {"labels": torch.tensor([1])},
     "a mask of another shape": {"input_ids": torch.tensor([[5, 6]]), "attention_mask": torch.tensor([[1]])},
     "a mask that is a list": {"input_ids": torch.tensor([[5, 6]]), "attention_mask": [[1, 1]]},
+    "floats for ids": {"input_ids": torch.tensor([[5.0, 6.0]])},
+    "small integers for ids": {"input_ids": torch.tensor([[5, 6]], dtype=torch.int16)},
+    "a mask of floats": {"input_ids": torch.tensor([[5, 6]]), "attention_mask": torch.ones(1, 2)},
+    "an index of floats": {"input_ids": torch.tensor([[5, 6]]), "index": torch.tensor([1.0])},
+    "an index of words": {"input_ids": torch.tensor([[5, 6]]), "index": ["a"]},
+    "an index of another size": {"input_ids": torch.tensor([[5, 6]]), "index": [1, 2]},
     "labels as lists": {"input_ids": torch.tensor([[5, 6]]), "labels": [1]},
     "None": None,
     "a number": 3,
@@ -120,3 +126,19 @@ def test_anything_else_is_one_line(entry: str, kind: str) -> None:
     with pytest.raises(DataError, match="^batch: expected [^\n]*(\nTrace Shapes:|$)"):  # which Pyro writes below
         (STEPS | ANSWERS)[entry](model, guide, NONE_OF_THEM[kind])
     assert all(torch.equal(before[key], value) for key, value in snapshot(model, guide).items())
+
+
+@pytest.mark.parametrize("entry", [*STEPS, *ANSWERS])
+def test_an_item_without_a_token_is_one_line(entry: str) -> None:
+    model, guide = made()
+    before, batch = snapshot(model, guide), make_batch((4, 0, 3))
+    with pytest.raises(DataError, match="attention_mask: expected a token in each item; got none in item 1"):
+        (STEPS | ANSWERS)[entry](model, guide, batch)
+    assert all(torch.equal(before[key], value) for key, value in snapshot(model, guide).items())
+
+
+def test_a_mask_of_truths_is_one_of_numbers() -> None:
+    model, _ = made()
+    batch = make_batch()
+    truths = bp.Batch(batch.input_ids, batch.attention_mask.bool())
+    assert torch.equal(model.logits(truths), model.logits(batch))
