@@ -130,7 +130,9 @@ class Batch:
         for name, kinds, advice in _WHOLE:
             value = getattr(self, name)
             if value is not None and value.dtype not in kinds:
-                raise ValueError(f"expected {name} of {advice}; got {str(value.dtype).removeprefix('torch.')}")
+                raise ValueError(
+                    f"expected {name} of {advice}; got {str(value.dtype).removeprefix('torch.')}: call .long() on it"
+                )
 
     def _check_labels(self, labels: Tensor) -> None:
         size, width = self.input_ids.shape

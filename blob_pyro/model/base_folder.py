@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from blob_pyro.errors import ModelLoadError
 from blob_pyro.system.files import read_object
+from blob_pyro.system.packaged import ALIASES
 
 ADAPTER, MODEL = "adapter_config.json", "config.json"
 
@@ -38,7 +41,7 @@ def refuse_adapter(id_or_path: str, path: str, *, local_only: bool) -> None:
                 f"move {ADAPTER} and its tensors to a folder of their own, and set model.adapter to that"
             )
         raise _no_base(id_or_path, "the folder of an adapter", _base_of(folder / ADAPTER), str(folder))
-    if not (folder / MODEL).is_file() and (below := sorted(folder.glob(f"*/{ADAPTER}"))):
+    if not (folder / MODEL).is_file() and (below := sorted(folder.glob(f"*/{ADAPTER}"), key=_number)):
         several = "a run or another folder of adapters" if len(below) == 1 else f"a folder of {len(below)} adapters"
         raise _no_base(id_or_path, several, _base_of(below[-1]), str(below[-1].parent))
 
@@ -50,10 +53,17 @@ def _no_base(id_or_path: str, got: str, base: str, adapter: str) -> ModelLoadErr
     )
 
 
+def _number(file: Path) -> tuple[list[int], str]:
+    """By the numbers in the folder's name: checkpoint-9, checkpoint-10."""
+    name = file.parent.name
+    return [int(digits) for digits in re.findall(r"[0-9]+", name)], name
+
+
 def _base_of(file: Path) -> str:
-    """What an adapter calls its base."""
+    """What an adapter calls its base; that of an export has no path."""
     try:
         name = read_object(file, finite=False).get("base_model_name_or_path")
     except (OSError, ValueError, TypeError):
         name = None
-    return str(name)[:300] if name else "its base"
+    known = not name or "/" in str(name) or str(name) in ALIASES or os.path.exists(str(name))
+    return (str(name)[:300] if name else "its base") + ("" if known else " (or the folder that holds that)")

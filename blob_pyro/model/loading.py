@@ -299,6 +299,8 @@ def locate(id_or_path: str) -> Place:
     if id_or_path in ALIASES:
         return Place(str(packaged_model(id_or_path)), local_only=True)
     if _exists(id_or_path):
+        if not Path(id_or_path).is_dir():
+            raise _no_such_model(id_or_path, f"this is a file: name its folder, {Path(id_or_path).parent}", advice="")
         return Place(id_or_path, local_only=True)
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
@@ -327,8 +329,9 @@ def _exists(path: str) -> bool:
         return False
 
 
-def _no_such_model(id_or_path: str, why: str) -> ModelLoadError:
-    advice = did_you_mean(id_or_path, ALIASES) or "; check the name"
+def _no_such_model(id_or_path: str, why: str, advice: str | None = None) -> ModelLoadError:
+    if advice is None:
+        advice = did_you_mean(id_or_path, ALIASES) or "; check the name"
     return ModelLoadError(
         f"model {id_or_path[:200]}: expected a hub id, a local folder or an alias ({', '.join(ALIASES)}); {why}{advice}"
     )

@@ -58,15 +58,31 @@ def test_a_run_an_export_and_a_trainers_folder(tmp_path: Path) -> None:
     assert f"set model.id to {model.source.id} and model.adapter to {tmp_path / 'run' / 'adapter'} " in refused(
         tmp_path / "run"
     )
-    for step in ("checkpoint-1", "checkpoint-2"):
+    for step in ("checkpoint-9", "checkpoint-10", "checkpoint-100"):
         shutil.copytree(tmp_path / "run" / "adapter", tmp_path / "trained" / step)
     found = refused(tmp_path / "trained")
-    assert f"a folder of 2 adapters: set model.id to {model.source.id} and model.adapter to " in found
-    assert str(tmp_path / "trained" / "checkpoint-2") in found
+    assert f"a folder of 3 adapters: set model.id to {model.source.id} and model.adapter to " in found
+    assert f"model.adapter to {tmp_path / 'trained' / 'checkpoint-100'} " in found
     (tmp_path / "export").mkdir()
     shutil.copytree(tmp_path / "run" / "adapter", tmp_path / "export", dirs_exist_ok=True)
     shutil.copy(tmp_path / "run" / "posterior.safetensors", tmp_path / "export")
     assert f"model.adapter to {tmp_path / 'export'} " in refused(tmp_path / "export")
+
+
+def test_an_exports_name_of_its_base_is_no_path(tmp_path: Path) -> None:
+    model = pretrained()
+    bp.save(tmp_path / "run", model, bp.BLoBGuide(model))
+    bp.export(tmp_path / "run", output=tmp_path / "mean")
+    name = Path(model.source.id).name
+    assert f"set model.id to {name} (or the folder that holds that) and model.adapter to " in refused(tmp_path / "mean")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_file_of_a_model_names_its_folder(tmp_path: Path, name: str) -> None:
+    file = Path(pretrained().source.id) / name
+    assert refused(file).endswith(f"; this is a file: name its folder, {file.parent}")
+    with pytest.raises(ModelLoadError, match="this is a file"):
+        bp.load_tokenizer(str(file))
 
 
 def test_an_adapter_beside_its_base(tmp_path: Path) -> None:
