@@ -6,10 +6,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from torch import Generator, Tensor
+from torch.utils.data import DataLoader
 
+from blob_pyro.data.batches.collate import EncodedDataset
 from blob_pyro.data.batches.loaders import batches_of
 from blob_pyro.data.examples import Batch
 from blob_pyro.errors import CheckpointError, DataError
+from blob_pyro.model.bayesian_lora import BayesianLoRA
+from blob_pyro.model.vocabulary import check_to_learn, check_token_ids
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,28 @@ class Place:
 
     done: int = 0
     generator: Tensor | None = None
+
+
+def check_beforehand(loader: Iterable[Batch], model: BayesianLoRA, num_steps: int) -> None:
+    """Refuse what the model cannot learn before the first step, where looking changes nothing and is cheap.
+
+    That is a list of batches, and the tokens of `bp.train_loader`'s items; a step looks at all there is in a batch.
+
+    Args:
+        loader: batches.
+        model: the model.
+        num_steps: how many batches there will be at most.
+
+    Raises:
+        DataError: an item beyond the context or without a token, or an id that is none of the embedding's.
+        LabelError: a label is none that the likelihood observes.
+    """
+    if isinstance(loader, list | tuple):
+        for batch in loader[:num_steps]:
+            check_to_learn(Batch.of(batch), model)
+    elif isinstance(loader, DataLoader) and isinstance(loader.dataset, EncodedDataset):
+        ids = (token for item in loader.dataset.items for token in item.input_ids)
+        check_token_ids(ids, model.network, model.tokenizer, "input_ids")
 
 
 class Passes:

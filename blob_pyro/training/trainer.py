@@ -20,7 +20,7 @@ from blob_pyro.system.processes import Ranks
 from blob_pyro.system.progress import counted
 from blob_pyro.training.checkpoints import Checkpoints
 from blob_pyro.training.making import make_svi
-from blob_pyro.training.passes import Passes, Place
+from blob_pyro.training.passes import Passes, Place, check_beforehand
 from blob_pyro.training.random_state import kept_random_state
 from blob_pyro.training.stopping import stop_requests
 from blob_pyro.training.svi import BLoBSVI, StepResult
@@ -76,7 +76,8 @@ def fit(
         NonFiniteLossError: the loss became NaN or infinite more than `config.max_skipped_steps` times; the parameters
             are the last good ones.
         CheckpointError: a checkpoint could not be written, or cannot serve.
-        DataError: the loader is empty.
+        DataError: the loader is empty, or an item or token is none that the network reads. Of a list of batches, and of
+            what `bp.train_loader` gives, that is told before the first step.
         ConfigError: `config.eval_steps` without `validate`, or `resume` without `checkpoints`.
         Stopped: after Ctrl-C, SIGTERM or SIGHUP (a KeyboardInterrupt).
     """
@@ -85,6 +86,7 @@ def fit(
         raise ConfigError("eval_steps: expected held-out items to evaluate on; got none")
     if resume and checkpoints is None:
         raise ConfigError("resume: expected checkpoints to go on from; got None")
+    check_beforehand(loader, model, config.num_steps)
     ranks = Ranks.here()
     svi = make_svi(model, guide, config, ranks, loader)
     training = _Training(svi, config, ranks, validate, checkpoints)
