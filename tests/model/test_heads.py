@@ -55,6 +55,7 @@ def logits(folder: Path, likelihood: Any) -> torch.Tensor:
         (["LABEL_0", "LABEL_1"], [" LABEL_1", "label_0"], (1, 0)),
         ([f"LABEL_{k}" for k in range(12)], sorted(f"LABEL_{k}" for k in range(12)), (0, 1, 10, 11, *range(2, 10))),
         (["LABEL_0", "LABEL_1", "LABEL_2"], ["2", " 0", "1"], (2, 0, 1)),
+        ([f"LABEL_{k}" for k in range(12)], sorted(map(str, range(12))), (0, 1, 10, 11, *range(2, 10))),
         (["LABEL_0", "LABEL_1"], ["1", "2"], None),
         (["zero", "one"], ["0", "1"], None),
     ],

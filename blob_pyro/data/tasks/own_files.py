@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 from collections import Counter
 from collections.abc import Sequence
 from string import ascii_uppercase
@@ -176,7 +175,7 @@ def _letters(config: DataConfig, parts: TrainRows) -> list[str]:
 
 
 def _distinct(parts: TrainRows, label_field: str) -> list[str]:
-    """The distinct labels, sorted; numbers as numbers."""
+    """The distinct labels, sorted."""
     words: set[str] = set()
     count = 0
     for part in parts:
@@ -201,8 +200,7 @@ def _distinct(parts: TrainRows, label_field: str) -> list[str]:
             f"{source}: expected labels that items share in the field {label_field!r}; got another one for each of "
             f"{count} items: set data.label_field, or data.labels where they are meant"
         )
-    numeric = all(re.fullmatch(r"-?\d+", word) for word in words)
-    return sorted(words, key=lambda word: (int(word) if numeric else 0, word))
+    return sorted(words)
 
 
 def _no_word(value: Any) -> str:

@@ -42,14 +42,6 @@ def test_labels_that_are_left_out_are_the_files_own_sorted_and_said(tmp_path):
     assert data.notes[0] == f"labels: bad, good, so so (the values of 'label' in {tmp_path}/train.jsonl)"
 
 
-@pytest.mark.parametrize(
-    ("found", "order"), [([10, -1, 2, 0], "-1 0 2 10"), (["10", 9], "9 10"), (["10", "2", "b"], "10 2 b")]
-)
-def test_whole_numbers_are_sorted_as_numbers(tmp_path, found, order):
-    data = load_task(own(tmp_path, items(*found), prompt="{text}\n"), seed=0)
-    assert data.labels == tuple(order.split())
-
-
 @pytest.mark.parametrize(("prompt", "space"), [("{text}:", " "), ("{text} is ", ""), ("{text}\n", ""), ("{text}", " ")])
 def test_an_answer_word_follows_its_prompt(tmp_path, prompt, space):
     data = load_task(own(tmp_path, items(True, False), prompt=prompt), seed=0)
