@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from blob_pyro.cli.command import Command, add_run_arguments, check_output, command_parser, write_rows
+from blob_pyro.cli.command import Command, add_run_arguments, command_parser
+from blob_pyro.cli.outputs import check_rows_output, write_rows
 from blob_pyro.evaluation import SCORES
 from blob_pyro.runs.acquire import acquire_run
 from blob_pyro.system.printing import tell_aside
@@ -36,7 +37,7 @@ def _acquire_parser() -> ArgumentParser:
 
 def _acquire(parser: ArgumentParser, words: Sequence[str]) -> None:
     parsed = parser.parse_args(words)
-    check_output(parsed.output, parsed.file)
+    check_rows_output(parsed.output, parsed.run, parsed.file)
     chosen = acquire_run(
         parsed.run,
         parsed.file,

@@ -7,10 +7,19 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from blob_pyro.cli.command import Command, add_quiet, check_output, command_parser
+from blob_pyro.cli.command import Command, add_quiet, command_parser
+from blob_pyro.cli.outputs import check_output
 from blob_pyro.config.checks import unknown_name
 from blob_pyro.errors import Stopped
-from blob_pyro.experiments.bench import PARTS, BenchResult, BenchSettings, bench, measurement_text, summary_text
+from blob_pyro.experiments.bench import (
+    PARTS,
+    BenchResult,
+    BenchSettings,
+    bench,
+    is_result,
+    measurement_text,
+    summary_text,
+)
 from blob_pyro.system.printing import tell, tell_aside
 
 _CHOICES = (*PARTS, "all")
@@ -41,7 +50,8 @@ def _bench(parser: ArgumentParser, words: Sequence[str]) -> None:
     if part not in _CHOICES:
         raise unknown_name("part", _CHOICES, part)
     settings = BenchSettings(parts=PARTS if part == "all" else (part,), **options)
-    check_output(output)
+    if output is not None:
+        check_output(output, ("", ".json", ".txt"), "JSON", is_result)
 
     saved = False
 

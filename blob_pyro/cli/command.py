@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import sys
 import textwrap
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
@@ -19,15 +17,13 @@ from blob_pyro.config.checks import did_you_mean
 from blob_pyro.config.file import check_file, unknown_key
 from blob_pyro.config.sections import GuideConfig, RunConfig
 from blob_pyro.config.types import expected_type, names_of
-from blob_pyro.errors import ConfigError, DataError, DiskFullError
+from blob_pyro.errors import ConfigError
 from blob_pyro.evaluation.metrics import Scores
 from blob_pyro.guides import GUIDES
 from blob_pyro.guides.settings import KEYS, describe_settings
-from blob_pyro.report.tables import annotators_table, csv_text, metrics_table
-from blob_pyro.storage.directory import refuse_part_of_run
-from blob_pyro.system.files import room_for, strict_json, write_output
+from blob_pyro.report.tables import annotators_table, metrics_table
 from blob_pyro.system.hub_errors import one_line
-from blob_pyro.system.printing import escaped_json, tell, tell_aside
+from blob_pyro.system.printing import tell
 
 
 @dataclass(frozen=True)
@@ -163,78 +159,11 @@ def add_quiet(parser: Any) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bars, and no lines in their place")
 
 
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
-NOT_WRITTEN = (".parquet", ".gz", ".xlsx")  # endings of files that would not be what they say
-
-
-def check_output(output: str | None, *inputs: str | None) -> None:
-    """Raise unless a file can be written at `output` without losing an input, before hours of work are lost on it."""
-    if output is None:
-        return
-    if any(_is_same(Path(output), Path(file)) for file in inputs if file is not None):
-        raise DataError(f"--output: expected another file than the input; got {output} for both")
-    refuse_part_of_run(output)
-    if not Path(output).resolve().parent.is_dir():
-        raise DataError(f"--output: expected a file in a folder that exists; got {output}")
-    if output.lower().endswith(NOT_WRITTEN):
-        raise DataError(f"--output: expected a file of JSON lines, or a .csv or .tsv; got {output}")
-    if Path(output).is_dir():
-        raise DataError(f"--output: expected a file to write to; got the folder {output}")
-
-
-def _is_same(file: Path, other: Path) -> bool:
-    """Whether two paths are one file, by links too."""
-    return file.resolve() == other.resolve() or (file.exists() and other.exists() and file.samefile(other))
-
-
 def print_metrics(metrics: Mapping[str, Scores]) -> None:
     """The tables of a run's scores, a row for each set of test items."""
     tell(metrics_table(metrics) if metrics else "no test items: nothing to evaluate")
     if against_annotators := annotators_table(metrics):
         tell(f"\n{against_annotators}")
-
-
-def write_rows(rows: Sequence[Mapping[str, Any]], output: str | None) -> None:
-    """One JSON object a line to standard output; a file is written whole or not at all, a .csv or .tsv as a table."""
-    if output is None:
-        tell("".join(escaped_json(json_line(row, sys.stdout.encoding or "utf-8")) for row in rows), end="")
-        return
-    delimiter = DELIMITERS.get(Path(output).suffix.lower())
-    lines = (
-        csv_text(list(map(_flat, rows)), delimiter) if delimiter else "".join(json_line(row, "utf-8") for row in rows)
-    )
-    file = Path(output).resolve()  # where a link leads, which stays one
-    try:
-        if file.exists() and not file.is_file():  # a pipe, a device: it takes lines, and cannot be replaced
-            file.write_text(lines, encoding="utf-8")
-        else:
-            with room_for(output):
-                write_output(file, lines)
-    except DiskFullError:
-        raise
-    except OSError as error:
-        raise DataError(f"--output: expected a file to write to; got {output}: {error.strerror}") from error
-    tell_aside(f"wrote {output}: {len(rows)} items")
-
-
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A cell for each field, and for each part of a field that has parts ("probabilities.good"); lists as JSON."""
-    cells: dict[str, Any] = {}
-    for name, value in row.items():
-        parts = {f"{name}.{part}": one for part, one in value.items()} if isinstance(value, dict) else {name: value}
-        for part, one in parts.items():
-            cells[part] = strict_json(one, ensure_ascii=False) if isinstance(one, list | dict) else one
-    return cells
-
-
-def json_line(row: Mapping[str, Any], encoding: str) -> str:
-    """One line of JSON, with escapes only where the characters cannot be written as they are."""
-    line = strict_json(row, ensure_ascii=False)
-    try:
-        line.encode(encoding)
-    except UnicodeEncodeError:
-        line = strict_json(row)
-    return line + "\n"
 
 
 def in_our_words(error: ArgumentError, parser: ArgumentParser) -> str:

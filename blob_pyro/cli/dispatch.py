@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import re
@@ -80,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _fail(error: Exception) -> int:
     told = one_line(error, 1400)
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        told = f"expected a path whose names have at most 255 bytes each; got {str(error.filename)[:80]}...: shorten it"
     if not isinstance(error, BlobPyroError) and (why := want_of_room(error)):  # all other files are told by their names
         told = f"standard output: expected room to write to; {why}: make room, or send it elsewhere"
         _drop_output()

@@ -10,7 +10,8 @@ from typing import Any
 import pyro
 from jsonargparse import ArgumentParser, Namespace
 
-from blob_pyro.cli.command import Command, add_base, add_quiet, command_parser, json_line
+from blob_pyro.cli.command import Command, add_base, add_quiet, command_parser
+from blob_pyro.cli.outputs import json_line
 from blob_pyro.config.checks import unknown_name
 from blob_pyro.config.ranges import LARGEST_SEED, check_range
 from blob_pyro.prediction.generation import Generations, generate

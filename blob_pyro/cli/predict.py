@@ -7,7 +7,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from blob_pyro.cli.command import Command, add_run_arguments, check_output, command_parser, write_rows
+from blob_pyro.cli.command import Command, add_run_arguments, command_parser
+from blob_pyro.cli.outputs import check_rows_output, write_rows
 from blob_pyro.errors import ConfigError
 from blob_pyro.evaluation import SCORES
 from blob_pyro.runs.decisions import Decisions
@@ -67,7 +68,7 @@ def _decisions(parsed: Any) -> Decisions:
 def _predict(parser: ArgumentParser, words: Sequence[str]) -> None:
     parsed = parser.parse_args(words)
     decisions = _decisions(parsed)
-    check_output(parsed.output, parsed.file, parsed.held_out)
+    check_rows_output(parsed.output, parsed.run, parsed.file, parsed.held_out)
     answers = predict_run(
         parsed.run,
         parsed.file,

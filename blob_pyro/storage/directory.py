@@ -20,10 +20,12 @@ from blob_pyro.config.types import expected_type, fits
 from blob_pyro.errors import BlobPyroError, ConfigError, DataError, DiskFullError, RunDirectoryError
 from blob_pyro.guides.settings import KEYS, check_settings
 from blob_pyro.storage.posterior_files import ADAPTER, DESCRIPTION, TENSORS
-from blob_pyro.system.files import WRITTEN, file_in, read_object, strict_json, write_whole
+from blob_pyro.system.files import LONGEST_NAME, WRITTEN, file_in, read_object, strict_json, write_whole
 from blob_pyro.system.hub_errors import one_line
+from blob_pyro.system.locks import LOCK
 
 CHECKPOINTS, EXTENSION = "checkpoints", ".extension"
+COMPARISON = "comparison.md"
 CONFIG, HISTORY, METRICS, COST = "config.yaml", "history.jsonl", "metrics.json", "cost.json"
 ABOUT, PREDICTIONS, RELIABILITY = "about.json", "predictions.parquet", "reliability.png"
 PARTS = (
@@ -54,16 +56,39 @@ def refuse_used_directory(path: str | Path) -> None:
 def refuse_part_of_run(output: str | Path) -> None:
     """Check that what a command writes is no file of a run, there or missing, and lies in no folder of one.
 
+    Hidden names in the directory of a run or of a comparison are their own, too: a lock, and what is half written.
+
     Raises:
         DataError: it is one.
     """
     path = Path(output).resolve()
-    for run in path.parents:
-        part = path.relative_to(run).parts[0]
-        if part in PARTS and any((run / name).is_file() for name in (CONFIG, ABOUT, DESCRIPTION)):
+    for folder in path.parents:
+        part = path.relative_to(folder).parts[0]
+        if part in PARTS and any((folder / name).is_file() for name in (CONFIG, ABOUT, DESCRIPTION)):
             raise DataError(
-                f"--output: expected another file than those of a run; got {output}: {part} is one of {run}'s"
+                f"--output: expected another file than those of a run; got {output}: {part} is one of {folder}'s"
             )
+        kept = (ABOUT, DESCRIPTION, COMPARISON, LOCK)
+        if part == LOCK or (part.startswith(".") and any((folder / name).is_file() for name in kept)):
+            raise DataError(
+                f"--output: expected a name without a dot in front, where runs keep files of their own; got {output}"
+            )
+
+
+def refuse_output(output: str | Path) -> None:
+    """Check that a file can be written to `output`, of which nothing is said where one is there.
+
+    Raises:
+        DataError: its name is too long; it is a folder, or lies in none; or it is a run's (see `refuse_part_of_run`).
+    """
+    path = Path(output)
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
+        raise DataError(f"--output: expected a name of at most {LONGEST_NAME} bytes; got {path.name[:40]}...")
+    refuse_part_of_run(path)
+    if path.is_dir():
+        raise DataError(f"--output: expected a file to write to; got the folder {output}")
+    if not path.resolve().parent.is_dir():
+        raise DataError(f"--output: expected a file in a folder that exists; got {output}")
 
 
 def holds_run_of(config: RunConfig) -> bool:

@@ -184,6 +184,10 @@ def new_files(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+LONGEST_NAME = 237
+"""Bytes in the longest name that `write_output` gives a file: while it is written, it has a longer one (of 255)."""
+
+
 def write_output(path: Path, content: str | bytes) -> None:
     """`write_whole` of a file that nothing keeps other processes from, as what commands write beside runs."""
     _write(path, content, f".{secrets.token_hex(4)}")

@@ -13,7 +13,7 @@ from typing import Any
 from blob_pyro.experiments.bench.clock import Line, Spread, difference, fit_line, ratio
 from blob_pyro.experiments.bench.memory import Memory
 from blob_pyro.experiments.bench.settings import OURS, BenchSettings, Case, as_record, from_record
-from blob_pyro.system.files import write_output
+from blob_pyro.system.files import read_object, write_output
 
 # part -> the axes of its grid
 AXES = {"train": ("layers", "tokens"), "predict": ("layers", "num_samples")}
@@ -164,6 +164,14 @@ class BenchResult:
                 line = fit_line(points)
                 if line is not None:
                     yield Growth(part, name, axis, dict(zip(others, values, strict=True)), points, line)
+
+
+def is_result(file: Path) -> bool:
+    """Whether a file is what `BenchResult.save` wrote."""
+    try:
+        return {"command", "machine", "settings", "measurements"}.issubset(read_object(file))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def now() -> str:

@@ -25,7 +25,7 @@ from blob_pyro.report.comparison import (
 )
 from blob_pyro.runs.build import with_read_labels
 from blob_pyro.runs.checks import check_likelihood
-from blob_pyro.storage.directory import COST, METRICS, read_config
+from blob_pyro.storage.directory import COMPARISON, COST, METRICS, read_config
 from blob_pyro.storage.reading import read_cost, read_metrics
 from blob_pyro.system.files import write_whole
 from blob_pyro.system.hub_errors import one_line
@@ -33,7 +33,7 @@ from blob_pyro.system.locks import alone_in
 from blob_pyro.system.printing import tell
 from blob_pyro.system.terminal import TERMINAL, Console, Say
 
-TABLE, SCORES, CHART = "comparison.md", "comparison.csv", "comparison"
+TABLE, SCORES, CHART = COMPARISON, "comparison.csv", "comparison"
 HELD_OUT_MARK = " †"
 
 

@@ -15,7 +15,7 @@ from blob_pyro.report.page.page import MARK, ItemList, Page, RunPart, html
 from blob_pyro.report.page.pictures import Picture, pictures_of, pictures_of_several
 from blob_pyro.report.page.tables import scores_table, system_rows, systems_table
 from blob_pyro.report.tables import Cells, annotators_cells
-from blob_pyro.storage.directory import refuse_part_of_run
+from blob_pyro.storage.directory import refuse_output
 from blob_pyro.storage.run_files import RunFiles, read_run
 from blob_pyro.system.files import write_output
 from blob_pyro.system.machine import version_of
@@ -49,7 +49,8 @@ def write_report(
         ConfigError: no run, one given twice, or a negative number of items.
         RunDirectoryError: a directory is no run, or was altered.
         DiskFullError: there is no room for the file.
-        DataError: the output is a folder, lies in none, is a run's own, or another file than a report.
+        DataError: the output is a folder, lies in none, is a run's own, has the ending of another format, or is a file
+            that is no report.
     """
     output = Path(output)
     _check(run_dirs, output, num_items)
@@ -136,11 +137,9 @@ def _check(run_dirs: Sequence[str | Path], output: Path, num_items: int) -> None
         found.add(path.resolve())
     if num_items < 0:
         raise ConfigError(f"--num_items: expected a count of at least 0; got {num_items}")
-    if output.is_dir():
-        raise DataError(f"--output: expected a file to write to; got the folder {output}")
-    if not output.resolve().parent.is_dir():
-        raise DataError(f"--output: expected a file in a folder that exists; got {output}")
-    refuse_part_of_run(output)
+    refuse_output(output)
+    if output.suffix.lower() not in ("", ".html", ".htm"):
+        raise DataError(f"--output: expected the name of an HTML file (.html, .htm, or no ending); got {output}")
     if output.exists() and not _is_report(output):
         raise DataError(f"--output: expected a new file, or a former report to replace; got {output}; choose another")
 
