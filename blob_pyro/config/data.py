@@ -113,6 +113,9 @@ class DataConfig:
             check(len(set(self.labels)) == len(self.labels), "data.labels", "distinct labels", self.labels)
         if self.answers is not None:
             self._check_answers(self.answers)
+        words = [*(self.labels or ()), *(word for pair in (self.answers or {}).items() for word in pair)]
+        as_utf8 = [word.encode(errors="replace").decode() for word in words]
+        check(words == as_utf8, "data.labels, data.answers", "text in UTF-8", words)
         if self.own_texts:
             self._check_texts()
         for name in ("num_train", "num_test"):

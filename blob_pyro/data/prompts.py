@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from string import Formatter
 from typing import Any
 
+from blob_pyro.config.checks import check
 from blob_pyro.data.rows.fields import field_of
 from blob_pyro.data.rows.wording import held_inside, lists_of_objects, quoted
 from blob_pyro.errors import ConfigError, DataError
+from blob_pyro.system.printing import is_text
 
 _WRITABLE = (str, int, float, bool)
 
@@ -26,8 +28,8 @@ class PromptTemplate:
         setting: where the template comes from, for messages.
 
     Raises:
-        ConfigError: the braces do not match, no field is named, a field is more than a plain name or path, or
-            `truncate_field` is not there exactly once.
+        ConfigError: it is no text in UTF-8, the braces do not match, no field is named, a field is more than a plain
+            name or path, or `truncate_field` is not there exactly once.
 
     Example:
         >>> template = PromptTemplate("{passage}\nQuestion: {question}\nAnswer:", truncate_field="passage")
@@ -42,6 +44,7 @@ class PromptTemplate:
     setting: str = "data.prompt"
 
     def __post_init__(self) -> None:
+        check(is_text(self.template), self.setting, "text in UTF-8", self.template)
         names = [name for _, name in self._pieces if name is not None]
         if not names:
             raise ConfigError(
@@ -128,11 +131,8 @@ class PromptTemplate:
             got = str(value) if isinstance(value, float) else f"a {type(value).__name__}"
             raise self._no_text(name, got + _one_text(name, value), where)
         text = str(value)
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError:
-            # JSON can spell half of a surrogate pair, "\\ud800", which no tokenizer takes
-            raise DataError(f"{where}: expected text in the field {name!r}; got half of a surrogate pair") from None
+        if not is_text(text):  # JSON can spell half of a surrogate pair, "\\ud800", which no tokenizer takes
+            raise DataError(f"{where}: expected text in the field {name!r}; got half of a surrogate pair")
         return text
 
 

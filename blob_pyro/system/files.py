@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from blob_pyro.errors import DiskFullError, RunDirectoryError
+from blob_pyro.system.printing import is_text
 
 MAX_OBJECT_BYTES = 100 * 10**6
 """Largest file that is read as one JSON object."""
@@ -280,8 +281,11 @@ def refuse_used_folder(path: Path) -> None:
     """Check that a new folder can be made at `path`.
 
     Raises:
-        RunDirectoryError: it is a file, or a folder with anything in it: nothing is ever overwritten.
+        RunDirectoryError: it is a file, or a folder with anything in it: nothing is ever overwritten; or its name is
+            not UTF-8, which safetensors cannot read.
     """
+    if not is_text(str(path)):
+        raise RunDirectoryError(f"{path}: expected a folder with a name in UTF-8; choose another --output")
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise RunDirectoryError(f"{path}: expected a folder to write to; got something else; choose another --output")
     if path.is_dir() and any(path.iterdir()):

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from blob_pyro.errors import RunDirectoryError
 from blob_pyro.system.files import remove_empty
+from blob_pyro.system.printing import is_text
 from blob_pyro.system.processes import Ranks
 
 LOCK = ".lock"
@@ -56,6 +57,8 @@ def alone_in(folder: str | Path, ranks: Ranks | None = None) -> Iterator[None]:
 def _locked(folder: Path) -> Iterator[None]:
     if "\0" in str(folder):
         raise RunDirectoryError(f"{str(folder)!r}: expected a directory to write to; got a NUL in its name")
+    if not is_text(str(folder)):  # Arrow and safetensors take no other
+        raise RunDirectoryError(f"{folder}: expected a directory with a name in UTF-8; choose another --output")
     if folder.exists() and not folder.is_dir():
         raise RunDirectoryError(f"{folder}: expected a directory to write to; got a file; choose another --output")
     made = [place for place in (folder, *folder.parents) if not place.exists()]

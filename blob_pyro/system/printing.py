@@ -18,6 +18,19 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
+def is_text(value: str) -> bool:
+    """Whether all of a text is characters: bytes of a command line that are not UTF-8 are halves of surrogate pairs.
+
+    Example:
+        >>> is_text("café"), is_text("caf\\udce9")
+        (True, False)
+    """
+    try:
+        return value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
 def tell(text: str, *, end: str = "\n", flush: bool = False) -> None:
     """Print to standard output."""
     print(printable(text), end=end, flush=flush)

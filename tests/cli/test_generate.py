@@ -195,3 +195,14 @@ def test_no_run_and_no_prompt(run: Path, capsys: pytest.CaptureFixture[str], tmp
     assert "expected a run directory" in refused(capsys, tmp_path, PROMPT)
     assert "prompt 0: expected text; got ''" in refused(capsys, run, "")
     assert "prompt" in refused(capsys, run)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("caf\udce9",), "prompt 0: expected text in UTF-8; got 'caf\\udce9'"),
+        (("a", "--stop", "\udce9"), "stop_strings: expected texts in UTF-8; got ['\\udce9']"),
+    ],
+)
+def test_words_that_are_no_text_are_refused(run: Path, refused: Callable[..., str], words: Any, told: str) -> None:
+    assert refused("generate", run, *words) == told

@@ -247,3 +247,26 @@ def test_a_comparison_without_test_items_is_refused_before_anything_is_trained(r
     told = refused("compare", tiny.write_yaml(config, settings), "--methods", "mle", "--output", "out")
     assert told == "data: expected items to test on, which a table is of; got none: set data.test_file"
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["fit", "compare", "export", "reproduce"])
+def test_a_directory_whose_name_is_no_text_is_refused_before_anything_is_made(refused, finished, tmp_path, command):
+    """Arrow and safetensors open none: `fit` trained for hours, and lost the metrics."""
+    words = {
+        "fit": ["fit", finished / "own.yaml"],
+        "compare": ["compare", finished / "own.yaml", "--methods", "mle"],
+        "export": ["export", finished / "run"],
+        "reproduce": ["reproduce", "figure2"],
+    }[command]
+    told = refused(*words, "--out" if command == "reproduce" else "--output", "new\udcff")
+    assert re.fullmatch(
+        r"new\\udcff: expected a (directory|folder) with a name in UTF-8; choose another --output", told
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_may_have_any_name(finished, tmp_path):
+    shutil.copy(finished / "test.jsonl", tmp_path / "in\udcff.jsonl")
+    words = ["predict", str(finished / "run"), "in\udcff.jsonl", "--quiet", "--output", "out\udcff.jsonl"]
+    assert main(words) == 0
+    assert len(tiny.read_jsonl(tmp_path / "out\udcff.jsonl")) == len(tiny.read_jsonl(finished / "test.jsonl"))

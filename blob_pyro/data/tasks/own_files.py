@@ -24,6 +24,7 @@ from blob_pyro.data.tasks.own_rows import SourceRows, TrainRows, item_ids, read_
 from blob_pyro.data.tasks.splitting import grouped, hold_out, shuffled, take, with_groups
 from blob_pyro.data.tasks.task_data import TaskData, task_data
 from blob_pyro.errors import ConfigError, DataError
+from blob_pyro.system.printing import is_text
 
 MOST_LONE_LABELS = 12
 """Up to so many items may have a label of their own each; of more it is no label, but a name."""
@@ -69,7 +70,8 @@ def _examples(config: DataConfig, parts: Sequence[SourceRows], need_groups: bool
     for part in parts:
         found = own_examples(config, part.rows, require_label=True, source=part.source, require_id=True)
         if len(parts) > 1 and config.id_field is None:
-            found = [dataclasses.replace(example, id=f"{part.source} {example.id}") for example in found]
+            source = part.source.encode(errors="backslashreplace").decode()  # ids are text, a path may be none
+            found = [dataclasses.replace(example, id=f"{source} {example.id}") for example in found]
         if config.group_field is not None:  # a row without a group is refused, whatever is held out
             found = with_groups(found, _groups(config, part, need_groups))
         examples += found
@@ -211,11 +213,7 @@ def _no_word(value: Any) -> str:
         return f"a {type(value).__name__}"
     if len(str(value)) > MOST_LABEL_CHARACTERS:
         return f"{len(str(value)):,} characters"
-    try:
-        str(value).encode("utf-8")
-    except UnicodeEncodeError:
-        return "half of a surrogate pair"
-    return ""
+    return "" if is_text(str(value)) else "half of a surrogate pair"
 
 
 def _template(config: DataConfig) -> PromptTemplate:

@@ -16,6 +16,7 @@ from blob_pyro.data.rows.hub import read_dataset
 from blob_pyro.data.rows.row import Row
 from blob_pyro.data.rows.wording import name_lines, quoted
 from blob_pyro.errors import ConfigError, DataError
+from blob_pyro.system.printing import is_text
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,22 @@ def named_files(value: list[str] | str | None, setting: str) -> list[str]:
         if not found:
             raise DataError(f"{setting}: expected files that fit {name!r}; there is none: check the pattern")
         files += found
-    twice = next((file for place, file in enumerate(files) if file in files[:place]), None)
-    if twice is not None:
-        raise DataError(f"{setting}: expected each file once; got {twice} twice: leave one out")
+    places: dict[tuple[object, ...], str] = {}
+    for file in files:
+        other = places.setdefault(_identity(file), file)
+        if other is not file:
+            told = f"{file} twice" if other == file else f"{other} and {file}, which are one file"
+            raise DataError(f"{setting}: expected each file once; got {told}: leave one out")
     return files
+
+
+def _identity(file: str) -> tuple[object, ...]:
+    """The same for all names of one file, by links too."""
+    try:
+        found = os.stat(file)
+    except (OSError, ValueError):  # it is refused when it is read
+        return (os.path.abspath(file),)
+    return found.st_dev, found.st_ino
 
 
 def _without_empty(config: DataConfig, found: SourceRows, with_labels: bool) -> SourceRows:
@@ -146,7 +159,7 @@ def item_ids(config: DataConfig, rows: Sequence[Row], source: str, required: boo
     """What the items are called in `config.id_field`; None where they are called by their lines.
 
     Raises:
-        DataError: rows have no id.
+        DataError: rows have no id, or one that is no text.
     """
     if config.id_field is None:
         return None
@@ -159,5 +172,10 @@ def item_ids(config: DataConfig, rows: Sequence[Row], source: str, required: boo
             f"{source}: expected an id in the field {config.id_field!r} of every row; got none on "
             f"{name_lines([row.line for row in missing])} (line {missing[0].line} has {quoted(missing[0].fields)}): "
             "add it, or leave data.id_field out"
+        )
+    if halves := [row.line for row, name in zip(rows, ids, strict=True) if not is_text(str(name))]:
+        raise DataError(
+            f"{source}: expected text in the field {config.id_field!r}; got half of a surrogate pair on "
+            f"{name_lines(halves)}: mend it, or leave data.id_field out"
         )
     return [str(name).strip() for name in ids]

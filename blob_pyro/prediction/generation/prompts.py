@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from blob_pyro.config.checks import check, shown
 from blob_pyro.data.batches.prompt_tokens import most_characters, prompt_tokens
 from blob_pyro.data.examples import Batch
 from blob_pyro.errors import ConfigError, DataError
 from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.model.vocabulary import check_token_ids
 from blob_pyro.prediction.generation.decoding import Ending
+from blob_pyro.system.printing import is_text
 
 Prompts = str | Sequence[str] | Batch | Mapping[str, Any]
 
@@ -64,6 +66,7 @@ def ending_for(
     strings = (stop_strings,) if isinstance(stop_strings, str) else tuple(stop_strings or ())
     if not all(isinstance(string, str) and string for string in strings):
         raise ConfigError(f"stop_strings: expected texts of at least one character; got {list(strings)}")
+    check(all(map(is_text, strings)), "stop_strings", "texts in UTF-8", list(strings))
     tokenizer, network = model.tokenizer, model.network.get_base_model()
     if strings and tokenizer is None:
         raise ConfigError("stop_strings: expected a model with a tokenizer, to find them; got one without")
@@ -111,6 +114,8 @@ def _encode(tokenizer: Any, texts: Sequence[str], context: int) -> Batch:
     if not texts:
         raise DataError("expected at least one prompt; got none")
     for position, text in enumerate(texts):
+        if not is_text(text):
+            raise DataError(f"prompt {position}: expected text in UTF-8; got {shown(text)}")
         if len(text) > most_characters(context):
             raise DataError(
                 f"prompt {position}: expected at most {most_characters(context):,} characters; got {len(text):,}: "

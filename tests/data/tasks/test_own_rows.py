@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
 from pathlib import Path
 
 import datasets
@@ -138,6 +141,50 @@ def test_a_bad_row_of_several_files_is_named_with_its_file(tmp_path):
     for value in ([], [""], ""):
         with pytest.raises(ConfigError, match="data.train_file: expected a file, or several"):
             DataConfig(train_file=value, prompt="{text}:")
+
+
+def test_one_file_under_two_names_is_one(tmp_path, monkeypatch):
+    """By another spelling of its path, a link or a hard link; each item was trained on twice."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.jsonl", items("good", "bad"))
+    (tmp_path / "soft.jsonl").symlink_to("a.jsonl")
+    os.link(tmp_path / "a.jsonl", tmp_path / "hard.jsonl")
+    (tmp_path / "folder").mkdir()
+    for other in ("./a.jsonl", "folder/../a.jsonl", str(tmp_path / "a.jsonl"), "soft.jsonl", "hard.jsonl", "s*.jsonl"):
+        told = f"expected each file once; got a.jsonl and {other.replace('*', 'oft')}, which are one file: leave one"
+        with pytest.raises(DataError, match=f"data.train_file: {re.escape(told)}"):
+            load_task(DataConfig(train_file=["a.jsonl", other], prompt="{text}:"), seed=0)
+        with pytest.raises(DataError, match="data.test_file: expected each file once"):
+            load_task(DataConfig(train_file="a.jsonl", test_file=["a.jsonl", other], prompt="{text}:"), seed=0)
+    shutil.copy("a.jsonl", "copy.jsonl")  # the same items, and another file
+    assert len(load_task(DataConfig(train_file=["a.jsonl", "copy.jsonl"], prompt="{text}:"), seed=0).train) == 4
+
+
+HALF = "\udcff"  # what Python makes of a byte of a command line that is no UTF-8
+
+
+@pytest.mark.parametrize(
+    ("settings", "setting"),
+    [
+        ({"prompt": HALF + "{text}"}, "data.prompt"),
+        ({"prompt": "{text}", "completion": HALF + "{text}"}, "data.completion"),
+        ({"labels": ["good", "bad" + HALF]}, "data.labels, data.answers"),
+        ({"answers": {"good": " g" + HALF, "bad": " b"}}, "data.labels, data.answers"),
+        ({"answers": {"good" + HALF: " g", "bad": " b"}}, "data.labels, data.answers"),
+    ],
+)
+def test_words_that_are_no_text_are_refused(tmp_path, settings, setting):
+    with pytest.raises(ConfigError, match=rf"^{setting}: expected text in UTF-8; got .*udcff"):
+        load_task(own(tmp_path, items("good", "bad"), **settings), seed=0)
+
+
+def test_ids_are_text_also_those_of_a_file_whose_name_is_none(tmp_path):
+    rows = [row | {"id": name} for row, name in zip(items("good", "bad"), ("\ud800", "b"), strict=True)]
+    with pytest.raises(DataError, match="expected text in the field 'id'; got half of a surrogate pair on line 1"):
+        load_task(own(tmp_path, rows, id_field="id"), seed=0)
+    files = [write(tmp_path / name, items("good", "bad")) for name in ("a.jsonl", HALF + ".jsonl")]
+    data = load_task(DataConfig(train_file=files, prompt="{text}:"), seed=0)
+    assert data.train[2].id == f"{tmp_path}/\\udcff.jsonl line 1"
 
 
 def test_a_saved_data_set_is_a_file_and_a_data_set(tmp_path):
