@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime, time
+from decimal import Decimal
 from typing import Any
 
 from blob_pyro.data.rows.row import Row
 from blob_pyro.system.files import parse_json
+
+_MOST_DIGITS = 100  # in a number; a longer text is none
 
 
 def from_cell(value: Any) -> Any:
@@ -88,19 +92,21 @@ def has_text(value: Any) -> bool:
 def label_text(value: Any) -> str | None:
     """A label as the text that is compared, the same for what each file format makes of it; None for no label.
 
-    A whole number that is stored as a float (a column of pandas with a gap) is written as one, and a moment as in
-    ISO 8601, midnight as its day.
+    A whole number that is stored as a float (a column of pandas with a gap) is written as one, however many zeros stand
+    behind its point, and a moment as in ISO 8601, midnight as its day.
 
     Example:
         >>> label_text(" good "), label_text(1), label_text(True), label_text("")
         ('good', '1', 'True', None)
-        >>> label_text(1.0), label_text("1.0"), label_text("1.10"), label_text("2024-02-29 00:00:00")
+        >>> label_text(1.0), label_text("1.00"), label_text("1.10"), label_text("2024-02-29 00:00:00")
         ('1', '1', '1.10', '2024-02-29')
     """
     text = "" if value is None else str(value).strip()
     number = float_of(value)
     if number is not None and number.is_integer():
         return str(int(number))
+    if re.fullmatch(r"-?(0|[1-9][0-9]*)\.0*", text):
+        return text.partition(".")[0].replace("-0", "0")
     if len(text) > 10 and text[4:5] == text[7:8] == "-" and text[10] in " T":
         return _moment(text)
     return text or None
@@ -121,6 +127,18 @@ def float_of(value: Any) -> float | None:
             return None
         return number if repr(number) == text and math.isfinite(number) else None
     return value if isinstance(value, float) and math.isfinite(value) else None
+
+
+def same_number(text: str) -> Decimal | None:
+    """The number that a text spells in digits, in any of its spellings, for comparison; None for any other text.
+
+    Example:
+        >>> same_number("0.50") == same_number(".5") == same_number("5e-1"), same_number("1_0"), same_number("ten")
+        (True, None, None)
+    """
+    if len(text) > _MOST_DIGITS or not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?", text):
+        return None
+    return Decimal(text)
 
 
 def _moment(text: str) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from blob_pyro.data.rows.contents import MAX_MEGABYTES, read_bytes
-from blob_pyro.data.rows.row import Row, json_value
+from blob_pyro.data.rows.row import Row, as_written, json_value
 from blob_pyro.data.rows.wording import bad_lines, shown
 from blob_pyro.errors import DataError
 from blob_pyro.system.hub_errors import one_line
@@ -85,14 +84,14 @@ def _batch_rows(metadata: Any, max_megabytes: int) -> int:
 def _values(column: Any, name: str, bad: dict[int, str]) -> list[Any]:
     """The column's values; what cannot be read is added to `bad`."""
     try:
-        return [json_value(value) for value in column.to_pylist()]
+        return [json_value(as_written(value, column.type)) for value in column.to_pylist()]
     except (ValueError, OverflowError):  # text that is not UTF-8 is a ValueError too
-        return [_value(scalar.as_py, name, row, bad) for row, scalar in enumerate(column, start=1)]
+        return [_value(scalar, name, row, bad) for row, scalar in enumerate(column, start=1)]
 
 
-def _value(read: Callable[[], Any], name: str, row: int, bad: dict[int, str]) -> Any:
+def _value(scalar: Any, name: str, row: int, bad: dict[int, str]) -> Any:
     try:
-        return json_value(read())
+        return json_value(as_written(scalar.as_py(), scalar.type))
     except UnicodeDecodeError:
         bad.setdefault(row, f"text that is not UTF-8 in {shown(name)}")
     except (ValueError, OverflowError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import decimal
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ class Row:
 def json_value(value: Any) -> Any:
     """The value itself where JSON has it; else as text, or null for NaN, which stands for a missing number.
 
-    Dates and times are written in ISO 8601, bytes as the text that they are in UTF-8 or else in base64.
+    Dates and times are written in ISO 8601, decimals without an exponent, bytes as the text that they are in UTF-8 or
+    else in base64.
 
     Example:
         >>> json_value({"day": datetime.date(2024, 2, 29), "score": float("nan"), "tags": ("a", b"b")})
@@ -44,7 +46,28 @@ def json_value(value: Any) -> Any:
         return _text_of(value)
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
+    if isinstance(value, decimal.Decimal) and value.is_finite():
+        return format(value, "f")
     return str(value)
+
+
+def as_written(value: Any, kind: Any) -> Any:
+    """A value of an Arrow type, in which a number of 32 or 16 bits is the one that a person would write.
+
+    Read as a number of 64 bits, 0.1 in 32 is 0.10000000149011612. Numbers in a list stay as they are.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> as_written(pa.scalar(0.1, pa.float32()).as_py(), pa.float32())
+        0.1
+    """
+    import pyarrow as pa  # type: ignore[import-untyped]
+
+    if value is not None and (pa.types.is_float32(kind) or pa.types.is_float16(kind)):
+        return float(str(kind.to_pandas_dtype()(value)))
+    if value is not None and pa.types.is_struct(kind):
+        return {field.name: as_written(value[field.name], field.type) for field in kind}
+    return value
 
 
 def _text_of(data: bytes) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from blob_pyro.data.rows.row import Row, json_value
+from blob_pyro.data.rows.row import Row, as_written, json_value
 from blob_pyro.data.rows.wording import quoted
 from blob_pyro.errors import DataError
 from blob_pyro.system.hub_errors import one_line
@@ -62,9 +62,10 @@ def read_saved(path: Path, max_megabytes: int, split: str | None = None) -> list
 def named_rows(found: Any) -> list[Row]:
     """Rows with the names of labels that are numbers; those below 0 are no label."""
     names: dict[str, list[str]] = {name: kind.names for name, kind in found.features.items() if hasattr(kind, "names")}
+    kinds = found.features.arrow_schema
     rows = []
     for number, raw in enumerate(found, start=1):
-        fields = {name: json_value(value) for name, value in raw.items()}
+        fields = {name: json_value(as_written(value, kinds.field(name).type)) for name, value in raw.items()}
         for name, words in names.items():
             label = fields[name]
             fields[name] = None if label is None or label < 0 else words[label]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from blob_pyro.data.examples import Example
 from blob_pyro.data.prompts import PromptTemplate
-from blob_pyro.data.rows.fields import field_of, from_cell, has_text, label_text
+from blob_pyro.data.rows.fields import field_of, from_cell, has_text, label_text, same_number
 from blob_pyro.data.rows.row import Row
 from blob_pyro.data.rows.wording import bad_lines, held_inside, name_lines, quoted, shown
 from blob_pyro.data.tasks.formats import BadRowError
@@ -60,10 +61,10 @@ def examples_from_rows(
 
     A label is compared as text, without the white space around it, so that "negative" in a file is the answer word
     " negative", true is "True" (or "true", where that is a label and "True" is none), and 1 and 1.0 are "1" (or "1.0",
-    where that is a label). Null and empty text are no label. An object of labels with numbers,
-    {"negative": 3, "positive": 1}, is a soft label: how many annotators, or which share of them, chose each. Where one
-    row has such a label, the labels of all of them are shares. A text that is the JSON of such an object, as in a cell
-    of CSV or TSV, is one too.
+    where that is a label). A number that is written as none of the labels is the one that is the same number: 0.5 is
+    "0.50". Null and empty text are no label. An object of labels with numbers, {"negative": 3, "positive": 1}, is a
+    soft label: how many annotators, or which share of them, chose each. Where one row has such a label, the labels of all
+    of them are shares. A text that is the JSON of such an object, as in a cell of CSV or TSV, is one too.
 
     Args:
         rows: raw items.
@@ -86,8 +87,11 @@ def examples_from_rows(
     classes = _class_of_text(labels)
     rows = [_with_object(row, label_field) for row in rows]
     soft = _soft_labels(rows, classes, label_field, source)
+    numbers = _numbers(classes)
     found = [
-        _largest(soft[row.line], labels) if row.line in soft else _class_name(row.fields.get(label_field), classes)
+        _largest(soft[row.line], labels)
+        if row.line in soft
+        else _class_name(row.fields.get(label_field), classes, numbers)
         for row in rows
     ]
     _check_labels(rows, found, classes, label_field, require_label, source)
@@ -98,14 +102,23 @@ def examples_from_rows(
     ]
 
 
-def _class_name(value: Any, classes: Mapping[str, int]) -> str | None:
-    """The label that a value is: as it is written, as every file format has it, or as JSON has true and false."""
+def _numbers(classes: Iterable[str]) -> dict[Decimal, str]:
+    """The labels that are numbers, by these; of several that are one number none."""
+    spelt = [(number, name) for name in classes if (number := same_number(name)) is not None]
+    counts = Counter(number for number, _ in spelt)
+    return {number: name for number, name in spelt if counts[number] == 1}
+
+
+def _class_name(value: Any, classes: Mapping[str, int], numbers: Mapping[Decimal, str]) -> str | None:
+    """The label that a value is: as it is written, as every file format has it, as JSON has true and false, or as the
+    same number."""
     text = label_text(value)
     as_written = "" if value is None else str(value).strip()
     for name in (as_written, text, as_written.lower() if isinstance(value, bool) else None):
         if name in classes:
             return name
-    return text
+    number = None if text is None else same_number(text)
+    return text if number is None else numbers.get(number, text)
 
 
 def _with_object(row: Row, label_field: str) -> Row:

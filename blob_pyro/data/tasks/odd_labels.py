@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 from blob_pyro.data.examples import Example
+from blob_pyro.data.rows.fields import same_number
 from blob_pyro.data.rows.wording import name_words, quoted
 
+_OWN = "and are classes of their own"
 _FEW = 12  # items, of which it is no wonder that they share few labels
 
 
 def odd_labels(train: Sequence[Example], labels: Sequence[str], told_by: str) -> Iterator[str]:
-    """Lines on labels that differ in nothing that is read aloud, and on classes of a single item.
+    """Lines on labels that differ in nothing that is read aloud, or are one number, and on classes of a single item.
 
     Args:
         train: the items to train on, and to hold out of.
@@ -24,18 +26,23 @@ def odd_labels(train: Sequence[Example], labels: Sequence[str], told_by: str) ->
         >>> next(odd_labels([], [" Yes", " no", " yes"], "label"))
         "labels: 'Yes', 'yes' differ in case, spaces or spelling of characters alone, and are classes of their own"
     """
-    spellings: dict[str, list[str]] = {}
-    for label in labels:
-        spellings.setdefault(_plain(label), []).append(label.strip())
-    for several in spellings.values():
-        if len(several) > 1:
-            alike = "differ in case, spaces or spelling of characters alone, and are classes of their own"
-            yield f"labels: {quoted(several)} {alike}"
+    for several in _alike(labels, _plain):
+        yield f"labels: {quoted(several)} differ in case, spaces or spelling of characters alone, {_OWN}"
+    for several in _alike(labels, lambda label: same_number(label.strip())):
+        yield f"labels: {quoted(several)} are one number, {_OWN}"
     counts = Counter(example.label for example in train)
     lone = [label.strip() for k, label in enumerate(labels) if counts[k] == 1]
     if len(train) > _FEW and 2 * len(lone) > len(labels):
         yield f"labels: {len(lone)} of {len(labels)} classes have a single item ({name_words(lone)}): is {told_by!r} " \
               "the field that holds them?"  # fmt: skip
+
+
+def _alike(labels: Sequence[str], of: Callable[[str], Hashable]) -> list[list[str]]:
+    """Labels of which something is the same, without the white space around them."""
+    found: dict[Hashable, list[str]] = {}
+    for label in labels:
+        found.setdefault(of(label), []).append(label.strip())
+    return [several for key, several in found.items() if key is not None and len(several) > 1]
 
 
 def _plain(label: str) -> str:

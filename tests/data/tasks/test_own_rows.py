@@ -6,10 +6,14 @@ import json
 import os
 import re
 import shutil
+from decimal import Decimal
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from blob_pyro.config.sections import DataConfig
@@ -100,6 +104,58 @@ def test_numbers_with_a_fraction_are_refused_in_every_format_and_taken_where_the
         named = [f" {value}" for value in sorted(set(values))]
         data = load_task(DataConfig(train_file=file, prompt="{text}:", labels=named), seed=0)
         assert [label for _, label in seen(data)] == [f" {value}" for value in values]
+
+
+def test_numbers_written_with_more_digits_are_the_same_labels_in_every_format(tmp_path):
+    """As `to_csv(float_format="%.2f")` and decimal columns have them."""
+    frame = pd.DataFrame({"text": list("abc"), "label": [1.0, 0.0, -20.0]})
+    frame.to_csv(tmp_path / "a.csv", index=False, float_format="%.2f")
+    frame.to_json(tmp_path / "a.jsonl", orient="records", lines=True)
+    frame.assign(label=[Decimal("1.00"), Decimal("0.00"), Decimal("-20.00")]).to_parquet(tmp_path / "a.parquet")
+    (tmp_path / "b.csv").write_text("text,label\na,1.\nb,-0.000\nc,-20.0\n")
+    for name in ("a.csv", "a.jsonl", "a.parquet", "b.csv"):
+        data = load_task(DataConfig(train_file=str(tmp_path / name), prompt="{text}:"), seed=0)
+        assert seen(data) == [("a:", " 1"), ("b:", " 0"), ("c:", " -20")], name
+
+
+def test_a_number_is_the_label_that_is_the_same_number(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\na,0.50\nb,.5\nc,1.500\nd,15e-1\n")
+    (tmp_path / "a.jsonl").write_text("".join(f'{{"text": "{t}", "label": {x}}}\n' for t, x in
+                                              zip("abcd", ("0.50", "5e-1", "1.500", "1.5"), strict=True)))  # fmt: skip
+    for labels in ([" 0.5", " 1.5"], [" 0.50", " 1.50"], [" .5", " +1.5"]):
+        for name in ("a.csv", "a.jsonl"):
+            data = load_task(DataConfig(train_file=str(tmp_path / name), prompt="{text}:", labels=labels), seed=0)
+            assert [example.label for example in data.train] == [0, 0, 1, 1], (labels, name)
+    both = DataConfig(train_file=str(tmp_path / "a.jsonl"), prompt="{text}:", labels=[" 0.50", " .5", " 1.5"])
+    with pytest.raises(DataError, match="expected in the field 'label' one of .*; got something else on lines 1, 2"):
+        load_task(both, seed=0)
+
+
+def test_labels_that_are_one_number_are_told_and_stay_names(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\na,01\nb,1\nc,+1\nd,1e0\ne,1.10\nf,1.1.0\ng,1_0\nh,10\n")
+    data = load_task(DataConfig(train_file=str(tmp_path / "a.csv"), prompt="{text}:"), seed=0)
+    assert [label.strip() for _, label in seen(data)] == ["01", "1", "+1", "1e0", "1.10", "1.1.0", "1_0", "10"]
+    told = [note for note in data.notes if "number" in note]
+    assert told == ["labels: '+1', '01', '1', '1e0' are one number, and are classes of their own"]
+
+
+def test_numbers_of_few_bits_are_those_that_a_person_would_write(tmp_path):
+    """0.1 in 32 bits was 0.10000000149011612 in a prompt."""
+    half, single = np.float16, np.float32
+    frame = pd.DataFrame({"a": np.array([0.1, 2.5, 1e30], single), "b": [0.1, 1e-7, 1e22], "label": ["x", "y", "x"]})
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.to_parquet(tmp_path / "a.parquet")
+    datasets.Dataset.from_pandas(frame).save_to_disk(tmp_path / "saved")
+    expected = ["0.1 0.1:", "2.5 1e-07:", "1e+30 1e+22:"]
+    for name in ("a.csv", "a.parquet", "saved"):
+        data = load_task(DataConfig(train_file=str(tmp_path / name), prompt="{a} {b}:"), seed=0)
+        assert [example.prompt for example in data.train] == expected, name
+    inside = pa.array([{"x": 0.1, "y": 0.1}, {"x": None, "y": 2.0}], pa.struct({"x": pa.float32(), "y": pa.float64()}))
+    table = pa.table({"m": inside, "h": pa.array([half(0.1), half(3)]), "label": ["x", "y"]})
+    pq.write_table(table, tmp_path / "m.parquet")
+    with pytest.warns(UserWarning, match="null in the field 'm.x' of 1 rows"):
+        data = load_task(DataConfig(train_file=str(tmp_path / "m.parquet"), prompt="{m.x} {m.y} {h}:"), seed=0)
+    assert [example.prompt for example in data.train] == ["0.1 0.1 0.1:", " 2.0 3.0:"]
 
 
 def test_true_is_the_label_true_where_that_is_one(tmp_path):
