@@ -47,7 +47,7 @@ def is_extension(config: RunConfig) -> bool:
     before = read_config(path)
     if changes(before, config) != ["train.num_steps"] or before.train.num_steps >= config.train.num_steps:
         return False
-    if not is_finished(before):
+    if not is_finished(dataclasses.replace(before, output=config.output)):  # it may have been moved
         raise RunDirectoryError(
             f"{path}: expected a finished run to extend to {config.train.num_steps} steps; its training of "
             f"{before.train.num_steps} has not ended: go on with --resume and that many first"

@@ -104,6 +104,16 @@ def test_it_is_done_once_and_can_be_done_again(extended: Path, config: Path, tmp
     assert json.loads((run / "about.json").read_text())["extended_at"] == [STEPS, MORE]
 
 
+def test_a_run_that_was_moved_is_extended_where_it_lies(
+    old: Path, extended: Path, config: Path, tmp_path: Path
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(old, moved)  # its configuration tells the old place
+    code, _, err = finished("fit", config, "--output", moved, *MORE_STEPS)
+    assert code == 0, err
+    assert contents(moved) == contents(extended)
+
+
 def test_killed_again_and_again_it_is_the_old_run_until_it_is_the_new_one(
     config: Path, run: Path, extended: Path
 ) -> None:

@@ -131,6 +131,15 @@ def test_another_configuration_is_refused(config: Path, tmp_path: Path, capfd: p
     assert "its run was made with; model.r 2, now 3; train.lr 0.01, now 0.5: go on with the same" in err
 
 
+def test_a_run_that_was_moved_goes_on_where_it_lies(config: Path, tmp_path: Path, whole: dict[str, bytes]) -> None:
+    run, moved = tmp_path / "run", tmp_path / "elsewhere" / "moved"
+    stopped_after(4, config, run)
+    moved.parent.mkdir()
+    run.rename(moved)
+    assert main(["fit", str(config), "--output", str(moved), "--quiet", "--resume"]) == 0
+    assert contents(moved) == whole and not run.exists()
+
+
 def test_a_device_map_is_a_setting_like_others(
     config: Path, tmp_path: Path, whole: dict[str, bytes], capfd: pytest.CaptureFixture[str]
 ) -> None:

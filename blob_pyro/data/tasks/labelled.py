@@ -63,8 +63,8 @@ def examples_from_rows(
     " negative", true is "True" (or "true", where that is a label and "True" is none), and 1 and 1.0 are "1" (or "1.0",
     where that is a label). A number that is written as none of the labels is the one that is the same number: 0.5 is
     "0.50". Null and empty text are no label. An object of labels with numbers, {"negative": 3, "positive": 1}, is a
-    soft label: how many annotators, or which share of them, chose each. Where one row has such a label, the labels of all
-    of them are shares. A text that is the JSON of such an object, as in a cell of CSV or TSV, is one too.
+    soft label: how many annotators, or which share of them, chose each. Where one row has such a label, the labels of
+    all of them are shares. A text that is the JSON of such an object, as in a cell of CSV or TSV, is one too.
 
     Args:
         rows: raw items.

@@ -59,7 +59,7 @@ def load_own(config: DataConfig, seed: int, train_rows: TrainRows | None = None)
         test = take(test, config.num_test, "data.num_test", _names(tested))
     told = (*notes, *_left_out(parts), *_left_out(tested), *_several("train", parts), *_several("test", tested))
     labels = tuple(config.labels or ())
-    told += (*odd_labels(train, labels, config.label_field), *_named_alike(config, train + test))
+    told += (*odd_labels(train, labels, config.label_field), *_named_alike(config, train, test))
     group = "" if config.group_field is None else f"their {config.group_field!r}"
     return task_data(held.train, test, held.validation, labels, template, told, group)
 
@@ -78,10 +78,10 @@ def _examples(config: DataConfig, parts: Sequence[SourceRows], need_groups: bool
     return examples
 
 
-def _named_alike(config: DataConfig, examples: Sequence[Example]) -> list[str]:
-    """How many items have the id of another one."""
-    counts = Counter(example.id for example in examples)
-    alike = sum(count for count in counts.values() if count > 1)
+def _named_alike(config: DataConfig, *sets: Sequence[Example]) -> list[str]:
+    """How many items have the id of another one that is trained on, or tested on, with them."""
+    counts = [Counter(example.id for example in examples).values() for examples in sets]
+    alike = sum(count for one in counts for count in one if count > 1)
     return [f"{alike} items share their {config.id_field!r} with another one"] if config.id_field and alike else []
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from blob_pyro.config.sections import RunConfig
 from blob_pyro.runs.tuning.choices import Settings, settings_of
-from blob_pyro.storage.directory import CONFIG, HISTORY, read_config
+from blob_pyro.storage.directory import CONFIG, HISTORY, changes, read_config
 from blob_pyro.storage.posterior_files import ADAPTER, DESCRIPTION, TENSORS
 from blob_pyro.system.files import room_for
 
@@ -73,7 +73,7 @@ def is_unfinished_search(config: RunConfig) -> bool:
     later = (HISTORY, ADAPTER, TENSORS, DESCRIPTION)
     if not config.tune.search or any((path / name).exists() for name in later):
         return False
-    return all((path / name).is_file() for name in (CONFIG, TRIALS)) and read_config(path) == config
+    return all((path / name).is_file() for name in (CONFIG, TRIALS)) and not changes(read_config(path), config)
 
 
 @dataclass(frozen=True)

@@ -380,6 +380,9 @@ def test_items_are_named_by_their_ids(tmp_path):
     rows[1]["key"] = "x7"
     notes = load_task(own(tmp_path, rows, id_field="key"), seed=0).notes
     assert [note for note in notes if "share" in note] == ["2 items share their 'key' with another one"]
+    others = write(tmp_path / "test.jsonl", [dict(row, key=key) for row, key in zip(rows, ("x7", 1, 1), strict=True)])
+    notes = load_task(own(tmp_path, rows, id_field="key", test_file=others), seed=0).notes
+    assert [note for note in notes if "'key'" in note] == ["4 items share their 'key' with another one"]  # of each set
     rows[1]["key"] = " "
     with pytest.raises(DataError, match="expected an id in the field 'key' of every row; got none on line 2 .line 2 h"):
         load_task(own(tmp_path, rows, id_field="key"), seed=0)
@@ -391,6 +394,14 @@ def test_items_are_named_by_their_ids(tmp_path):
         examples_for(config, new, with_labels=False, source="new")
     texts = own(tmp_path, [{"q": "a", "a": "b", "key": 5}], prompt="{q}", completion="{a}", id_field="key")
     assert load_task(texts, seed=0).train[0].id == "5"
+
+
+def test_two_files_that_each_count_from_0_share_no_ids(tmp_path):
+    rows = [{**item, "key": place} for place, item in enumerate(items("a", "b", "a"))]
+    test = write(tmp_path / "test.jsonl", rows)
+    data = load_task(own(tmp_path, rows, id_field="key", test_file=test), seed=0)
+    assert [example.id for example in data.test] == ["0", "1", "2"]
+    assert not [note for note in data.notes if "'key'" in note]
 
 
 # --- labels that cannot be meant ---
