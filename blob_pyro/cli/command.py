@@ -9,6 +9,7 @@ from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
@@ -22,6 +23,7 @@ from blob_pyro.evaluation.metrics import Scores
 from blob_pyro.guides import GUIDES
 from blob_pyro.guides.settings import KEYS, describe_settings
 from blob_pyro.report.tables import annotators_table, metrics_table
+from blob_pyro.storage.directory import CONFIG
 from blob_pyro.system.hub_errors import one_line
 from blob_pyro.system.printing import tell
 
@@ -164,6 +166,12 @@ def print_metrics(metrics: Mapping[str, Scores]) -> None:
     tell(metrics_table(metrics) if metrics else "no test items: nothing to evaluate")
     if against_annotators := annotators_table(metrics):
         tell(f"\n{against_annotators}")
+
+
+def runs_done(folder: str | Path) -> str:
+    """What a stop of many runs leaves, for its message."""
+    begun = any(Path(folder).rglob(CONFIG))
+    return f"{folder} holds the runs that were done; the same command goes on" if begun else "nothing was saved"
 
 
 def in_our_words(error: ArgumentError, parser: ArgumentParser) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from blob_pyro.cli.command import Command, add_quiet, add_run_config, command_parser, config_of, seeds
+from blob_pyro.cli.command import Command, add_quiet, add_run_config, command_parser, config_of, runs_done, seeds
 from blob_pyro.config.methods import ABLATIONS, METHODS, SYSTEMS
 from blob_pyro.errors import Stopped
 from blob_pyro.experiments.compare import compare
-from blob_pyro.system.printing import tell, tell_aside
+from blob_pyro.system.printing import tell, tell_aside, tell_line
 
 
 def _compare_parser() -> ArgumentParser:
@@ -45,9 +45,9 @@ def _compare(parser: ArgumentParser, words: Sequence[str]) -> None:
     try:
         found = compare(config, names, seeds(parsed.seeds), workers=parsed.workers, progress=not parsed.quiet)
     except KeyboardInterrupt as error:
-        told = f"{config.output} holds the runs that were done; the same command goes on"
-        raise Stopped.after(error, told) from None
-    tell(f"\n{found.text()}\n\nwrote run directories and tables: {found.path}")
+        raise Stopped.after(error, runs_done(config.output)) from None
+    tell(f"\n{found.text()}\n")
+    tell_line(f"wrote run directories and tables: {found.path}")
     if found.failures:
         tell_aside(f"blob-pyro: error: {len(found.failures)} runs failed, the first: {found.failures[0]}")
         raise SystemExit(1)

@@ -63,10 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return end.code if isinstance(end.code, int) else 0
     except KeyboardInterrupt as interrupt:
         # the terminal has echoed ^C without a new line
-        start = "\n" if sys.stderr.isatty() else ""
+        if sys.stderr.isatty():
+            tell_aside("")
         number = interrupt.signal if isinstance(interrupt, Stopped) else signal.SIGINT
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        tell_aside(f"{start}blob-pyro: stopped by {name}; {str(interrupt) or 'nothing was saved'}")
+        tell_aside(f"blob-pyro: stopped by {name}; {str(interrupt) or 'nothing was saved'}")
         return 128 + number
     except BrokenPipeError:  # the reader (head, less) closed our output
         _drop_output()

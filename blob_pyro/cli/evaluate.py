@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser
 from blob_pyro.cli.command import Command, add_run_arguments, command_parser, print_metrics
 from blob_pyro.runs.evaluate import evaluate_run
 from blob_pyro.storage.directory import METRICS, PREDICTIONS
-from blob_pyro.system.printing import tell
+from blob_pyro.system.printing import tell_line
 from blob_pyro.system.processes import connected
 
 
@@ -33,7 +33,7 @@ def _evaluate(parser: ArgumentParser, words: Sequence[str]) -> None:
         result = evaluate_run(parsed.run, num_samples=parsed.num_samples, base=parsed.base, progress=not parsed.quiet)
         if ranks.is_first:
             print_metrics(result.metrics)
-            tell(f"wrote {result.path / METRICS}, {result.path / PREDICTIONS}")
+            tell_line(f"wrote {result.path / METRICS}, {result.path / PREDICTIONS}")
 
 
 COMMAND = Command("predict a run's test items again", _evaluate_parser, _evaluate)

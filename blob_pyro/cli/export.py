@@ -11,7 +11,7 @@ from blob_pyro.config.ranges import LARGEST_SEED, check_range
 from blob_pyro.errors import ConfigError, HubError
 from blob_pyro.runs.exports import export, push_to_hub
 from blob_pyro.runs.exports.push import check_repo_id
-from blob_pyro.system.printing import tell
+from blob_pyro.system.printing import tell_line
 
 
 def _export_parser() -> ArgumentParser:
@@ -61,14 +61,14 @@ def _export(parser: ArgumentParser, words: Sequence[str]) -> None:
         base=parsed.base,
         progress=not parsed.quiet,
     )
-    tell(f"wrote {folder}")
+    tell_line(f"wrote {folder}")
     if parsed.push_to_hub is None:
         return
     try:
         address = push_to_hub(folder, parsed.push_to_hub, private=parsed.private or None)
     except HubError as error:
         raise HubError(f"{error}; the folder {folder} is there, push it with bp.push_to_hub") from error
-    tell(f"pushed to {address}")
+    tell_line(f"pushed to {address}")
 
 
 COMMAND = Command("write a run as PEFT adapters or a merged model", _export_parser, _export)

@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser
 
 from blob_pyro.cli.command import Command, add_base, add_quiet, add_run_config, command_parser, config_of, print_metrics
 from blob_pyro.runs.fit import fit_run
-from blob_pyro.system.printing import tell
+from blob_pyro.system.printing import tell_line
 from blob_pyro.system.processes import connected
 
 
@@ -40,7 +40,7 @@ def _fit(parser: ArgumentParser, words: Sequence[str]) -> None:
         result = fit_run(config, resume=parsed.resume, base=parsed.base, progress=not parsed.quiet)
         if ranks.is_first:
             print_metrics(result.metrics)
-            tell(f"wrote {result.path}")
+            tell_line(f"wrote {result.path}")
 
 
 FILE = """\

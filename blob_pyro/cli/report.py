@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser
 
 from blob_pyro.cli.command import Command, command_parser
 from blob_pyro.report.page import write_report
-from blob_pyro.system.printing import tell, tell_aside
+from blob_pyro.system.printing import tell_aside, tell_line
 
 
 def _report_parser() -> ArgumentParser:
@@ -32,7 +32,7 @@ def _report_parser() -> ArgumentParser:
 
 def _report(parser: ArgumentParser, words: Sequence[str]) -> None:
     parsed = parser.parse_args(words)
-    tell(f"wrote {write_report(parsed.runs, parsed.output, num_items=parsed.num_items, say=tell_aside)}")
+    tell_line(f"wrote {write_report(parsed.runs, parsed.output, num_items=parsed.num_items, say=tell_aside)}")
 
 
 COMMAND = Command("write one HTML file about runs", _report_parser, _report)

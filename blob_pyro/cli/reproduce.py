@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from blob_pyro.cli.command import Command, add_quiet, command_parser, in_our_words, names, seeds
+from blob_pyro.cli.command import Command, add_quiet, command_parser, in_our_words, names, runs_done, seeds
 from blob_pyro.errors import ConfigError, Stopped
 from blob_pyro.experiments.paper import ITEMS, Order, find_item
 from blob_pyro.experiments.paper.settings import CHANGEABLE
-from blob_pyro.system.printing import tell
+from blob_pyro.system.printing import tell, tell_line
 from blob_pyro.system.terminal import Console
 
 
@@ -77,9 +77,9 @@ def _reproduce(parser: ArgumentParser, words: Sequence[str]) -> None:
     try:
         found = item.make(order)
     except KeyboardInterrupt as error:
-        told = f"{order.path} holds the runs that were done; the same command goes on"
-        raise Stopped.after(error, told) from None
-    tell(f"\n{found.text}\n\nwrote {', '.join(map(str, found.files))}")
+        raise Stopped.after(error, runs_done(order.path)) from None
+    tell(f"\n{found.text}\n")
+    tell_line(f"wrote {', '.join(map(str, found.files))}")
 
 
 def _split_changes(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -14,7 +14,7 @@ from blob_pyro.runs.build import encode_items, labels_of
 from blob_pyro.runs.checks import refuse_tokens
 from blob_pyro.runs.predict import with_fields
 from blob_pyro.storage.directory import read_config
-from blob_pyro.system.printing import tell
+from blob_pyro.system.printing import tell_line
 from blob_pyro.system.terminal import Console, Say
 
 
@@ -27,7 +27,7 @@ def acquire_run(
     num_samples: int | None = None,
     base: str | Path | None = None,
     progress: bool = True,
-    say: Say = tell,
+    say: Say = tell_line,
 ) -> list[Fields]:
     """Choose the k items of a file whose labels a saved run would learn most from.
 

@@ -16,7 +16,7 @@ from blob_pyro.storage.directory import COST, METRICS, read_config, read_json, r
 from blob_pyro.storage.saving import Run
 from blob_pyro.system.files import end_replacing, new_files
 from blob_pyro.system.locks import alone_in
-from blob_pyro.system.printing import tell
+from blob_pyro.system.printing import tell_line
 from blob_pyro.system.processes import Ranks, connected
 from blob_pyro.system.terminal import SILENT, Console, Say
 
@@ -69,7 +69,7 @@ def evaluate_run(
     num_samples: int | None = None,
     base: str | Path | None = None,
     progress: bool = True,
-    say: Say = tell,
+    say: Say = tell_line,
 ) -> RunResult:
     """Predict a saved run's test items again, and rewrite its metrics and predictions.
 

@@ -39,7 +39,7 @@ from blob_pyro.storage.run_files import read_run
 from blob_pyro.storage.saving import Run
 from blob_pyro.system.files import WRITTEN, end_replacing
 from blob_pyro.system.locks import alone_in
-from blob_pyro.system.printing import tell
+from blob_pyro.system.printing import tell_line
 from blob_pyro.system.processes import Ranks, connected
 from blob_pyro.system.terminal import SILENT, Console, Say
 from blob_pyro.training.checkpoints import Checkpoints
@@ -52,7 +52,7 @@ def fit_run(
     resume: bool = False,
     base: str | Path | None = None,
     progress: bool = True,
-    say: Say = tell,
+    say: Say = tell_line,
 ) -> RunResult:
     """Fine-tune, predict the test items, and write the run directory.
 

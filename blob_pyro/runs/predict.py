@@ -24,7 +24,7 @@ from blob_pyro.runs.item_kinds import TextItems
 from blob_pyro.storage.answers import answers_of
 from blob_pyro.storage.completions import completion_scores
 from blob_pyro.storage.directory import read_config
-from blob_pyro.system.printing import tell
+from blob_pyro.system.printing import tell_line
 from blob_pyro.system.terminal import Console, Say
 
 
@@ -86,7 +86,7 @@ def predict_run(
     decisions: Decisions | None = None,
     base: str | Path | None = None,
     progress: bool = True,
-    say: Say = tell,
+    say: Say = tell_line,
 ) -> list[dict[str, Any]]:
     """Answer the items of a file with a saved run.
 

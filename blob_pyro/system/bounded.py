@@ -17,7 +17,7 @@ _CHUNK = 1 << 20
 
 
 class _Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
+    def read(self, size: int, /) -> bytes | None: ...
 
 
 class OutOfBoundsError(OSError):
@@ -55,7 +55,10 @@ def _opened(path: Path, most: int) -> io.BufferedReader:
         raise _too_large(most)
     # what a shell makes (cat x | ..., <(cat x)) has no name, and ends when its writers have gone
     has_name = path.resolve().exists()
-    return _opened_pipe(path) if stat.S_ISFIFO(mode) and has_name else path.open("rb")
+    if stat.S_ISFIFO(mode) and has_name:
+        return _opened_pipe(path)
+    # what looks like a file may wait for its next line (/proc/kmsg): it says so, and is not waited for
+    return os.fdopen(os.open(path, os.O_RDONLY | (os.O_NONBLOCK if stat.S_ISREG(mode) else 0)), "rb")
 
 
 def _opened_pipe(path: Path) -> io.BufferedReader:
@@ -101,7 +104,9 @@ class _Begun(io.RawIOBase):
 
 def _read(stream: _Readable, most: int) -> bytes:
     chunks, size = [], 0
-    while chunk := stream.read(_CHUNK):
+    while (chunk := stream.read(_CHUNK)) != b"":
+        if chunk is None:
+            raise OutOfBoundsError("a file without an end")
         chunks.append(chunk)
         if (size := size + len(chunk)) > most:
             raise _too_large(most)

@@ -36,9 +36,24 @@ def tell(text: str, *, end: str = "\n", flush: bool = False) -> None:
     print(printable(text), end=end, flush=flush)
 
 
+def on_one_line(text: str) -> str:
+    r"""The text with new lines spelt out: one in a label or a path would begin a line that looks like another's.
+
+    Example:
+        >>> print(on_one_line("labels: good" + chr(10) + "blob-pyro: error: none"))
+        labels: good\nblob-pyro: error: none
+    """
+    return text.replace("\n", r"\n")
+
+
+def tell_line(text: str) -> None:
+    """Print one line to standard output."""
+    tell(on_one_line(text))
+
+
 def tell_aside(text: str) -> None:
-    """Print to standard error, where standard output holds the answers."""
-    print(printable(text), file=sys.stderr, flush=True)
+    """Print one line to standard error, where standard output holds the answers."""
+    print(printable(on_one_line(text)), file=sys.stderr, flush=True)
 
 
 def escaped_json(line: str) -> str:

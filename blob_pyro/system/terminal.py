@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from blob_pyro.system.hub_errors import one_line
-from blob_pyro.system.printing import tell, tell_aside
+from blob_pyro.system.printing import tell_aside, tell_line
 
 Say = Callable[[str], None]
 
@@ -25,7 +25,7 @@ class Console:
     """
 
     progress: bool = True
-    log: Say = tell
+    log: Say = tell_line
     log_resumed: Say | None = None
 
     def resumed(self, line: str) -> None:

@@ -142,7 +142,19 @@ BAD_OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
         ("--data.test_file", "no.jsonl"),
         "no.jsonl: expected a JSON-lines file; there is none: check the path",
     ),
-    "folder as file": (("--data.train_file", "."), "expected a JSON-lines file; got a folder: name a file in it"),
+    "folder as file": (
+        ("--data.train_file", "."),
+        "expected a JSON-lines file; got a folder: name a file in it, or one",
+    ),
+    "an address": (
+        ("--data.train_file", "https://me:secret@host/a.csv?x=1"),
+        "https://***@host/a.csv?x=1: expected the name of a file on this machine; got an address: download it, or name",
+    ),
+    "addresses": (("--data.test_file", '["file:///a.csv"]'), "file:///a.csv: expected the name of a file on this mach"),
+    "another ending": (
+        ("--data.train_file", "own.yaml"),
+        "a name that ends in .json, .jsonl, .ndjson, .csv, .tsv (all also with .gz) or .parquet, or a folder of save",
+    ),
     "no such label field": (("--data.label_field", "gold"), "expected a label in the field 'gold' of every row"),
     "unknown prompt field": (
         ("--data.prompt", "Q: {question}", "--data.truncate_field", "null"),

@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 import blob_pyro
 from blob_pyro.cli import main
-from blob_pyro.system.terminal import quiet_libraries
+from blob_pyro.system.terminal import Console, quiet_libraries
 
 ODD = "\x1b]0;owned\x07\x9b31m\u202egnp\u2066\x7f"
 SPELT = r"\x1b]0;owned\x07\x9b31m\u202egnp\u2066\x7f"
@@ -94,7 +94,7 @@ def test_rows_on_standard_output_have_the_values_of_the_file(folder, capfd, monk
 @pytest.mark.filterwarnings("default")
 def test_labels_are_spelt_out(tmp_path, capfd):
     """In the lines on the data, and in a table of classes."""
-    labels = [f" positive{ODD}", " negative"]
+    labels = [f" positive{ODD}\nzz", " negative"]
     rows = [row | {"label": labels[row["label"] == "negative"].strip()} for row in tiny.items(12)]
     settings = tiny.settings(tmp_path, tiny.llama(), train={"num_steps": 1})
     settings["data"]["labels"] = labels
@@ -103,6 +103,22 @@ def test_labels_are_spelt_out(tmp_path, capfd):
     assert main(["fit", str(tiny.write_yaml(tmp_path / "own.yaml", settings))]) in (0, 2)
     told = "".join(capfd.readouterr())
     assert SPELT in told and not STEERS.search(told), told
+    assert "\nzz" not in told
+
+
+def test_a_new_line_in_a_name_begins_no_line(folder, capfd, monkeypatch):
+    monkeypatch.chdir(folder)
+    forged = "a\nblob-pyro: error: forged"
+    tiny.write_jsonl(folder / "new.jsonl", [{"text": "b", "confidence": 1, forged: 2}])
+    assert main(["predict", "run", "new.jsonl", "--quiet", "--output", forged]) == 0
+    note, wrote = capfd.readouterr().err.splitlines()
+    assert note == "note: fields of the input are replaced: 'confidence' (in 1 rows)"
+    assert wrote == r"wrote a\nblob-pyro: error: forged: 1 items"
+    assert tiny.read_jsonl(folder / forged)[0][forged] == 2
+    assert main(["export", "run", "--output", forged + "2", "--quiet"]) == 0
+    assert capfd.readouterr().out.splitlines()[-1] == r"wrote a\nblob-pyro: error: forged2"
+    Console().log(f"labels: {forged}")
+    assert capfd.readouterr().out == "labels: a\\nblob-pyro: error: forged\n"
 
 
 @pytest.mark.filterwarnings("default")

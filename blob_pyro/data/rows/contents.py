@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 import warnings
 import zlib
 from pathlib import Path
@@ -27,7 +28,7 @@ def read_bytes(path: Path, kind: str, max_megabytes: int = MAX_MEGABYTES) -> byt
             nobody writes to, or a packed file that is damaged.
     """
     if path.is_dir():
-        raise DataError(f"{path}: expected a {kind} file; got a folder: name a file in it")
+        raise DataError(f"{path}: expected a {kind} file; got a folder: name a file in it, or one of save_to_disk")
     if not path.exists():
         raise DataError(f"{path}: expected a {kind} file; there is none: check the path")
     try:
@@ -66,13 +67,28 @@ def as_utf8(path: Path, data: bytes, encoding: str | None) -> bytes:
     if _is_utf8(data):
         warnings.warn(f"{path}: read as UTF-8, which it is, and not as {encoding} (data.encoding)", stacklevel=2)
         return data.removeprefix(codecs.BOM_UTF8)
+    wide = wide_encoding(data) or encoding
+    if codecs.lookup(encoding).name == "utf-16" and wide.startswith("utf-16-"):  # without a byte-order mark
+        encoding = wide
     try:
-        return data.decode(encoding).removeprefix("\ufeff").encode()
+        text = data.decode(encoding).removeprefix("\ufeff")
+        _warn_of_controls(path, text, encoding)
+        return text.encode()
     except UnicodeError as error:  # of a lone half of a surrogate pair, too
         where = f" at byte {error.start}" if isinstance(error, UnicodeDecodeError) else ""
         raise DataError(
             f"{path}: expected text in {encoding} (data.encoding); got other bytes{where}: name its encoding"
         ) from error
+
+
+def _warn_of_controls(path: Path, text: str, encoding: str) -> None:
+    """Tell where text of an ISO 8859 has control characters, which it hardly ever means."""
+    if codecs.lookup(encoding).name.startswith("iso8859") and (found := re.search("[\x80-\x9f]", text)):
+        warnings.warn(
+            f"{path}: read as {encoding} (data.encoding), it has control characters ({found[0]!r}): where quotes or "
+            "dashes were meant, name cp1252",
+            stacklevel=3,
+        )
 
 
 def _is_utf8(data: bytes) -> bool:

@@ -11,7 +11,7 @@ from blob_pyro.config.data import files_of
 from blob_pyro.config.sections import DataConfig
 from blob_pyro.data.prompts import PromptTemplate
 from blob_pyro.data.rows.fields import field_of, has_text, lifted
-from blob_pyro.data.rows.files import read_rows
+from blob_pyro.data.rows.files import read_rows, refuse_address
 from blob_pyro.data.rows.hub import read_dataset
 from blob_pyro.data.rows.row import Row
 from blob_pyro.data.rows.wording import name_lines, quoted
@@ -91,6 +91,7 @@ def named_files(value: list[str] | str | None, setting: str) -> list[str]:
     """
     files: list[str] = []
     for name in files_of(value):
+        refuse_address(name)
         has_pattern = glob.has_magic(name) and not os.path.exists(name)
         found = sorted(glob.glob(name, recursive=True)) if has_pattern else [name]
         if not found:

@@ -30,7 +30,7 @@ from blob_pyro.storage.reading import read_cost, read_metrics
 from blob_pyro.system.files import write_whole
 from blob_pyro.system.hub_errors import one_line
 from blob_pyro.system.locks import alone_in
-from blob_pyro.system.printing import tell
+from blob_pyro.system.printing import tell_line
 from blob_pyro.system.terminal import TERMINAL, Console, Say
 
 TABLE, SCORES, CHART = COMPARISON, "comparison.csv", "comparison"
@@ -69,7 +69,7 @@ def compare(
     *,
     workers: int = 1,
     progress: bool = True,
-    say: Say = tell,
+    say: Say = tell_line,
 ) -> Comparison:
     """Run every method under every seed, with tables and a chart in `config.output`, written anew after each run.
 

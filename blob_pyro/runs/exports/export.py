@@ -14,7 +14,7 @@ from blob_pyro.runs.exports.merged import write_merged
 from blob_pyro.runs.exports.subject import Subject
 from blob_pyro.storage.directory import refuse_part_of_run
 from blob_pyro.system.files import new_folder, refuse_used_folder
-from blob_pyro.system.printing import tell
+from blob_pyro.system.printing import tell_line
 from blob_pyro.system.terminal import Console, Say
 
 EXPORTS = "export"
@@ -22,7 +22,7 @@ EXPORTS = "export"
 
 def export(
     run_dir: str | Path, kind: str = "mean", *, output: str | Path | None = None, seed: int | None = None,
-    base: str | Path | None = None, progress: bool = False, say: Say = tell,
+    base: str | Path | None = None, progress: bool = False, say: Say = tell_line,
 ) -> Path:  # fmt: skip
     """Write a run as a folder that other programs load, with a model card (README.md) and manifest.json.
 

@@ -11,7 +11,7 @@ from typing import Any
 from blob_pyro.config.sections import RunConfig
 from blob_pyro.runs.tuning.choices import Settings, Step, choices, settings_of, with_settings
 from blob_pyro.runs.tuning.trials import Measure, Measured
-from blob_pyro.system.printing import tell
+from blob_pyro.system.printing import tell_line
 
 Say = Callable[[str], None]
 
@@ -104,7 +104,7 @@ class Tuning:
         return f"{start}: {options}"
 
 
-def search(config: RunConfig, measure: Measure, *, num_data: int, say: Say = tell) -> Tuning:
+def search(config: RunConfig, measure: Measure, *, num_data: int, say: Say = tell_line) -> Tuning:
     """Find better settings than the configuration's own, with at most `config.tune.num_trials` trials.
 
     The settings are searched one after the other, each from the best trial so far. Of a setting, the next value in

@@ -128,7 +128,35 @@ def test_utf8_is_no_other_encoding_and_that_is_said(tmp_path):
         read_rows(write(path, TABLE.encode("latin-1")), encoding="ascii")
 
 
+@pytest.mark.parametrize("order", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_utf_16_is_read_in_either_order_of_bytes(tmp_path, order, mark):
+    """Without a mark the machine's own order was taken, under which the other one is a header of odd characters."""
+    assert read_rows(write(tmp_path / "a.csv", (mark + TABLE).encode(order)), encoding="utf-16") == READ
+
+
+def test_control_characters_of_a_latin_encoding_are_told(tmp_path):
+    """What Windows writes for quotes and dashes are control characters there."""
+    path = write(tmp_path / "a.csv", "text,label\n\u201cso\u201d \u2026,a\n".encode("cp1252"))
+    told = r"a.csv: read as latin-1 .data.encoding., it has control characters .'\\x93'.: .* name cp1252"
+    with pytest.warns(UserWarning, match=told):
+        assert read_rows(path, encoding="latin-1") == [Row(2, {"text": "\x93so\x94 \x85", "label": "a"})]
+    assert read_rows(path, encoding="cp1252") == [Row(2, {"text": "\u201cso\u201d \u2026", "label": "a"})]
+    assert read_rows(write(path, TABLE.encode("latin-1")), encoding="latin-1") == READ
+
+
 # --- bounds ---
+
+
+@pytest.mark.skipif(not os.access("/proc/kmsg", os.R_OK), reason="only root reads the kernel's messages")
+def test_what_waits_for_more_as_a_file_does_not_is_refused_at_once():
+    """The kernel's messages: a regular file by its mode, of size 0, that waits at its end."""
+    begun = time.monotonic()
+    with pytest.raises(
+        DataError, match="/proc/kmsg: expected a JSON-lines file; got a file without an end: name a file"
+    ):
+        read_rows("/proc/kmsg")
+    assert time.monotonic() - begun < 5
 
 
 @pytest.mark.parametrize("name", ["/dev/zero", "link.jsonl"])

@@ -431,13 +431,23 @@ def test_the_command_passes_its_words_on(monkeypatch, tmp_path, capsys):
     assert decoder_config(orders[0], "boolq").model.quantization is None
 
 
-def test_ctrl_c_says_where_the_runs_are(monkeypatch, capsys):
-    def stopped(order: Order) -> reproduce.Reproduction:
+@pytest.mark.parametrize("command", ["reproduce", "compare"])
+@pytest.mark.parametrize("begun", [False, True])
+def test_ctrl_c_says_where_the_runs_are(monkeypatch, capsys, tmp_path, command, begun):
+    out = tmp_path / "here"
+
+    def stopped(*args, **settings) -> reproduce.Reproduction:
+        if begun:
+            (out / "mle" / "seed0").mkdir(parents=True)
+            (out / "mle" / "seed0" / "config.yaml").touch()
         raise KeyboardInterrupt
 
     monkeypatch.setitem(ITEMS, "cost", dataclasses.replace(ITEMS["cost"], table=stopped))
-    assert main(["reproduce", "cost", "--out", "here"]) == 130
-    assert "here holds the runs that were done; the same command goes on" in capsys.readouterr().err
+    monkeypatch.setattr("blob_pyro.cli.compare.compare", stopped)
+    own = {"reproduce": ["cost", "--out"], "compare": ["--data.task", "tweets", "--output"]}[command]
+    assert main([command, *own, str(out)]) == 130
+    told = f"{out} holds the runs that were done; the same command goes on" if begun else "nothing was saved"
+    assert capsys.readouterr().err == f"blob-pyro: stopped by Ctrl-C; {told}\n"
 
 
 @pytest.mark.parametrize(
