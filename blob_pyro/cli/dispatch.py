@@ -74,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BlobPyroError, OSError) as error:  # of the latter: no permission, a full disk where standard output goes
         return _fail(error)
     except (MemoryError, RuntimeError) as error:
+        if "Symlink loop" in str(error):  # of pathlib
+            return _fail(BlobPyroError(f"expected a path that leads somewhere; got one of links in a ring ({error})"))
         if not isinstance(error, MemoryError) and not re.search("out of memory|can't allocate memory", str(error)):
             raise
         return _fail(BlobPyroError(f"expected more memory; {one_line(error, 200)}: {_LESS_MEMORY}"))

@@ -179,6 +179,16 @@ def test_a_name_that_is_too_long_is_refused_before_anything_is_predicted(refused
         assert told.startswith("expected a path whose names have at most 255 bytes each; got aaa")
 
 
+def test_links_in_a_ring_are_refused(refused, finished, tmp_path):
+    (tmp_path / "ring").symlink_to("ring")
+    run, items = finished / "run", finished / "test.jsonl"
+    for words in (["predict", run, items], ["acquire", run, items, "--k", 1], ["report", run], ["bench"],
+                  ["export", run], ["fit", finished / "own.yaml"]):  # fmt: skip
+        assert "ring" in refused(*words, "--output", "ring")
+    for words in (["predict", run, "ring"], ["predict", "ring", items], ["report", "ring"], ["evaluate", "ring"]):
+        assert "ring" in refused(*words)
+
+
 def test_the_longest_name_is_written(finished, tmp_path):
     name = "a" * 231 + ".jsonl"
     words = ["predict", str(finished / "run"), str(finished / "test.jsonl"), "--quiet", "--output", name]
