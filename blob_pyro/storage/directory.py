@@ -113,9 +113,10 @@ def holds_run_of(config: RunConfig) -> bool:
 
 
 def changes(before: RunConfig, now: RunConfig) -> list[str]:
-    """Names of the settings in which two configurations differ, but for where their runs lie."""
+    """Names of the settings in which two configurations differ, but for where their runs lie and the base is put."""
     one, other = flat_settings(before), flat_settings(now)
-    return [name for name in one | other if name != "output" and one.get(name) != other.get(name)]
+    places = ("output", "model.device_map")
+    return [name for name in one | other if name not in places and one.get(name) != other.get(name)]
 
 
 def is_finished(config: RunConfig) -> bool:
