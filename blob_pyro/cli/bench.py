@@ -11,15 +11,8 @@ from blob_pyro.cli.command import Command, add_quiet, command_parser
 from blob_pyro.cli.outputs import check_output
 from blob_pyro.config.checks import unknown_name
 from blob_pyro.errors import Stopped
-from blob_pyro.experiments.bench import (
-    PARTS,
-    BenchResult,
-    BenchSettings,
-    bench,
-    is_result,
-    measurement_text,
-    summary_text,
-)
+from blob_pyro.experiments.bench import PARTS, BenchResult, BenchSettings, bench, measurement_text, summary_text
+from blob_pyro.experiments.bench.results import is_result
 from blob_pyro.system.printing import tell, tell_aside
 
 _CHOICES = (*PARTS, "all")

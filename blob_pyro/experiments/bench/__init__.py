@@ -2,7 +2,7 @@
 
 from blob_pyro.experiments.bench.measure import bench
 from blob_pyro.experiments.bench.memory import Memory
-from blob_pyro.experiments.bench.results import BenchResult, Growth, Measurement, is_result
+from blob_pyro.experiments.bench.results import BenchResult, Growth, Measurement
 from blob_pyro.experiments.bench.settings import CONTENDERS, LLAMA_7B, PARTS, BenchSettings, Case
 from blob_pyro.experiments.bench.tables import measurement_text, summary_text
 
@@ -17,7 +17,6 @@ __all__ = [
     "Measurement",
     "Memory",
     "bench",
-    "is_result",
     "measurement_text",
     "summary_text",
 ]
