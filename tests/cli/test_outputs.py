@@ -280,3 +280,25 @@ def test_files_may_have_any_name(finished, tmp_path):
     words = ["predict", str(finished / "run"), "in\udcff.jsonl", "--quiet", "--output", "out\udcff.jsonl"]
     assert main(words) == 0
     assert len(tiny.read_jsonl(tmp_path / "out\udcff.jsonl")) == len(tiny.read_jsonl(finished / "test.jsonl"))
+
+
+def test_a_former_measurement_is_replaced_and_answers_are_not(refused, finished, tmp_path, capfd):
+    small = [
+        "--rounds",
+        "2",
+        "--warmup",
+        "0",
+        "--in_features",
+        "8",
+        "--num_sites",
+        "2",
+        "--quiet",
+        "--output",
+        "b.json",
+    ]
+    for _ in range(2):
+        assert main(["bench", "bookkeeping", *small]) == 0
+        assert capfd.readouterr().err == "wrote b.json\n"
+    told = refused("predict", finished / "run", finished / "test.jsonl", "--output", "b.json")
+    assert told.startswith("--output: expected a new file, or a former output to replace; got b.json")
+    assert "bookkeeping" in (tmp_path / "b.json").read_text()
