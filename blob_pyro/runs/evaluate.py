@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,11 @@ from blob_pyro.config.sections import RunConfig
 from blob_pyro.errors import DataError
 from blob_pyro.runs.answerer import found_temperature, load_run, num_draws, with_samples
 from blob_pyro.runs.build import Items, encode_task, load_data
-from blob_pyro.runs.item_kinds import kind_of
-from blob_pyro.storage.directory import COST, METRICS, read_config, read_json, refuse_links, write_json
+from blob_pyro.runs.item_kinds import ItemKind, kind_of
+from blob_pyro.storage.directory import COST, METRICS, RELIABILITY, read_config, read_json, refuse_links, write_json
 from blob_pyro.storage.saving import Run
 from blob_pyro.system.files import end_replacing, new_files
+from blob_pyro.system.hub_errors import one_line
 from blob_pyro.system.locks import alone_in
 from blob_pyro.system.printing import tell_line
 from blob_pyro.system.processes import Ranks, connected
@@ -38,7 +41,7 @@ class RunResult:
 
 
 def evaluate_test_items(run: Run, items: Items, config: RunConfig, console: Console) -> RunResult:
-    """Predict with the posterior mean and with draws; write metrics, predictions and diagram."""
+    """Predict with the posterior mean and with draws; write metrics and predictions, then the diagram."""
     if not len(items.test):
         return RunResult(run.path, {}, {})
     kind = kind_of(config)
@@ -60,7 +63,22 @@ def evaluate_test_items(run: Run, items: Items, config: RunConfig, console: Cons
         kind.write(new, predictions[f"N={counts[-1]}"], items.test.examples, items.labels)
         write_json(new / COST, read_json(run.path / COST) | cost)
         write_json(new / METRICS, {name: found.to_dict() for name, found in metrics.items()})
+    _draw(kind, run.path, predictions[f"N={counts[-1]}"])
     return RunResult(run.path, metrics, predictions)
+
+
+def _draw(kind: ItemKind[Any, Any], path: Path, predictions: Any) -> None:
+    """The picture, when the scores are there: whatever stops it costs none of them."""
+    try:
+        kind.draw(path, predictions)
+    except Exception as error:  # of matplotlib, of its fonts, of the disk
+        with contextlib.suppress(OSError):
+            (path / RELIABILITY).unlink()  # of other answers
+        warnings.warn(
+            f"{path / RELIABILITY}: not drawn ({type(error).__name__}: {one_line(error, limit=200)}); the scores are "
+            "written",
+            stacklevel=2,
+        )
 
 
 def evaluate_run(

@@ -67,7 +67,10 @@ class ItemKind(ABC, Generic[P, M]):
 
     @abstractmethod
     def write(self, path: Path, predictions: P, examples: Sequence[Example], labels: Sequence[str]) -> None:
-        """Predictions, and what is drawn of them, into a run directory."""
+        """Predictions, into a run directory."""
+
+    def draw(self, path: Path, predictions: P) -> None:
+        """What is drawn of predictions, into a run directory."""
 
 
 class ClassItems(ItemKind[Predictions, Metrics]):
@@ -88,9 +91,11 @@ class ClassItems(ItemKind[Predictions, Metrics]):
         return label_nlls(predictions)
 
     def write(self, path: Path, predictions: Predictions, examples: Sequence[Example], labels: Sequence[str]) -> None:
+        write_predictions(path / PREDICTIONS, predictions, examples, labels)
+
+    def draw(self, path: Path, predictions: Predictions) -> None:
         from blob_pyro.report.plots import reliability_diagram, save_figure
 
-        write_predictions(path / PREDICTIONS, predictions, examples, labels)
         save_figure(reliability_diagram(predictions), path / RELIABILITY)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -59,8 +60,9 @@ def answer(module: str, request: str) -> None:
     """Call the `main` of a module with a request, and print what it gives, in a process that is there for that alone.
 
     From now on it ends when the one that started it does, however that ends: nothing else closes the pipe that is its
-    standard input.
+    standard input. It may be interrupted, also where that one ignores Ctrl-C, as what a script starts with "&" does.
     """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     Thread(target=_end_with_input, daemon=True).start()
     try:
         with quiet_libraries():

@@ -73,3 +73,18 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(case, finished, tmp_path):
     assert not (tmp_path / "above").exists()
     if case == "fit a checkpoint":
         load(tmp_path / "out")  # whole
+
+
+@pytest.mark.parametrize("command", [["fit", "own.yaml", "--output", "run"], ["evaluate", "run"]])
+def test_a_picture_without_room_costs_no_score(command, finished, tmp_path):
+    """Of all files the picture is the largest: there is room for the others."""
+    shutil.copy(finished / "own.yaml", tmp_path)
+    if command[0] == "evaluate":
+        shutil.copytree(finished / "run", tmp_path / "run")
+    sizes = {path.name: path.stat().st_size for path in (finished / "run").iterdir() if path.is_file()}
+    room = (sizes.pop("reliability.png") + max(sizes.values())) // 2
+    code, _, told = Process(*command, max_file_size=room, quiet=True).wait()
+    assert code == 0 and re.fullmatch(r"warning: .*run/reliability.png: not drawn \(.*File too large.*\n", told), told
+    left = {path.name for path in (tmp_path / "run").iterdir() if path.is_file() and not path.name.startswith(".")}
+    assert left == set(sizes) - {".lock"} and "reliability.png" not in left
+    assert (tmp_path / "run" / "metrics.json").read_bytes() == (finished / "run" / "metrics.json").read_bytes()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -145,6 +146,18 @@ def test_sigterm_stops_every_process_once(config, words):
     code, error = stop(words, config, signal.SIGTERM)
     assert code == 143 and error.count("\n") == 1
     assert "stopped by SIGTERM" in error and "the same command goes on" in error
+
+
+def test_sigterm_stops_the_processes_of_a_command_in_the_background(config, words):
+    """What a script starts with "&" ignores Ctrl-C, and so would what it starts in turn."""
+    command = [sys.executable, "-m", "blob_pyro", *map(str, words)]
+    ignores = functools.partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    with subprocess.Popen(command, preexec_fn=ignores, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(*(run_path(config, name, 0) / "history.jsonl" for name in ("mle", "blob")))
+        process.terminate()
+        _, error = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 143 and "the same command goes on" in error
+    assert not any((run_path(config, name, 0) / "metrics.json").exists() for name in ("mle", "blob"))
 
 
 @pytest.mark.parametrize("workers", [0, -1])
