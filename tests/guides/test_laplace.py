@@ -276,3 +276,13 @@ def test_curvature_is_at_the_adapters_weights() -> None:
         model.location(site).data.copy_(value)
     guide.fit([make_batch()])
     assert float((guide.eigenvalues() - before).abs().max()) > 0.01 * float(before.max())
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_an_autocast_around_the_fit_changes_nothing(structure: str) -> None:
+    _, guide = fitted("llama", structure=structure)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, other = fitted("llama", structure=structure)
+    expected, found = guide.tensors(), other.tensors()
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())

@@ -146,3 +146,13 @@ def test_bad_arguments() -> None:
     unfitted = bp.guides.LaplaceGuide(model)
     with pytest.raises(UnsupportedPosteriorError, match="call fit"):
         LinearisedPredictive(model, unfitted)(make_batch())
+
+
+def test_inference_mode_around_it_is_refused_in_one_line() -> None:
+    """It takes gradients, which that mode alone prevents."""
+    model, guide = fitted("llama")
+    with torch.no_grad():
+        expected = LinearisedPredictive(model, guide, num_samples=2)(make_batch())
+    assert expected.probs.isfinite().all()
+    with torch.inference_mode(), pytest.raises(ConfigError, match="LinearisedPredictive: .* got torch.inference_mode"):
+        LinearisedPredictive(model, guide, num_samples=2)(make_batch())
