@@ -32,7 +32,7 @@ from blob_pyro.model.loading import BaseSource, with_fresh_adapter
 from blob_pyro.model.prior import PRIOR_SCALE, Hyperprior
 from blob_pyro.model.second_derivatives import guarded
 from blob_pyro.model.turns import Turns
-from blob_pyro.model.vocabulary import check_batch, check_to_learn, check_token_ids, num_positions
+from blob_pyro.model.vocabulary import check_to_learn, check_token_ids, num_positions, ready
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -331,8 +331,7 @@ class BayesianLoRA(PyroModule):
             DataError: an item beyond the context, or a token id that is none of the embedding's (looked at on CPUs).
             ConfigError: a name is no site and no point parameter, or one of another shape or beside several draws.
         """
-        batch = Batch.of(batch)
-        check_batch(batch, self)
+        batch = ready(Batch.of(batch), self)
         draws = draws or {}
         held = {site: as_draw(value) for site, value in draws.items() if site in self._layers}
         num_draws = common_num_draws(held)
@@ -342,7 +341,7 @@ class BayesianLoRA(PyroModule):
             contexts = together(
                 contexts, substitute(self.network, checked_points(points, self.point_parameters(), num_draws))
             )
-        rows, repeated = self._rows(batch.to(self.device).right_padded(), num_draws or 1)
+        rows, repeated = self._rows(batch.right_padded(), num_draws or 1)
         with repeated:
             logits = self._run(rows, contexts)
         self._first_forward.check()

@@ -76,6 +76,16 @@ def check_batch(batch: Batch, model: Any) -> None:
         check_token_ids(batch.input_ids, model.network, model.tokenizer, "input_ids")
 
 
+def ready(batch: Batch, model: Any) -> Batch:
+    """A batch that `check_batch` has looked at, on its model's device.
+
+    Raises:
+        UnsupportedLayerError, DataError: as `check_batch` says.
+    """
+    check_batch(batch, model)
+    return batch.to(model.device)
+
+
 def check_to_learn(batch: Batch, model: Any) -> None:
     """`check_batch`, and labels, where there are any, are looked at likewise.
 

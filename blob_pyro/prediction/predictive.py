@@ -19,6 +19,7 @@ from blob_pyro.guides import AdapterGuide
 from blob_pyro.guides.base import traced_draws
 from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.model.handlers import take_up_loaded
+from blob_pyro.model.vocabulary import ready
 from blob_pyro.system.progress import counted
 
 Draws = dict[str, Tensor]
@@ -193,7 +194,7 @@ def answer(
             groups = partition(batch.lengths.tolist(), budget, num_draws=num_draws)
             parts = []
             for rows in groups:
-                parts.append(probs(batch.select(rows).to(model.device), budget))
+                parts.append(probs(ready(batch.select(rows), model), budget))
                 tell(len(rows))
             order = torch.tensor([row for rows in groups for row in rows]).argsort()
             return torch.cat(parts, dim=1).cpu()[:, order]

@@ -17,6 +17,7 @@ from blob_pyro.evaluation.predictions import TokenPredictions
 from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.model.likelihoods import CausalLM
 from blob_pyro.model.likelihoods.causal_lm import Targets
+from blob_pyro.model.vocabulary import ready
 from blob_pyro.prediction.predictive import CPU_TOKENS, Draws, PosteriorPredictive, chunks, stack
 from blob_pyro.system.progress import counted
 
@@ -93,7 +94,7 @@ class TokenPredictive:
         num_draws = 1 if draws is None else len(next(iter(draws.values())))
         together = not self._posterior.one_a_forward(draws)
         for rows in partition(batch.lengths.tolist(), self.max_tokens, num_draws=num_draws if together else 1):
-            items = batch.select(rows).to(self.model.device)
+            items = ready(batch.select(rows), self.model)
             size = draws_per_forward(len(items), items.input_ids.shape[1], self.max_tokens) if together else 1
             logits = (self.model.logits(items, chunk) for chunk in chunks(draws, size))
             yield len(rows), _read(logits, Targets.of(items), torch.tensor(rows))

@@ -1,10 +1,8 @@
-"""A second device for tests, of which the machine has two, and a count of what the host waits for (see second.cpp)."""
+"""A second device for tests, of which the machine has two, which counts what the host waits for (see second.cpp)."""
 
 from __future__ import annotations
 
-import contextlib
 import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +41,3 @@ def _module(built: Any) -> types.ModuleType:
 
 def _index(device: Any) -> int:
     return device if isinstance(device, int) else torch.device(device).index or 0
-
-
-@contextlib.contextmanager
-def counted(built: Any) -> Iterator[list[int]]:
-    """How often the host waited for a device, in a list of one number when it ends."""
-    found: list[int] = []
-    before = built.waits()
-    yield found
-    found.append(built.waits() - before)

@@ -14,6 +14,7 @@ from pyro.infer import SVI, Predictive, Trace_ELBO
 from pyro.optim import SGD
 
 import blob_pyro as bp
+from blob_pyro.errors import DataError
 
 PLACE = "second:1"  # not the current one
 STEPS = 2
@@ -148,3 +149,21 @@ def test_mixed_precision_computes_in_it_and_keeps_the_parameters(name, precision
     assert all(p.dtype == torch.float32 for p in of(model, guide))
     with torch.autocast("second", {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]):
         assert bp.PosteriorPredictive(model, guide, num_samples=2)([batch()]).probs.dtype == torch.float32
+
+
+ANSWERERS: dict[str, Callable[[Any, Any], Any]] = {
+    "a step": lambda model, guide: bp.BLoBSVI(model, guide, num_steps=STEPS).step,
+    "draws": lambda model, guide: bp.PosteriorPredictive(model, guide, num_samples=2),
+    "the mean": lambda model, guide: bp.PosteriorPredictive(model, guide, num_samples=0),
+    "plain Pyro": lambda model, guide: Predictive(model, guide=guide, num_samples=1),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERERS)
+def test_ids_beyond_the_embedding_are_told_before_they_go_there(name):
+    """On a GPU they would end in an assertion of the device, behind which nothing works any more."""
+    model = cases.MODELS["llama"]().to(PLACE)
+    items = cases.make_batch()
+    items.input_ids[1, 0] = cases.VOCAB
+    with pytest.raises(DataError, match=f"input_ids: expected .* got {cases.VOCAB}"):
+        ANSWERERS[name](model, bp.guides.BLoBGuide(model))(items)

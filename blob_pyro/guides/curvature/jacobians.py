@@ -15,6 +15,7 @@ from blob_pyro.data.batches.partition import partition
 from blob_pyro.data.examples import Batch
 from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.model.layers.drawn_linear import Draw
+from blob_pyro.model.vocabulary import ready
 
 MAX_TOKENS = 1536
 """Default budget of a forward whose graph is kept: every activation, and every site's input in float32."""
@@ -112,7 +113,7 @@ def linearise_batches(
     """
     for batch in batches_of(batches):
         for rows in partition(batch.lengths.tolist(), max_tokens or MAX_TOKENS):
-            items = batch.select(rows).to(model.device)
+            items = ready(batch.select(rows), model)
             with model.evaluating():
                 found = linearise(model, items)
             yield batch, dataclasses.replace(found, rows=rows)
