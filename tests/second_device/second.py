@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch.utils import cpp_extension
 
 NAME = "second"
@@ -14,7 +15,12 @@ NAME = "second"
 
 def install() -> Any:
     """Build the extension, which takes a minute the first time, and name its device for the rest of the process."""
-    built = cpp_extension.load("blob_pyro_second_device", [str(Path(__file__).with_name("second.cpp"))])
+    folder = Path(torch.hub.get_dir()).parent / f"blob_pyro_second_device_{torch.__version__}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".filelock"):  # which the system releases, where a killed build leaves torch's own for ever
+        (folder / "lock").unlink(missing_ok=True)
+        source = str(Path(__file__).with_name("second.cpp"))
+        built = cpp_extension.load("blob_pyro_second_device", [source], build_directory=str(folder))
     torch.utils.rename_privateuse1_backend(NAME)
     torch._register_device_module(NAME, _module(built))
     built.register()
