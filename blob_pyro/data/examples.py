@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -77,6 +77,7 @@ class Batch:
     attention_mask: Tensor
     labels: Tensor | None = None
     index: Tensor | None = None
+    _num_predicted: ClassVar[list[int] | None] = None  # no field: what `dataclasses.replace` makes is counted anew
 
     @classmethod
     def of(cls, value: Any) -> Batch:
@@ -153,6 +154,18 @@ class Batch:
         """(B,) number of real tokens of each item."""
         return self.attention_mask.to(torch.long).sum(1)
 
+    @property
+    def predicted(self) -> Tensor:
+        """(B, T - 1) which tokens behind the first are predicted, of right-padded texts: those of `labels`, or all."""
+        labels = self.input_ids if self.labels is None else self.labels
+        return (labels[:, 1:] != IGNORED) & (self.attention_mask[:, 1:] > 0)
+
+    @property
+    def num_predicted(self) -> list[int]:
+        """B numbers of predicted tokens, of texts. `to` counts them on the CPU: elsewhere the host would wait."""
+        known = self._num_predicted
+        return self.right_padded().predicted.sum(1).tolist() if known is None else known
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with every tensor on `device`."""
         moved = {
@@ -160,7 +173,10 @@ class Batch:
             for field in dataclasses.fields(self)
             if (value := getattr(self, field.name)) is not None
         }
-        return dataclasses.replace(self, **moved)
+        known = self._num_predicted
+        if known is None and self.input_ids.device.type == "cpu" and (self.labels is None or self._has_token_labels):
+            known = self.num_predicted
+        return dataclasses.replace(self, **moved)._counted_as(known)
 
     def right_padded(self) -> Batch:
         """The same items with each row's real tokens moved to the left, in order.
@@ -199,7 +215,11 @@ class Batch:
             input_ids=change(self.input_ids),
             attention_mask=change(self.attention_mask),
             labels=change(self.labels) if self.labels is not None and self._has_token_labels else self.labels,
-        )
+        )._counted_as(self._num_predicted)
+
+    def _counted_as(self, num_predicted: list[int] | None) -> Batch:
+        object.__setattr__(self, "_num_predicted", num_predicted)
+        return self
 
     def repeat(self, num_draws: int) -> Batch:
         """`num_draws` copies of the items below one another: row s * B + i is item i of draw s."""
@@ -209,7 +229,7 @@ class Batch:
             attention_mask=self.attention_mask.repeat(num_draws, 1),
             labels=None if self.labels is None else self.labels.repeat(num_draws, *(1,) * (self.labels.dim() - 1)),
             index=None if self.index is None else self.index.repeat(num_draws),
-        )
+        )._counted_as(None if self._num_predicted is None else self._num_predicted * num_draws)
 
 
 def _whole_numbers(values: Any) -> Any:

@@ -123,8 +123,10 @@ def _read(logits: Iterable[Tensor], targets: Targets, rows: Tensor) -> _Part:
         targets: of the B items.
         rows: (B,) their positions in the batch.
     """
-    items, places = targets.mask.cpu().nonzero().unbind(1)
-    chosen = (items * targets.mask.shape[1] + places).to(targets.mask.device)  # a mask would wait at each use
+    width = targets.mask.shape[1]
+    places = torch.cat([torch.arange(count) for count in targets.counts])
+    items = torch.arange(len(rows)).repeat_interleave(torch.tensor(targets.counts))
+    chosen = (items * width + places).to(targets.mask.device)  # a mask would wait at each use
     tokens = targets.tokens.flatten()[chosen]
     picked, mean, entropies, count = [], None, None, 0
     for piece in logits:

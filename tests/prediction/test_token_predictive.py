@@ -124,6 +124,21 @@ def test_targets_are_the_tokens_that_are_predicted() -> None:
     assert whole.mask.sum(1).tolist() == [6, 3, 5, 2]
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_batch_that_goes_to_a_device_knows_how_many_tokens_it_predicts(side: str) -> None:
+    """The first token of a text is none of them. What is made of the batch with other labels is counted anew."""
+    batch = text_batch(side)
+    counts = [4, 3, 0, 2]
+    there = batch.to("meta")  # on which nothing can be counted
+    assert batch.num_predicted == there.num_predicted == there.to("meta").num_predicted == counts
+    assert there.right_padded().repeat(3).num_predicted == 3 * counts
+    assert batch.to("cpu").select([3, 0]).num_predicted == [2, 4]
+    assert bp.CausalLM(num_tokens=9).count(there) == 9 == bp.CausalLM(num_tokens=9).count(batch)
+    assert Targets.of(there).tokens.shape == (4, 4) and Targets.of(there).counts == counts
+    assert dataclasses.replace(batch.to("cpu"), labels=None).num_predicted == [6, 3, 5, 2]
+    assert make_batch(side=side, labels=False).to("meta").num_predicted == [6, 3, 5, 2]
+
+
 @pytest.mark.parametrize("num_draws", [0, 1, 5])
 @pytest.mark.parametrize("max_tokens", [None, 1])
 def test_predictions_equal_a_loop_over_draws_and_texts(num_draws: int, max_tokens: int | None) -> None:

@@ -93,11 +93,19 @@ def test_masks_that_transformers_looks_at_are_the_rest(device, name, settings, e
     assert waits(device, lambda: svi.step(batch())) == 1 + expected
 
 
-def test_texts_wait_for_how_many_of_their_tokens_are_predicted(device):
-    """Twice a step, and three times a group that is read: for the width of the logits, and for the places."""
+@pytest.mark.parametrize("num_tokens", [None, 60])
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_a_step_over_texts_waits_once(device, num_tokens, pieces):
     model = cases.causal("LlamaForCausalLM", cases.LLAMA, *cases.Q_V, likelihood="CausalLM")(**EXACT).to(PLACE)
-    guide = bp.guides.BLoBGuide(model)
-    svi = steps(model, guide)
-    texts = batch("CausalLM")
-    assert waits(device, lambda: svi.step(texts)) == 2 + 1
-    assert waits(device, lambda: bp.TokenPredictive(model, guide, num_samples=3)([texts])) == 3 + 1
+    model.likelihood.num_tokens = num_tokens
+    svi = steps(model, bp.guides.BLoBGuide(model), gradient_accumulation_steps=pieces)
+    assert [waits(device, lambda: svi.step(batch("CausalLM"))) for _ in range(4)] == [1] * 4
+
+
+@pytest.mark.parametrize("num_samples", [0, 3])
+@pytest.mark.parametrize(("max_tokens", "groups"), [(None, 1), (1, len(cases.LENGTHS))])
+def test_reading_texts_waits_once_a_group(device, num_samples, max_tokens, groups):
+    model = cases.causal("LlamaForCausalLM", cases.LLAMA, *cases.Q_V, likelihood="CausalLM")(**EXACT).to(PLACE)
+    predictive = bp.TokenPredictive(model, bp.guides.BLoBGuide(model), num_samples=num_samples, max_tokens=max_tokens)
+    for items in (batch("CausalLM"), cases.make_batch(labels=False)):
+        assert waits(device, partial(predictive, [items])) == groups

@@ -27,11 +27,13 @@ class Targets:
         positions: (B, L) where each is predicted: the position of the token before it, in right-padded rows.
         tokens: (B, L) vocabulary ids; 0 where filled up.
         mask: (B, L) True where there is one.
+        counts: B numbers of them, which come first in each row.
     """
 
     positions: Tensor
     tokens: Tensor
     mask: Tensor
+    counts: list[int]
 
     @classmethod
     def of(cls, batch: Batch) -> Targets:
@@ -42,11 +44,10 @@ class Targets:
         """
         batch = batch.right_padded()
         labels = batch.input_ids if batch.labels is None else batch.labels
-        found = (labels[:, 1:] != IGNORED) & (batch.attention_mask[:, 1:] > 0)
-        width = max([1, *found.sum(1).tolist()])
-        order = found.long().argsort(dim=1, descending=True, stable=True)[:, :width]
+        found, counts = batch.predicted, batch.num_predicted
+        order = found.long().argsort(dim=1, descending=True, stable=True)[:, : max([1, *counts])]
         mask = found.gather(1, order)
-        return cls(order, labels[:, 1:].gather(1, order) * mask, mask)
+        return cls(order, labels[:, 1:].gather(1, order) * mask, mask, counts)
 
 
 class CausalLM(Likelihood):
@@ -105,7 +106,7 @@ class CausalLM(Likelihood):
 
     def count(self, batch: Batch) -> int:
         """Items, or predicted tokens where those are counted."""
-        return len(batch) if self.num_tokens is None else int(Targets.of(batch).mask.sum())
+        return len(batch) if self.num_tokens is None else sum(batch.num_predicted)
 
     def total(self, num_data: int | None) -> int | None:
         return num_data if self.num_tokens is None else self.num_tokens
