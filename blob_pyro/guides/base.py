@@ -20,6 +20,7 @@ from blob_pyro.data.examples import Batch
 from blob_pyro.distributions import FullWeightNormal, UnpenalisedDelta
 from blob_pyro.distributions.gaussian_kl import elementwise_normal
 from blob_pyro.errors import ConfigError, UnsupportedPosteriorError
+from blob_pyro.guides.descent import FIRST_TIME, go_down, with_slopes
 from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.model.handlers import LocalParamsMessenger, declare
 from blob_pyro.model.layers.inject import base_weight, layer_path
@@ -38,9 +39,6 @@ def at_least(least: int, what: str) -> Range:
         (False, 'at least 2 members')
     """
     return lambda value: bool(value >= least), f"at least {least} {what}"
-
-
-FIRST_TIME, SHORTEST, LARGEST_CHANGE, MOST_STEPS = 1e-6, 1e-9, 8 / 7, 400
 
 
 class AdapterGuide(nn.Module, ABC):
@@ -249,12 +247,12 @@ class AdapterGuide(nn.Module, ABC):
             scale_time: for the parameters of the spread.
         """
         if loc_time > 0:
-            _, slopes = _with_slopes(self.kl, list(self.location_parameters().values()))
+            _, slopes = with_slopes(self.kl, list(self.location_parameters().values()))
             for parameter, slope in slopes:
                 reach = self._reach(loc_time).to(slope.device)
                 parameter.sub_((reach * slope).to(parameter.dtype))
         if scale_time > 0 and self.scale_parameters():
-            _go_down(self.kl, list(self.scale_parameters().values()), self.width, scale_time, math.inf)
+            go_down(self.kl, list(self.scale_parameters().values()), self._width, scale_time, math.inf)
 
     @torch.no_grad()
     def kl_time(self, width: float) -> float:
@@ -268,7 +266,7 @@ class AdapterGuide(nn.Module, ABC):
         Returns:
             The `scale_time`; 0 where no spread is trained, or it is as wide already.
         """
-        return self._kl_time(width, self.kl, self.width)
+        return self._kl_time(width, self.kl, self._width)
 
     def _kl_time_of_one(self, width: float) -> float:
         """`kl_time` of the first site alone, for a guide whose sites have spreads of their own that begin alike."""
@@ -279,12 +277,12 @@ class AdapterGuide(nn.Module, ABC):
 
         return self._kl_time(width, kl, lambda: self._width_at(site))
 
-    def _kl_time(self, width: float, kl: Callable[[], Tensor], width_now: Callable[[], float]) -> float:
+    def _kl_time(self, width: float, kl: Callable[[], Tensor], width_now: Callable[[], Tensor]) -> float:
         parameters = list(self.scale_parameters().values())
         if not parameters or self.width() >= width:
             return 0.0
         starts = [parameter.clone() for parameter in parameters]
-        time = _go_down(kl, parameters, width_now, FIRST_TIME, width)
+        time = go_down(kl, parameters, width_now, FIRST_TIME, width)
         for parameter, start in zip(parameters, starts, strict=True):
             parameter.copy_(start)
         return time
@@ -292,12 +290,16 @@ class AdapterGuide(nn.Module, ABC):
     @torch.no_grad()
     def width(self) -> float:
         """How wide the posterior is: its spread as a share of the prior's, the mean over what the KL weighs."""
-        scale = self.mean_scale()
-        return 0.0 if scale is None else float(scale / self.prior_scale)
+        return float(self._width())
 
-    def _width_at(self, site: str) -> float:
-        """`width` of one site."""
-        return float((self.scale(site).mean() / self.prior_scale).detach())
+    def _width(self) -> Tensor:
+        """`width`, scalar, which nobody waits for."""
+        scale = self.mean_scale()
+        return torch.zeros(()) if scale is None else scale / self.prior_scale
+
+    def _width_at(self, site: str) -> Tensor:
+        """The same of one site."""
+        return (self.scale(site).mean() / self.prior_scale).detach()
 
     def _reach(self, loc_time: float) -> Tensor:
         """sigma_p^2 (1 - e^(-t / sigma_p^2)): how far along the gradient of M^2 / (2 sigma_p^2) its flow comes."""
@@ -334,50 +336,6 @@ class AdapterGuide(nn.Module, ABC):
             ) from error
         B = layer.lora_B[adapter].weight.float() * float(layer.scaling[adapter])
         return FullWeightNormal(base_weight(layer), B, loc, scale)
-
-
-def _go_down(
-    kl: Callable[[], Tensor], parameters: list[nn.Parameter], width: Callable[[], float], time: float, target: float
-) -> float:
-    """Gradient descent in small steps, for a time, or with a target until that width is reached; the time it took.
-
-    A step by which the KL rises, or the width changes by more than a seventh, is taken back and made a quarter as
-    long; the one behind a good step may be twice as long. What of the time `MOST_STEPS` leave over is left out.
-    """
-    left = time if math.isinf(target) else math.inf
-    taken, step, before = 0.0, time, width()
-    value, slopes = _with_slopes(kl, parameters)
-    for _ in range(MOST_STEPS if slopes else 0):
-        starts = [parameter.clone() for parameter, _ in slopes]
-        for parameter, slope in slopes:
-            parameter.sub_(step * slope)
-        after, (new_value, new_slopes) = width(), _with_slopes(kl, parameters)
-        if new_value <= value and before <= LARGEST_CHANGE * after <= LARGEST_CHANGE**2 * before:
-            if after >= target:
-                return taken + step * (target - before) / (after - before)
-            taken, left = taken + step, left - step
-            value, slopes, before, step = new_value, new_slopes, after, min(2 * step, left)
-        else:
-            for (parameter, _), start in zip(slopes, starts, strict=True):
-                parameter.copy_(start)
-            step /= 4
-        if left <= 0 or step < SHORTEST * time:
-            break
-    return taken
-
-
-def _with_slopes(
-    kl: Callable[[], Tensor], parameters: list[nn.Parameter]
-) -> tuple[Tensor, list[tuple[nn.Parameter, Tensor]]]:
-    """A KL, and its gradient with respect to each parameter that is trained and in it."""
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    with torch.enable_grad():
-        value = kl()
-    if not (trained and value.requires_grad):
-        return value, []
-    slopes = torch.autograd.grad(value, trained, allow_unused=True)
-    found = zip(trained, slopes, strict=True)
-    return value.detach(), [(parameter, slope) for parameter, slope in found if slope is not None]
 
 
 def traced_draws(

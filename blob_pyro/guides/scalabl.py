@@ -72,14 +72,13 @@ class ScalaBLGuide(AdapterGuide):
         """Rows of random length, event_shape (r, n)."""
         return RadialNormal(self.loc(site), self.root_scale(site).square(), self.prior(site))
 
-    @torch.no_grad()
-    def width(self) -> float:
-        """As `AdapterGuide.width`; of the random numbers themselves, not of the entries that they become."""
+    def _width(self) -> Tensor:
+        """Of the random numbers themselves, not of the entries that they become."""
         roots = torch.cat([root.flatten() for root in self.root_scales])
-        return float(roots.square().mean() / self.prior_scale)
+        return roots.square().mean() / self.prior_scale
 
-    def _width_at(self, site: str) -> float:
-        return float((self.root_scale(site).square().mean() / self.prior_scale).detach())
+    def _width_at(self, site: str) -> Tensor:
+        return (self.root_scale(site).square().mean() / self.prior_scale).detach()
 
     @torch.no_grad()
     def kl_time(self, width: float) -> float:

@@ -16,6 +16,7 @@ from blob_pyro.config.checks import unknown_name
 from blob_pyro.data.examples import Batch
 from blob_pyro.errors import ConfigError, NonFiniteLossError
 from blob_pyro.guides import AdapterGuide
+from blob_pyro.guides.descent import numbers
 from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.model.handlers import check_gradients, take_up_loaded
 from blob_pyro.model.vocabulary import check_to_learn
@@ -207,7 +208,8 @@ class BLoBSVI:
         norm = torch.nn.utils.get_total_norm(self._gradients())
         values = {"NLL": nll, "KL": kl, "loss": self.recipe.objective(nll, kl, kl_weight), "gradient norm": norm}
         scale = self.guide.mean_scale()
-        seen = _numbers(values if scale is None else values | {"scale": scale})
+        values |= {} if scale is None else {"scale": scale}
+        seen = dict(zip(values, numbers(*values.values()), strict=True))
         if odd := next((name for name, number in seen.items() if not math.isfinite(number)), None):
             self._skip(odd, seen[odd], step, batch)
         else:
@@ -383,10 +385,3 @@ class BLoBSVI:
                 items,
             )
         self.num_skipped += 1
-
-
-def _numbers(values: dict[str, Tensor]) -> dict[str, float]:
-    """The values as numbers, in one transfer."""
-    device = values["NLL"].device
-    numbers = torch.stack([value.detach().to(device, torch.float64) for value in values.values()]).tolist()
-    return dict(zip(values, numbers, strict=True))

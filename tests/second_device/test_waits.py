@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import cases
 import pytest
+from pyro.distributions import LogNormal
 from test_laws import EXACT, batch
 
 import blob_pyro as bp
 
 PLACE = "second:0"
-# Their KL has no closed flow: two waits for each small step of it, as many as the width asks for.
+# Their KL has no closed flow: a wait for each small step of it, as many as the width asks for.
 DESCENDING = ("low_rank", "mean_field", "scalabl", "blob_softplus")
 CLOSED = [name for name in cases.TRAINED if name not in DESCENDING]
 
@@ -40,6 +42,13 @@ def test_a_step_waits_once(device, name, recipe):
     assert [waits(device, lambda: svi.step(batch())) for _ in range(4)] == [1] * 4
 
 
+@pytest.mark.parametrize(("name", "expected"), [("blob", [4, 1, 2]), ("map", [1, 1, 1])])
+def test_the_first_step_settles_how_the_kl_acts_and_the_last_looks_back(device, name, expected):
+    model = cases.model_for(name, **EXACT).to(PLACE)
+    svi = bp.BLoBSVI(model, cases.EVERY_GUIDE[name](model), num_steps=3, lr=1e-2)
+    assert [waits(device, lambda: svi.step(batch())) for _ in range(3)] == expected
+
+
 SETTINGS: dict[str, dict[str, Any]] = {
     "pieces": {"gradient_accumulation_steps": 2},
     "largest gradient": {"max_grad_norm": 1.0},
@@ -63,6 +72,27 @@ def test_a_step_without_a_widening_kl_waits_once_whatever_the_guide(device, name
     model = cases.model_for(name, **EXACT).to(PLACE)
     svi = steps(model, cases.EVERY_GUIDE[name](model))
     assert waits(device, lambda: svi.step(batch())) == 1  # the KL acts in the second half
+
+
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("name", DESCENDING)
+def test_a_widening_kl_without_a_closed_flow_waits_once_a_small_step(device, name, learned):
+    network = cases.model_for(name, **EXACT).network
+    prior_scale = LogNormal(math.log(0.2), 0.5) if learned else 0.2
+    likelihood = cases.LIKELIHOODS["MultipleChoice"]()
+    model = bp.BayesianLoRA(network, likelihood, prior_scale=prior_scale, num_data=cases.NUM_DATA).to(PLACE)
+    guide = cases.EVERY_GUIDE[name](model)
+    svi = steps(model, guide)
+    for _ in range(2):  # without a KL
+        svi.step(batch())
+    kl, seen = guide.kl, []
+    guide.kl = lambda: seen.append(kl()) or seen[-1]
+    for _ in range(2):  # and the last step looks back once
+        seen.clear()
+        found = waits(device, lambda: svi.step(batch()))
+        # for the figures, of the mean, at the beginning of the flow, and for a learned prior scale
+        small_steps = len(seen) - 3 - learned
+        assert found == 1 + small_steps and small_steps >= 1
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "llama_classifier", "llama_whole", "llama_both"])
