@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal, Self, cast
 
+import pyro
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from blob_pyro.config.checks import unknown_name
@@ -14,7 +16,8 @@ from blob_pyro.data.batches.loaders import batches_of
 from blob_pyro.data.examples import Batch
 from blob_pyro.distributions import ColumnNormal
 from blob_pyro.errors import ConfigError, DataError, UnsupportedPosteriorError
-from blob_pyro.guides.base import at_least
+from blob_pyro.guides.base import at_least, traced_draws
+from blob_pyro.guides.descent import numbers
 from blob_pyro.guides.only_A import refuse_lora_B
 from blob_pyro.guides.post_hoc import PostHocGuide
 from blob_pyro.guides.sigma_search import SigmaSearch, search_sigma
@@ -107,7 +110,7 @@ class TFBGuide(PostHocGuide):
         self.num_steps, self.seed = int(num_steps), int(seed)
         self.search: SigmaSearch | None = None
         self.sigma: Tensor
-        self.register_buffer("sigma", torch.zeros((), device=model.device))
+        self.register_buffer("sigma", torch.zeros(()))  # on the CPU: the host looks at it
 
     def scale(self, site: str) -> Tensor:
         """Posterior standard deviation of A at `site`, (r, n), float32."""
@@ -119,12 +122,23 @@ class TFBGuide(PostHocGuide):
         Raises:
             UnsupportedPosteriorError: sigma is not known yet, or B has no full column rank.
         """
-        if float(self.sigma) == 0:
-            raise UnsupportedPosteriorError(
-                "guide tfb: expected a sigma; got none; call fit, or load a run that has one"
-            )
-        root = self._root(site)
-        return ColumnNormal(self.loc(site), self.sigma.to(root.device) * root)
+        return self._laws([site])[site]
+
+    def posteriors(self) -> dict[str, TorchDistributionMixin]:
+        """The law of every site; the host waits once for the ranks of all B."""
+        return dict(self._laws(self.model.sites))
+
+    def sample_draws(self, num_samples: int, batch: Batch | None = None) -> list[Draws]:
+        """As `AdapterGuide.sample_draws`; the laws are made once for all draws."""
+        self.check_model(self.model)
+        with torch.no_grad():
+            laws = self.posteriors()
+        return traced_draws(
+            lambda batch: {site: pyro.sample(site, law) for site, law in laws.items()},
+            self.model.sites,
+            num_samples,
+            batch,
+        )
 
     def fit(self, train: Iterable[Batch], held_out: Iterable[Batch] | None = None, *, progress: bool = False) -> Self:
         """Search sigma on `train`, or on `held_out`, in evaluation mode; the adapter and the global random state stay.
@@ -179,7 +193,7 @@ class TFBGuide(PostHocGuide):
     def draws(self, sigma: float) -> list[Draws]:
         """The draws (site -> A) of the search at one sigma: those of another sigma with the noise stretched."""
         generator = torch.Generator().manual_seed(self.seed)
-        roots = {site: self._root(site) for site in self.model.sites}
+        roots = self._roots(self.model.sites)
         return [
             {site: self.loc(site) + sigma * _noise(self.loc(site), root, generator) for site, root in roots.items()}
             for _ in range(self.num_samples)
@@ -207,22 +221,37 @@ class TFBGuide(PostHocGuide):
         law = self.model.class_likelihood("guide tfb").label_law(log_probs.logsumexp(0) - math.log(len(draws)))
         return law.log_prob(cast(Tensor, batch.labels)).cpu()
 
-    def _root(self, site: str) -> Tensor:
-        """(r, r) the symmetric inverse root (B^T B)^(-1/2) = V diag(1 / d) V^T of B as it is now, float32.
+    def _laws(self, sites: Iterable[str]) -> dict[str, ColumnNormal]:
+        if float(self.sigma) == 0:
+            raise UnsupportedPosteriorError(
+                "guide tfb: expected a sigma; got none; call fit, or load a run that has one"
+            )
+        sigma = self.sigma.cpu()  # a number for any device
+        return {site: ColumnNormal(self.loc(site), sigma * root) for site, root in self._roots(sites).items()}
+
+    def _roots(self, sites: Iterable[str]) -> dict[str, Tensor]:
+        """site -> (r, r) `_inverse_root` of B as it is now; the host waits once.
 
         Raises:
-            UnsupportedPosteriorError: B has no full column rank, up to the rounding of its entries.
+            UnsupportedPosteriorError: a B has no full column rank, up to the rounding of its entries.
         """
-        B = self.model.sites[site].lora_B[self.model.adapter].weight.detach()
-        # QR first: the SVD is then of (r, r). In float64, since 1 / d is taken of the smallest singular value.
-        d, V = torch.linalg.svd(torch.linalg.qr(B.double()).R, full_matrices=False)[1:]
-        rank = int((d > torch.finfo(B.dtype).eps * math.sqrt(B.numel()) * d.max()).sum())
-        if rank < B.shape[1]:
-            raise UnsupportedPosteriorError(
-                f"guide tfb: expected a trained adapter, its lora_B of full column rank; got rank {rank} "
-                f"of {B.shape[1]} at {site}; train it first (a fresh lora_B is zero), or take a smaller r"
-            )
-        return (V.mT @ (V / d.unsqueeze(-1))).float()
+        weights = {site: self.model.sites[site].lora_B[self.model.adapter].weight.detach() for site in sites}
+        found = {site: _inverse_root(B) for site, B in weights.items()}
+        for (site, B), rank in zip(weights.items(), numbers(*(rank for _, rank in found.values())), strict=True):
+            if rank < B.shape[1]:
+                raise UnsupportedPosteriorError(
+                    f"guide tfb: expected a trained adapter, its lora_B of full column rank; got rank {int(rank)} "
+                    f"of {B.shape[1]} at {site}; train it first (a fresh lora_B is zero), or take a smaller r"
+                )
+        return {site: root for site, (root, _) in found.items()}
+
+
+def _inverse_root(B: Tensor) -> tuple[Tensor, Tensor]:
+    """(r, r) the symmetric (B^T B)^(-1/2) = V diag(1 / d) V^T, float32, and the rank of B, scalar."""
+    # QR first: the SVD is then of (r, r). In float64, since 1 / d is taken of the smallest singular value.
+    d, V = torch.linalg.svd(torch.linalg.qr(B.double()).R, full_matrices=False)[1:]
+    rank = (d > torch.finfo(B.dtype).eps * math.sqrt(B.numel()) * d.max()).sum()
+    return (V.mT @ (V / d.unsqueeze(-1))).float(), rank
 
 
 def _noise(loc: Tensor, root: Tensor, generator: torch.Generator) -> Tensor:

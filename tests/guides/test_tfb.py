@@ -143,6 +143,27 @@ def test_the_law_follows_B() -> None:
     torch.testing.assert_close(guide.posterior(site).factor, before / 2)
 
 
+def test_draws_of_one_call_are_those_of_the_guide_one_by_one() -> None:
+    guide = fitted(MODELS["llama"]())
+    torch.manual_seed(3)
+    found = guide.sample_draws(3)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for draw in found:
+            assert all(torch.equal(value, draw[site]) for site, value in guide().items())
+
+
+def test_draws_say_which_B_has_lost_a_rank_and_are_refused_without_a_sigma() -> None:
+    model = MODELS["llama"]()
+    with pytest.raises(UnsupportedPosteriorError, match="expected a sigma"):
+        TFBGuide(model).sample_draws(2)
+    guide = fitted(model)
+    last = list(model.sites)[-1]
+    model.sites[last].lora_B["default"].weight.data[:, 1] = 0
+    with pytest.raises(UnsupportedPosteriorError, match=f"got rank 3 of 4 at {last}"):
+        guide.sample_draws(2)
+
+
 def test_fit_changes_nothing_else() -> None:
     """Weights, modes and the global random state; two fits are equal, another seed draws other noise."""
     model = trained()
