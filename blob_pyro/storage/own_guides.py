@@ -114,7 +114,7 @@ def _declared(model: BayesianLoRA, guide: Any) -> dict[str, Tensor]:
     """What a guide tells Pyro's param store when it sees a batch; the store and the generators stay as they were."""
     tokens = torch.zeros((1, 2), dtype=torch.long, device=model.device)
     labels = tokens if isinstance(model.likelihood, CausalLM) else tokens[0, :1]
-    with torch.no_grad(), kept_random_state(), pyro.get_param_store().scope():
+    with torch.no_grad(), kept_random_state(model.network), pyro.get_param_store().scope():
         guide(Batch(tokens, torch.ones_like(tokens), labels))
         return dict(pyro.get_param_store().named_parameters())
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -19,18 +19,17 @@ class RandomState:
 
     Attributes:
         torch: of the CPU, uint8.
-        cuda: of the device in use, uint8; None without one.
+        devices: of the devices that a network lies on, uint8: "cuda" for the first of that type, "cuda.1" for the next.
         others: of NumPy and of Python's `random`; JSON types only.
     """
 
     torch: Tensor
-    cuda: Tensor | None
+    devices: dict[str, Tensor]
     others: dict[str, Any]
 
     @classmethod
-    def here(cls) -> RandomState:
-        """As they stand now."""
-        cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    def here(cls, network: nn.Module) -> RandomState:
+        """As they stand now, on the CPU and where the network lies."""
         numpy = np.random.get_state(legacy=False)
         assert isinstance(numpy, dict)
         key, position = numpy["state"]["key"], numpy["state"]["pos"]
@@ -40,17 +39,19 @@ class RandomState:
             "numpy": {"state": own, "has_gauss": int(numpy["has_gauss"]), "gauss": float(numpy["gauss"])},
             "python": [version, list(words), gauss],
         }
-        return cls(torch.get_rng_state(), cuda, others)
+        devices = {name: _backend(device).get_rng_state(device) for name, device in _devices(network).items()}
+        return cls(torch.get_rng_state(), devices, others)
 
-    def restore(self) -> None:
-        """Put them back.
+    def restore(self, network: nn.Module) -> None:
+        """Put them back; those of devices where the network lies on ones of that type.
 
         Raises:
             ValueError, TypeError, KeyError, RuntimeError: it is no state.
         """
         torch.set_rng_state(self.torch)
-        if self.cuda is not None and torch.cuda.is_available():
-            torch.cuda.set_rng_state(self.cuda)
+        for name, device in _devices(network).items():
+            if name in self.devices:
+                _backend(device).set_rng_state(self.devices[name], device)
         numpy = self.others["numpy"]
         own = {"key": np.array(numpy["state"]["key"], dtype=np.uint32), "pos": numpy["state"]["pos"]}
         np.random.set_state({"bit_generator": "MT19937"} | numpy | {"state": own})
@@ -58,14 +59,29 @@ class RandomState:
         random.setstate((version, tuple(words), gauss))
 
 
+def _devices(network: nn.Module) -> dict[str, torch.device]:
+    """Those with a generator of their own, in the order of the parameters, by the names of `RandomState.devices`."""
+    found: dict[str, torch.device] = {}
+    for device in dict.fromkeys(parameter.device for parameter in network.parameters()):
+        if device.type != "cpu" and hasattr(_backend(device), "get_rng_state"):
+            place = sum(other.type == device.type for other in found.values())
+            found[f"{device.type}.{place}" if place else device.type] = device
+    return found
+
+
+def _backend(device: torch.device) -> Any:
+    """`torch.cuda`, `torch.xpu`, ...; None of a device without such a module (meta)."""
+    return getattr(torch, device.type, None)
+
+
 @contextlib.contextmanager
-def kept_random_state() -> Iterator[None]:
-    """Whatever is drawn inside, the generators stand afterwards as before."""
-    before = RandomState.here()
+def kept_random_state(network: nn.Module) -> Iterator[None]:
+    """Whatever is drawn inside, the generators of the CPU and of the network's devices stand afterwards as before."""
+    before = RandomState.here(network)
     try:
         yield
     finally:
-        before.restore()
+        before.restore(network)
 
 
 @contextlib.contextmanager

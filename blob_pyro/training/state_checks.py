@@ -115,7 +115,7 @@ def _check_tensor(name: str, value: Tensor) -> None:
     kind = name.split(".", 1)[0]
     if kind == "random" or name == GENERATOR:
         _check(value.dtype == torch.uint8 and value.dim() == 1, name, str(value.dtype))
-        if not name.endswith(".cuda"):
+        if name == GENERATOR or name.endswith(".torch"):  # those of devices are of as many kinds
             torch.Generator().set_state(value)
         return
     _check(kind in ("parameter", "last_good", "best", "optimizer"), "tensor", name)

@@ -164,7 +164,7 @@ class _Training:
         every = self._config.eval_steps
         if every is None or self._validate is None or (result.step % every and result.step < self._config.num_steps):
             return result
-        with kept_random_state(), self._svi.model.evaluating():
+        with kept_random_state(self._svi.model.network), self._svi.model.evaluating():
             nll = self._ranks.gather(float(self._validate()))[0]
         self._best.see(nll, result.step)
         return dataclasses.replace(result, held_out_nll=nll)

@@ -49,11 +49,10 @@ class TrainingState:
         tensors |= _moments(svi)
         if place.generator is not None:
             tensors[GENERATOR] = place.generator
-        random_states = ranks.gather(RandomState.here())
+        random_states = ranks.gather(RandomState.here(svi.model.network))
         for rank, state in enumerate(random_states):
-            tensors |= {f"random.{rank}.torch": state.torch} | (
-                {} if state.cuda is None else {f"random.{rank}.cuda": state.cuda}
-            )
+            found = {"torch": state.torch} | state.devices
+            tensors |= {f"random.{rank}.{name}": value for name, value in found.items()}
         numbers = {
             "step": svi.steps_done,
             "num_skipped": svi.num_skipped,
@@ -76,13 +75,9 @@ class TrainingState:
             self._check(svi)
             self._restore_svi(svi)
             self._restore_best(best, parameter_names(svi))
-            own = self.tensors
-            state = RandomState(
-                own[f"random.{ranks.index}.torch"],
-                own.get(f"random.{ranks.index}.cuda"),
-                self.numbers["random"][ranks.index],
-            )
-            state.restore()
+            own = f"random.{ranks.index}."
+            found = {name.removeprefix(own): value for name, value in self.tensors.items() if name.startswith(own)}
+            RandomState(found.pop("torch"), found, self.numbers["random"][ranks.index]).restore(svi.model.network)
             return Place(int(self.numbers["batches_of_pass"]), self.tensors.get(GENERATOR))
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
             why = f"{type(error).__name__}: {one_line(error, 200)}"

@@ -30,6 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def device() -> Any:
-    """The extension: `waits()` counts, `forbid(True)` raises where the host waits."""
+    """The extension: `waits()` counts, `forbid(True)` raises where the host waits, `own_generators(True)`."""
     yield BUILT[0]
     BUILT[0].forbid(False)
+    BUILT[0].own_generators(False)

@@ -3,8 +3,10 @@
 // PyTorch keeps one device type, PrivateUse1, for backends that live outside it. This one holds its tensors in the
 // host's memory and computes on the CPU, but tells its tensors from those of the CPU as a GPU does: an operation on
 // tensors of two devices is an error, autocast casts what it casts on a GPU, and whatever the host has to wait for is
-// counted. What a GPU does beyond that is not here: nothing runs asynchronously, and the generator is the CPU's.
+// counted. What a GPU does beyond that is not here: nothing runs asynchronously, and the generator is the CPU's, unless
+// the devices are told to have their own.
 
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
@@ -144,6 +146,27 @@ at::Scalar local_scalar(const at::Tensor& self) {
   return on_host(self).item();
 }
 
+// --- random numbers: the CPU's, so that results compare; or each device's own, as a GPU's ---
+
+std::atomic<bool> own_generators{false};
+
+at::Generator generator(c10::DeviceIndex index) {
+  static std::array<at::Generator, COUNT> own{at::detail::createCPUGenerator(), at::detail::createCPUGenerator()};
+  return own_generators ? own[index] : at::detail::getDefaultCPUGenerator();
+}
+
+struct Drawing {  // while it lives the CPU's generator stands where the device's does
+  explicit Drawing(c10::DeviceIndex index) : own(generator(index)) { exchange(); }
+  ~Drawing() { exchange(); }
+  void exchange() {
+    auto cpu = at::detail::getDefaultCPUGenerator();
+    const auto before = cpu.get_state();
+    cpu.set_state(own.get_state());
+    own.set_state(before);
+  }
+  at::Generator own;
+};
+
 // --- every other operation: on the CPU, for tensors of one device ---
 
 // Those whose result's size, or whose answer, only the device knows; an index with a mask asks for nonzero.
@@ -152,7 +175,7 @@ const std::unordered_set<std::string> KNOWN_THERE = {
 // Those that take numbers of places from the host as well.
 const std::unordered_set<std::string> PLACES = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"};
 
-void look_at_arguments(const c10::OperatorHandle& op, const torch::jit::Stack& stack) {
+c10::DeviceIndex look_at_arguments(const c10::OperatorHandle& op, const torch::jit::Stack& stack) {
   const auto& name = op.schema().name();
   std::optional<at::Tensor> first;
   const auto look = [&](const at::Tensor& tensor) {
@@ -169,10 +192,13 @@ void look_at_arguments(const c10::OperatorHandle& op, const torch::jit::Stack& s
       for (const std::optional<at::Tensor>& tensor : argument.toOptionalTensorList()) if (tensor) look(*tensor);
   }
   if (KNOWN_THERE.count(name)) host_waits(name);
+  return index_of(first && !first->device().is_cpu() ? first->device() : KIND);
 }
 
 void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
-  look_at_arguments(op, *stack);
+  const auto index = look_at_arguments(op, *stack);
+  std::optional<Drawing> drawing;
+  if (own_generators && op.hasTag(at::Tag::nondeterministic_seeded)) drawing.emplace(index);
   struct Inside {
     bool before = inside_fallback;
     Inside() { inside_fallback = true; }
@@ -261,4 +287,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("set_current", [](int index) { current = static_cast<c10::DeviceIndex>(index); });
   m.def("waits", [] { return waits.load(); });
   m.def("forbid", [](bool value) { forbidden = value; });
+  m.def("own_generators", [](bool value) { own_generators = value; });
+  m.def("get_rng_state", [](int index) { return generator(index).get_state(); });
+  m.def("set_rng_state", [](const at::Tensor& state, int index) { generator(index).set_state(state); });
+  m.def("manual_seed", [](uint64_t seed, int index) { if (own_generators) generator(index).set_current_seed(seed); });
 }

@@ -30,20 +30,22 @@ def install() -> Any:
 
 def _module(built: Any) -> types.ModuleType:
     """`torch.second`: what torch, transformers and accelerate call of a device's module."""
+
+    def index(device: Any) -> int:
+        found = device if isinstance(device, int) else torch.device(device).index
+        return built.current() if found is None else found
+
     module: Any = types.ModuleType(f"torch.{NAME}")
     module.is_available = module.is_initialized = module.is_bf16_supported = lambda: True
     module.device_count = built.count
     module.current_device = built.current
-    module.set_device = lambda device: built.set_current(_index(device))
+    module.set_device = lambda device: built.set_current(index(device))
     module._is_in_bad_fork = lambda: False
     module._lazy_init = module.synchronize = module.empty_cache = lambda *_: None
-    module.manual_seed = module.manual_seed_all = lambda seed: None  # its generator is the CPU's
-    module.get_rng_state = lambda device=None: torch.get_rng_state()
-    module.set_rng_state = lambda state, device=None: torch.set_rng_state(state)
+    module.manual_seed = lambda seed: built.manual_seed(seed, built.current())
+    module.manual_seed_all = lambda seed: [built.manual_seed(seed, place) for place in range(built.count())]
+    module.get_rng_state = lambda device=NAME: built.get_rng_state(index(device))
+    module.set_rng_state = lambda state, device=NAME: built.set_rng_state(state, index(device))
     module.get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
     module.memory_allocated = module.max_memory_allocated = lambda device=None: 0
     return module
-
-
-def _index(device: Any) -> int:
-    return device if isinstance(device, int) else torch.device(device).index or 0

@@ -88,3 +88,31 @@ def test_a_generator_draws_the_cpus_numbers():
     expected = torch.randn(5)
     torch.manual_seed(3)
     assert torch.equal(torch.randn(5, device=OTHER).cpu(), expected)
+
+
+DRAWN = {
+    "normal": lambda x: torch.randn_like(x),
+    "uniform": lambda x: torch.empty_like(x).uniform_(),
+    "dropout": lambda x: torch.nn.functional.dropout(x, 0.5),
+    "a law": lambda x: torch.distributions.Gamma(x.square() + 1, 1.0).sample(),
+    "an order": lambda x: torch.randperm(12, device=x.device),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_each_device_can_have_a_generator_of_its_own(device, name):
+    """The same numbers from the same seed; what one draws does not move the others'."""
+    draw = DRAWN[name]
+    torch.manual_seed(3)
+    expected = draw(numbers())
+    device.own_generators(True)
+    torch.manual_seed(3)
+    first, cpu = torch.second.get_rng_state(FIRST), torch.get_rng_state()
+    found = draw(numbers(OTHER))
+    assert torch.equal(found.cpu(), draw(numbers(FIRST)).cpu()) and not torch.equal(found.cpu(), numbers())
+    if name != "dropout":  # another kernel than the CPU's
+        assert torch.equal(found.cpu(), expected)
+    assert torch.equal(torch.get_rng_state(), cpu)
+    assert not torch.equal(torch.second.get_rng_state(FIRST), first)
+    torch.second.set_rng_state(first, OTHER)
+    assert torch.equal(draw(numbers(OTHER)).cpu(), found.cpu())

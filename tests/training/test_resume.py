@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 import blob_pyro as bp
 from blob_pyro.config.sections import TrainConfig
 from blob_pyro.errors import CheckpointError, Stopped
+from blob_pyro.system.processes import Ranks
 from blob_pyro.training.checkpoints import Checkpoints
 from blob_pyro.training.recipes import RECIPES
 from blob_pyro.training.svi import StepResult
@@ -284,6 +285,17 @@ def test_the_newest_are_kept(tmp_path: Path) -> None:
     assert checkpoints.steps() == [5, 6, 7]
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [f"step-{step:08d}" for step in (5, 6, 7)]
     assert sorted(file.name for file in checkpoints.path(7).iterdir()) == ["training.json", "training.safetensors"]
+
+
+def test_one_with_the_generator_of_a_gpu_goes_on_without_it(tmp_path: Path) -> None:
+    """As every checkpoint of a machine with a GPU had one, also where the model was on the CPU."""
+    checkpoints = written(tmp_path / "ours")
+    state = checkpoints.load(Ranks(), 3)
+    assert state is not None and not [name for name in state.tensors if name.endswith(".cuda")]
+    theirs = dataclasses.replace(state, tensors=state.tensors | {"random.0.cuda": torch.zeros(16, dtype=torch.uint8)})
+    Checkpoints(tmp_path / "theirs").save(theirs, Ranks())
+    found = go_on(Checkpoints(tmp_path / "theirs"))
+    assert len(found) == STEPS - 3 and found == straight(CONFIG, "blob")[0][3:]
 
 
 @pytest.mark.parametrize("file", ["training.safetensors", "training.json"])
