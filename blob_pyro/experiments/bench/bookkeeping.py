@@ -10,6 +10,7 @@ from transformers import PretrainedConfig
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from blob_pyro.experiments.bench.settings import BenchSettings
+from blob_pyro.training.random_state import seeded
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -53,8 +54,7 @@ def adapters_only(settings: BenchSettings, in_features: tuple[int, ...]) -> Peft
         lora_alpha=settings.lora_alpha,
         target_modules=[f"layers.{i}" for i in range(len(in_features))],
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(settings.seed)
+    with seeded(settings.seed, torch.device(settings.device)):
         return get_peft_model(AdaptersOnly(in_features).to(settings.device), config)
 
 

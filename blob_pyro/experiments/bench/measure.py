@@ -20,6 +20,7 @@ from blob_pyro.experiments.bench.results import BenchResult, Measurement, now
 from blob_pyro.experiments.bench.settings import BenchSettings, Case
 from blob_pyro.system.machine import describe_machine
 from blob_pyro.system.progress import counted
+from blob_pyro.training.random_state import seeded
 
 
 def bench(
@@ -83,25 +84,28 @@ def measure(settings: BenchSettings, case: Case, base: Base | None, *, progress:
     """Time one case and, where asked for, measure its memory."""
     names = settings.names(case.part)
     has_network = case.part != "bookkeeping"
-    cuda = settings.device.startswith("cuda")
     rounds = settings.warmup + settings.rounds
     with (
-        torch.random.fork_rng(),
+        seeded(settings.seed, torch.device(settings.device)),
         pyro.get_param_store().scope(),
         counted(rounds, case.part, unit="rounds", show=progress) as tell,
     ):
-        torch.manual_seed(settings.seed)
         actions = line_up(settings, case, base if has_network else None, names)
         seconds = interleaved(
             actions,
             settings.rounds,
             settings.warmup,
-            synchronize=(lambda: torch.cuda.synchronize(settings.device)) if cuda else (lambda: None),
+            synchronize=synchronizer(settings.device),
             on_round=tell,
         )
     memory = {name: measure_memory(settings, case, name) for name in names} if settings.memory and has_network else {}
     tokens = num_tokens(settings, case, base.vocab_size if base else 0) if has_network else settings.batch_size
     return Measurement(case, tokens, seconds, memory)
+
+
+def synchronizer(device: str) -> Callable[[], object]:
+    """What waits until a GPU has done all that was asked of it; nothing elsewhere."""
+    return (lambda: torch.cuda.synchronize(device)) if device.startswith("cuda") else (lambda: None)
 
 
 def check_device(device: str) -> None:

@@ -18,6 +18,7 @@ from blob_pyro.experiments.bench.settings import LLAMA_7B, BenchSettings
 from blob_pyro.model.layers.targets import linear_layer_names
 from blob_pyro.model.likelihoods import MultipleChoice
 from blob_pyro.model.loading import BaseSource, choose_attention, load_base
+from blob_pyro.training.random_state import seeded
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -85,8 +86,7 @@ class Base:
             target_modules=list(settings.target_modules),
             task_type=MultipleChoice.task_type,
         )
-        with torch.random.fork_rng(), warnings.catch_warnings():
-            torch.manual_seed(settings.seed)
+        with seeded(settings.seed, torch.device(settings.device)), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "fan_in_fan_out is set to")
             try:
                 return get_peft_model(network, config)
@@ -139,17 +139,16 @@ def _load(settings: BenchSettings) -> Any:
         dtype=settings.dtype,
         attn_implementation=settings.attn_implementation,
     )
-    device_map = None if settings.device == "cpu" else {"": settings.device}
     likelihood = MultipleChoice(answer_tokens(4))  # which answers is of no matter to the base
     if settings.model != LLAMA_7B:
-        return load_base(source, likelihood, device_map)
+        return load_base(source, likelihood, {"": settings.device})
     network = random_llama(settings)
     if settings.quantization is None:
         return network
     with tempfile.TemporaryDirectory(prefix="blob_pyro_bench_") as folder:
         network.save_pretrained(folder)
         del network
-        return load_base(BaseSource(**(vars(source) | {"id": folder})), likelihood, device_map)
+        return load_base(BaseSource(**(vars(source) | {"id": folder})), likelihood, {"": settings.device})
 
 
 def random_llama(settings: BenchSettings) -> Any:
@@ -158,8 +157,8 @@ def random_llama(settings: BenchSettings) -> Any:
     layers = max(settings.layers, default=LLAMA_7B_LAYERS)
     shapes = LLAMA_7B_SHAPES | {"num_hidden_layers": layers, "attn_implementation": settings.attn_implementation}
     config = transformers.LlamaConfig(**shapes)
-    with torch.random.fork_rng(), torch.device(settings.device):
-        torch.manual_seed(settings.seed)
+    device = torch.device(settings.device)
+    with seeded(settings.seed, device), device:
         network = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
     if settings.attn_implementation is None:
         choose_attention(network)
