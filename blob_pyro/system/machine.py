@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -47,6 +48,17 @@ def describe_machine(device: str) -> dict[str, str | int]:
     packages = {"torch": "torch", "transformers": "transformers", "peft": "peft", "pyro": "pyro-ppl",
                 "bitsandbytes": "bitsandbytes"}  # fmt: skip
     return machine | {name: version_of(package) for name, package in packages.items()}
+
+
+def machine_name(machine: Mapping[str, str | int]) -> str:
+    """The kind of a machine that `describe_machine` describes, as part of a file's name; nothing that is its own alone.
+
+    Example:
+        >>> machine_name({"processor": "Intel(R) Xeon(R) CPU @ 2.20GHz", "cpus": 2})
+        'intel-xeon-cpu-2.20ghz-2-cpus'
+    """
+    words = f"{machine.get('gpu', machine['processor'])} {machine['cpus']} cpus".lower()
+    return re.sub(r"[^a-z0-9.]+", "-", re.sub(r"\((r|tm)\)", "", words)).strip("-")
 
 
 def _processor() -> str:

@@ -15,7 +15,7 @@ MIB = 1024**2
 
 def measurement_text(settings: BenchSettings, measurement: Measurement) -> str:
     """Heading, median times, and ratios (or, for bookkeeping, what our step costs more) of one case."""
-    parts = [f"{_heading(settings, measurement)}, {settings.rounds} rounds", _times(measurement)]
+    parts = [f"{heading(settings, measurement)}, {settings.rounds} rounds", _times(measurement)]
     if measurement.case.part == "bookkeeping":
         parts += _bookkeeping(settings, measurement)
     elif measurement.pairs():
@@ -33,14 +33,15 @@ def summary_text(result: BenchResult) -> str:
     if shares:
         parts.append(
             "\n".join(
-                f"bookkeeping's share of our step ({_heading(result.settings, measurement)}): {share:.1%}"
+                f"bookkeeping's share of our step ({heading(result.settings, measurement)}): {share:.1%}"
                 for measurement, share in shares
             )
         )
     return "\n\n".join(parts)
 
 
-def _heading(settings: BenchSettings, measurement: Measurement) -> str:
+def heading(settings: BenchSettings, measurement: Measurement) -> str:
+    """What is measured in a case, in words."""
     case = measurement.case
     if case.part == "bookkeeping":
         whose = f"of {_layers(case.layers)}" if case.own_sites else "alone"
