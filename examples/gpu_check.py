@@ -2,7 +2,7 @@
 
     python examples/gpu_check.py                            # on "cuda", under five minutes
     python examples/gpu_check.py --layers 32 --budget 1200  # all blocks of a Llama-2-7B
-    python examples/gpu_check.py --device cpu --tiny        # a rehearsal without a GPU, half a minute
+    python examples/gpu_check.py --device cpu               # a rehearsal without a GPU: a tiny network, half a minute
 
 It takes the installed package alone (and same_numbers.py beside this file); all weights are random. First a small Llama
 in float32, bfloat16 and 4 bit on the CPU and on the device (same_numbers.py): a larger error than allowed is a line and
@@ -51,10 +51,15 @@ NEW_TOKENS = 32
 FIRST = 20.0  # seconds that the first task of a part is taken to need
 
 
+def on_gpu(device: str) -> bool:
+    """Whether it has the room and the speed for Llama-2-7B's shapes."""
+    return device.startswith("cuda")
+
+
 def settings_of(kind: str, options: argparse.Namespace, folder: str) -> BenchSettings:
-    """What is timed: layers of Llama-2-7B's shapes, or the tiny network of a folder."""
+    """What is timed: layers of Llama-2-7B's shapes, or on a CPU the tiny network of a folder."""
     shapes: dict[str, Any] = {"model": LLAMA_7B, "layers": (options.layers,), "length": (300,), "rounds": 10}
-    if options.tiny:
+    if not on_gpu(options.device):
         shapes = {"model": folder, "length": (16,), "num_prompts": 3, "max_length": 24, "rounds": 2, "warmup": 1}
     return BenchSettings(
         parts=("train", "predict"), contenders=("lora_full", "lora_answer", "blob"), memory=False, **KINDS[kind],
@@ -139,7 +144,7 @@ class Findings:
             else:
                 self.failed.append(f"{name}: {type(error).__name__}: {line}")
         gc.collect()
-        if self.options.device.startswith("cuda"):
+        if on_gpu(self.options.device):
             with suppress(RuntimeError):  # behind an error of the device every call fails
                 torch.cuda.empty_cache()
 
@@ -166,7 +171,7 @@ class Findings:
         """A paragraph and a Markdown table, as docs/performance.md has them."""
         names = ("torch", "transformers", "peft", "pyro", "bitsandbytes")
         versions = ", ".join(f"{name} {machine[name]}" for name in names)
-        shapes = "a tiny network" if self.options.tiny else f"{self.options.layers} layer(s) of Llama-2-7B's shapes"
+        shapes = f"{self.options.layers} layer(s) of Llama-2-7B's shapes" if machine.get("gpu") else "a tiny network"
         head = (
             f"`{self.command}`, {self.date[:10]}: {machine.get('gpu', machine['processor'])}, "
             f"Python {machine['python']}, {versions}. Times and memory: {shapes}."
@@ -253,20 +258,20 @@ def run(findings: Findings) -> None:
     """Every part, those first without which the others say nothing."""
     options = findings.options
     with tempfile.TemporaryDirectory(prefix="blob_pyro_check_") as name:
-        folder = save_network(Path(name), TINY if options.tiny else NETWORK)
+        folder = save_network(Path(name), NETWORK if on_gpu(options.device) else TINY)
         for kind in KINDS:
             findings.attempt("numbers", kind, partial(check_numbers, findings, folder, kind))
         for kind in TIMED:
             findings.attempt("times", kind, partial(time_kind, findings, folder, kind))
         measured = [(kind, one.case.part) for kind, result in findings.timed.items() for one in result.measurements]
-        for kind, part in measured[:1] if options.tiny else measured:
+        for kind, part in measured if on_gpu(options.device) else measured[:1]:
             findings.attempt("memory", f"{kind} {part}", partial(weigh, findings, kind, part))
 
 
 def most_layers(device: str) -> int:
     """4, or as many as fit a smaller GPU at 3 GiB each: weights, what a step keeps, and the head's logits."""
-    if not device.startswith("cuda"):
-        return 1
+    if not on_gpu(device):
+        return TINY["num_hidden_layers"]
     free, _ = torch.cuda.mem_get_info(torch.device(device))
     return max(1, min(4, free // (3 * 2**30)))
 
@@ -275,9 +280,8 @@ def main(words: Sequence[str] | None = None) -> int:
     """Check and measure; 0 where all is well, 1 where a number is off or a part failed, 2 for what cannot be asked."""
     words = list(sys.argv[1:] if words is None else words)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda", help="what is checked and timed (default: cuda)")
+    parser.add_argument("--device", default="cuda", help="what is checked and timed: cuda (default), cuda:1, cpu")
     parser.add_argument("--layers", type=int, help="of Llama-2-7B's 32, to be timed (default: 4, of a small GPU fewer)")
-    parser.add_argument("--tiny", action="store_true", help="time a tiny network in place of Llama-2-7B's shapes")
     parser.add_argument("--budget", type=float, default=280, help="seconds in which it ends (default: 280)")
     parser.add_argument(
         "--output", type=Path, default=Path("gpu_check.json"), help="the JSON; the table lies beside it"
@@ -286,7 +290,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         check_device(options.device)
         if options.layers is None:
-            options.layers = 2 if options.tiny else most_layers(options.device)
+            options.layers = most_layers(options.device)
         settings_of("bfloat16", options, ".")  # refuses what cannot be before anything is computed
         findings = Findings(options, shlex.join(["python", "examples/gpu_check.py", *words]))
         with quiet_libraries(), warnings.catch_warnings(action="ignore"):

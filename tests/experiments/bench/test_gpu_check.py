@@ -19,7 +19,7 @@ import blob_pyro as bp
 from blob_pyro.experiments.bench.measure import plan
 from blob_pyro.experiments.bench.networks import Base
 
-TINY = ["--device", "cpu", "--tiny"]
+CPU = ["--device", "cpu"]
 
 
 def written(path: Path) -> tuple[dict[str, Any], str]:
@@ -29,7 +29,7 @@ def written(path: Path) -> tuple[dict[str, Any], str]:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
     path = tmp_path_factory.mktemp("check") / "found.json"
-    assert gpu_check.main([*TINY, "--output", str(path), "--budget", "1e6"]) == 0
+    assert gpu_check.main([*CPU, "--output", str(path), "--budget", "1e6"]) == 0
     return written(path)
 
 
@@ -57,7 +57,7 @@ def test_ratios_memory_and_speeds_are_there(found: Any) -> None:
         assert sorted(many["seconds"])[1] * many["tokens_per_second"] == pytest.approx(10 * 4)
         assert sorted(one["seconds"])[1] * one["tokens_per_second"] == pytest.approx(4)
     assert {"torch", "transformers", "peft", "python", "processor"} <= set(record["machine"])
-    assert record["command"].startswith("python examples/gpu_check.py --device cpu --tiny") and record["date"]
+    assert record["command"].startswith("python examples/gpu_check.py --device cpu --output") and record["date"]
 
 
 @pytest.mark.slow
@@ -140,7 +140,7 @@ def test_a_wrong_number_is_a_line_and_exit_code_1(
 ) -> None:
     spoil(monkeypatch, "float32", a_weight)
     monkeypatch.setattr(gpu_check, "TIMED", ())
-    assert gpu_check.main([*TINY, "--output", str(tmp_path / "found.json")]) == 1
+    assert gpu_check.main([*CPU, "--output", str(tmp_path / "found.json")]) == 1
     record, text = written(tmp_path / "found.json")
     problem = record["problems"][0]
     assert problem.startswith("float32: log probabilities on cpu: expected an error of at most 0.0001; got 0.00")
@@ -154,15 +154,23 @@ def test_a_part_that_fails_costs_no_other(
 ) -> None:
     spoil(monkeypatch, "float32", no_number)
     monkeypatch.setattr(gpu_check, "TIMED", ())
-    assert gpu_check.main([*TINY, "--output", str(tmp_path / "found.json")]) == 1
+    assert gpu_check.main([*CPU, "--output", str(tmp_path / "found.json")]) == 1
     record, _ = written(tmp_path / "found.json")
     assert record["problems"][0] == "float32: not compared" and len(record["problems"]) == 2
     assert record["problems"][1].startswith("numbers, float32: NonFiniteLossError: ")
     assert {check["kind"] for check in record["checks"] if check["ok"]} == {"bfloat16", "4-bit"}
 
 
+def test_a_gpu_gets_layers_of_llama_7b() -> None:
+    """As those of docs/performance.md that are of a CPU; nothing is computed here."""
+    settings = gpu_check.settings_of("4-bit", argparse.Namespace(device="cuda:1", layers=4), "nowhere")
+    assert (settings.model, settings.layers, settings.length) == ("llama-7b-shaped", (4,), (300,))
+    assert (settings.device, settings.quantization, settings.num_samples) == ("cuda:1", "4bit", (10,))
+    assert settings.names("train") == settings.names("predict") == ("lora_full", "lora_answer", "blob")
+
+
 def test_there_are_rounds_for_the_time_there_is() -> None:
-    options = argparse.Namespace(device="cpu", layers=2, tiny=True)
+    options = argparse.Namespace(device="cpu", layers=2)
     folder = str(tiny.llama())
     settings = dataclasses.replace(gpu_check.settings_of("bfloat16", options, folder), length=(8,), rounds=40)
     base = Base(settings)
@@ -172,7 +180,7 @@ def test_there_are_rounds_for_the_time_there_is() -> None:
 
 
 def test_without_time_all_is_left_out_and_nothing_is_called_right(tmp_path: Path) -> None:
-    assert gpu_check.main([*TINY, "--output", str(tmp_path / "found.json"), "--budget", "0"]) == 1
+    assert gpu_check.main([*CPU, "--output", str(tmp_path / "found.json"), "--budget", "0"]) == 1
     record, text = written(tmp_path / "found.json")
     assert record["problems"] == [f"{kind}: not compared" for kind in gpu_check.KINDS]
     assert record["left_out"][0] == "numbers, float32: no time within 0 s (--budget)"
@@ -180,7 +188,7 @@ def test_without_time_all_is_left_out_and_nothing_is_called_right(tmp_path: Path
 
 
 def test_what_memory_does_not_suffice_for_is_left_out(tmp_path: Path) -> None:
-    options = argparse.Namespace(device="cpu", layers=4, budget=60, tiny=True, output=tmp_path / "found.json")
+    options = argparse.Namespace(device="cpu", layers=4, budget=60, output=tmp_path / "found.json")
     findings = gpu_check.Findings(options, "")
 
     def too_large() -> None:
