@@ -37,12 +37,14 @@ class Command:
         parser: makes its parser.
         run: does its work.
         topics: texts of `blob-pyro COMMAND --help TOPIC`, beside its groups of options.
+        is_shared: several processes that a launcher has started do its work together.
     """
 
     help: str
     parser: Callable[[], ArgumentParser]
     run: Callable[[ArgumentParser, Sequence[str]], None]
     topics: Mapping[str, str] = field(default_factory=dict)
+    is_shared: bool = False
 
 
 class _HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):

@@ -21,6 +21,7 @@ from blob_pyro.config.checks import did_you_mean
 from blob_pyro.errors import BlobPyroError, ConfigError, Stopped
 from blob_pyro.system.files import want_of_room
 from blob_pyro.system.hub_errors import one_line
+from blob_pyro.system.launchers import num_launched, refuse_unsupported
 from blob_pyro.system.machine import version_of
 from blob_pyro.system.printing import tell, tell_aside
 from blob_pyro.system.terminal import quiet_libraries
@@ -115,6 +116,11 @@ def _dispatch(words: list[str]) -> None:
     if (topic := _asked(words[1:])) is not None:
         tell(help_text(parser, command.topics, topic or None).rstrip("\n"))
         return
+    refuse_unsupported()
+    if not command.is_shared and (count := num_launched()) > 1:
+        raise ConfigError(
+            f"expected one process, for {words[0]} is not shared by several; got {count} of a launcher: start it alone"
+        )
     try:
         command.run(parser, words[1:])
     except ArgumentError as error:

@@ -36,4 +36,4 @@ def _evaluate(parser: ArgumentParser, words: Sequence[str]) -> None:
             tell_line(f"wrote {result.path / METRICS}, {result.path / PREDICTIONS}")
 
 
-COMMAND = Command("predict a run's test items again", _evaluate_parser, _evaluate)
+COMMAND = Command("predict a run's test items again", _evaluate_parser, _evaluate, is_shared=True)

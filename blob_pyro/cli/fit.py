@@ -60,4 +60,4 @@ what follows the prompt is learnt token by token, and no label is needed
 --tune searches steps, KL width, prior scale and layers on held-out items first
 (data.num_validation); it is short for --tune.search true."""
 
-COMMAND = Command("fine-tune a model and write a run directory", _fit_parser, _fit, {"file": FILE})
+COMMAND = Command("fine-tune a model and write a run directory", _fit_parser, _fit, {"file": FILE}, is_shared=True)

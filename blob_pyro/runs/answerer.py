@@ -26,6 +26,7 @@ from blob_pyro.runs.build import answers_likelihood, encode_items, load_data, ow
 from blob_pyro.storage.directory import CONFIG, read_config
 from blob_pyro.storage.posterior_files import DESCRIPTION
 from blob_pyro.storage.saving import Run, load
+from blob_pyro.system.launchers import told_to_use_cpu
 from blob_pyro.system.terminal import Console
 
 Fields = dict[str, Any]
@@ -111,9 +112,11 @@ def _answer_words(run_dir: str | Path, labels: Sequence[str]) -> Sequence[str]:
 def device_map_of(run_dir: str | Path) -> Any:
     """Where the run's base goes: `model.device_map`, or the device of a run without one; None is the host.
 
-    The latter, with a warning, where this machine lacks a device of the map, too.
+    The latter, with a warning, where this machine lacks a device of the map, too; the CPU where a launcher was told so.
     """
     settings = read_config(run_dir).model if (Path(run_dir) / CONFIG).is_file() else ModelConfig()
+    if told_to_use_cpu():
+        return own_device(settings)
     missing = missing_device(settings.device_map)
     if missing is None:
         return own_device(settings) if settings.device_map is None else settings.device_map

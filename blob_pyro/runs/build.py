@@ -44,6 +44,7 @@ from blob_pyro.model.vocabulary import check_token_ids, context
 from blob_pyro.runs.head_labels import head_outputs
 from blob_pyro.storage import put_on
 from blob_pyro.storage.continuing import adapter_at, take_up
+from blob_pyro.system.launchers import told_to_use_cpu
 from blob_pyro.system.processes import Ranks
 from blob_pyro.system.terminal import Console
 
@@ -214,9 +215,12 @@ def build_model(config: RunConfig, labels: Sequence[str], num_data: int) -> Baye
 def own_device(config: ModelConfig) -> Any:
     """The device map of a run that names none: this process's own GPU, where there are GPUs.
 
-    None, which is the host, where there are none, and for a base that is to be sharded over processes.
+    None, which is the host, where there are none, and for a base that is to be sharded over processes. The CPU by its
+    name for a quantised base where a launcher was told to take it: transformers puts one on a GPU by itself.
     """
     device = Ranks.here().device
+    if config.quantization is not None and told_to_use_cpu():
+        return {"": "cpu"}
     return None if config.shard_base or device.type == "cpu" else {"": str(device)}
 
 

@@ -11,15 +11,18 @@ from blob_pyro.guides import GUIDES, AdapterGuide, LaplaceGuide, PostHocGuide
 from blob_pyro.guides.settings import check_settings
 from blob_pyro.runs.tracking import check_trackers
 from blob_pyro.runs.tuning import check_tuning
+from blob_pyro.system.launchers import check_training, refuse_device_map
 
 
 def check_run(config: RunConfig) -> None:
-    """Refuse sections that do not go together.
+    """Refuse sections that do not go together, or not with what a launcher was told.
 
     Raises:
         ConfigError: names the setting.
         MissingPackageError: the package of a tracker is not installed.
     """
+    check_training(config.train.mixed_precision, config.train.gradient_accumulation_steps)
+    refuse_device_map(config.model.device_map)
     check_likelihood(config)
     _check_test_items(config.data)
     check_settings(config.guide)

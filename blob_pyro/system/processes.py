@@ -17,6 +17,7 @@ from torch import Tensor
 
 from blob_pyro.errors import BlobPyroError, ModelLoadError
 from blob_pyro.system.hub_errors import one_line
+from blob_pyro.system.launchers import num_launched, refuse_unsupported, told_to_use_cpu
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Ranks:
     @property
     def device(self) -> torch.device:
         """Where this process computes: its own GPU; the CPU where there is none, or accelerate is told to take it."""
-        if not torch.cuda.is_available() or _told_to_use_cpu():
+        if not torch.cuda.is_available() or told_to_use_cpu():
             return torch.device("cpu")
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
@@ -105,8 +106,12 @@ def connected() -> Iterator[Ranks]:
 
     accelerate chooses the backend and the device, as its own `Accelerator` does. When the launcher is killed each
     process is told to stop, as by SIGTERM.
+
+    Raises:
+        ConfigError: the launcher was told to do what is not done here.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or (dist.is_available() and dist.is_initialized()):
+    refuse_unsupported()
+    if num_launched() == 1 or (dist.is_available() and dist.is_initialized()):
         yield Ranks.here()
         return
     from accelerate import PartialState  # type: ignore[import-untyped]
@@ -150,13 +155,6 @@ def _alike(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
 def _put(flat: Tensor, tensors: Sequence[Tensor]) -> None:
     for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(part.view_as(tensor))
-
-
-def _told_to_use_cpu() -> bool:
-    """`accelerate launch --cpu`, or its environment variable."""
-    from accelerate.utils import parse_flag_from_env  # type: ignore[import-untyped]
-
-    return bool(parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
 def _device() -> torch.device:

@@ -16,6 +16,7 @@ from blob_pyro.errors import CheckpointError, ConfigError, Stopped
 from blob_pyro.guides import AdapterGuide
 from blob_pyro.model.bayesian_lora import BayesianLoRA
 from blob_pyro.model.handlers import flipout, training_mode
+from blob_pyro.system.launchers import check_training, warn_of_others
 from blob_pyro.system.processes import Ranks
 from blob_pyro.system.progress import counted
 from blob_pyro.training.checkpoints import Checkpoints
@@ -78,7 +79,8 @@ def fit(
         CheckpointError: a checkpoint could not be written, or cannot serve.
         DataError: the loader is empty, or an item or token is none that the network reads. Of a list of batches, and of
             what `bp.train_loader` gives, that is told before the first step.
-        ConfigError: `config.eval_steps` without `validate`, or `resume` without `checkpoints`.
+        ConfigError: `config.eval_steps` without `validate`, or `resume` without `checkpoints`; or accelerate was told
+            otherwise (docs/scaling.md).
         Stopped: after Ctrl-C, SIGTERM or SIGHUP (a KeyboardInterrupt).
     """
     config = config or TrainConfig()
@@ -86,6 +88,8 @@ def fit(
         raise ConfigError("eval_steps: expected held-out items to evaluate on; got none")
     if resume and checkpoints is None:
         raise ConfigError("resume: expected checkpoints to go on from; got None")
+    check_training(config.mixed_precision, config.gradient_accumulation_steps)
+    warn_of_others(config.mixed_precision, config.gradient_accumulation_steps)
     check_beforehand(loader, model, config.num_steps)
     ranks = Ranks.here()
     svi = make_svi(model, guide, config, ranks, loader)

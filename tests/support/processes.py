@@ -15,6 +15,7 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -31,6 +32,7 @@ class Process:
         launched_as: rank, number of processes and port, as a launcher tells them; None for one process alone.
         quiet: with --quiet, so that nothing tells of progress.
         terminal: path of a terminal that all it writes goes to instead.
+        environment: variables of its own.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Process:
         launched_as: tuple[int, int, int] | None = None,
         quiet: bool = True,
         terminal: str | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         folder = Path(tempfile.mkdtemp())
         self._out, self._err = folder / "out", folder / "err"
@@ -52,6 +55,7 @@ class Process:
             terminal or str(self._err),
             max_file_size,
             launched_as,
+            dict(environment or {}),
         )
         self._process: Any = server().Process(target=_command, args=arguments)
         self._process.start()
@@ -173,13 +177,19 @@ def launch(rank: int, count: int, port: int) -> None:
 
 
 def _command(
-    words: list[str], out: str, err: str, max_file_size: int | None, launched_as: tuple[int, int, int] | None
+    words: list[str],
+    out: str,
+    err: str,
+    max_file_size: int | None,
+    launched_as: tuple[int, int, int] | None,
+    environment: dict[str, str],
 ) -> None:
     from blob_pyro.cli import main
 
     as_fresh(out, err, num_threads=1)
     if launched_as is not None:
         launch(*launched_as)
+    os.environ |= environment
     if max_file_size is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_size, max_file_size))
     sys.exit(main(words))
