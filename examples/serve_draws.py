@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM
 import blob_pyro as bp
 from blob_pyro.config.sections import DataConfig, ModelConfig, PredictConfig, RunConfig, TrainConfig
 from blob_pyro.errors import ConfigError
-from blob_pyro.model.loading import locate
+from blob_pyro.model.place import locate
 from blob_pyro.runs.build import encode_items, load_data
 from blob_pyro.runs.exports import check_manifest
 from blob_pyro.storage.directory import read_config

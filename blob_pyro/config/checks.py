@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -37,6 +38,12 @@ def shown(value: object, limit: int = 200) -> str:
 def check_positive(name: str, value: float) -> None:
     """Raise unless the value is above 0 and finite."""
     check(0 < value < math.inf, name, "a number above 0", value)
+
+
+def check_revision(name: str, value: str | None) -> None:
+    """Raise unless the value is None, or may be a branch, tag or commit of the hub: a path without dots in front."""
+    fits = value is None or re.fullmatch(r"(?!.*\.\.)\w[\w.-]*(/\w[\w.-]*)*", value) is not None
+    check(fits, name, "a branch, tag or commit, or null", value)
 
 
 def check_number(name: str, value: Any, expected: str, holds: Callable[[float], bool]) -> None:

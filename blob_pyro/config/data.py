@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from blob_pyro.config.checks import check
+from blob_pyro.config.checks import check, check_revision
 from blob_pyro.config.ranges import check_ranges
 from blob_pyro.config.types import check_types
 from blob_pyro.errors import ConfigError
@@ -16,6 +16,7 @@ from blob_pyro.errors import ConfigError
 _OWN = ("train_file", "test_file", "dataset", "prompt", "completion", "truncate_field", "choices_field", "group_field",
         "id_field", "labels", "answers")  # fmt: skip
 _OF_DATASET = ("dataset_config", "train_split", "test_split")
+_OF_HUB = ("revision",)
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class DataConfig:
         max_megabytes: largest data file, packed and unpacked, in MB (10^6 bytes).
         dataset: data set of the hub, or its local folder, as `datasets.load_dataset` takes it; instead of files.
         dataset_config: its configuration, where it has several.
+        revision: of a data set of the hub, that of a built-in task included: branch, tag or commit; None takes its main
+            branch. The commit that a run was made with is kept, and read by all that goes on from it (docs/data.md).
         train_split: its split to train on; None takes "train".
         test_split: its split to evaluate on; without one there are no metrics.
         prompt: template with field names in braces, e.g. "Tweet: {text}\\nSentiment:"; {meta.title} is the title in the
@@ -76,6 +79,7 @@ class DataConfig:
     max_megabytes: int = 1000
     dataset: str | None = None
     dataset_config: str | None = None
+    revision: str | None = None
     train_split: str | None = None
     test_split: str | None = None
     prompt: str | None = None
@@ -127,7 +131,10 @@ class DataConfig:
 
     def _check_source(self) -> None:
         """Refuse settings of a task beside those of own items, and of files beside those of a data set."""
+        check_revision("data.revision", self.revision)
         if self.task is not None:
+            copies = "none beside data.data_dir, whose files have none"
+            check(None in (self.revision, self.data_dir), "data.revision", copies, self.revision)
             if given := self._given((*_OWN, *_OF_DATASET)):
                 raise ConfigError(f"data: expected either data.task or files of your own; got task and {given}")
             check(not self.skip_empty, "data.skip_empty", "false beside data.task, which has no such items", True)
@@ -136,7 +143,7 @@ class DataConfig:
             check(getattr(self, name) is None, f"data.{name}", "none without data.task", getattr(self, name))
         if self.dataset is not None and (given := self._given(("train_file", "test_file"))):
             raise ConfigError(f"data: expected either data.dataset or files of your own; got dataset and {given}")
-        if self.dataset is None and (given := self._given(_OF_DATASET)):
+        if self.dataset is None and (given := self._given((*_OF_DATASET, *_OF_HUB))):
             raise ConfigError(f"data: expected data.dataset beside {given}; got none: name the data set")
         needed = ("train_file", "prompt") if self.dataset is None else ("prompt",)
         missing = ", ".join(f"data.{name}" for name in needed if getattr(self, name) is None)

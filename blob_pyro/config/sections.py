@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from blob_pyro.config.checks import check as _check
 from blob_pyro.config.checks import check_positive as _check_positive
+from blob_pyro.config.checks import check_revision
 from blob_pyro.config.data import DataConfig
 from blob_pyro.config.device_maps import check_device_map
 from blob_pyro.config.ranges import check_ranges
@@ -28,6 +29,8 @@ class ModelConfig:
 
     Attributes:
         id: hub id, local folder, or the alias of a packaged model ("smollm2", "minilm").
+        revision: of a hub id: branch, tag or commit; None takes its main branch. The commit that a run was made with is
+            kept, and read by all that goes on from it (docs/bases.md).
         likelihood: answers are tokens of a causal language model, classes of a classification head, or texts that are
             learnt token by token (causal_lm; docs/likelihoods.md).
         count: what causal_lm counts as an observation: "sequences" (None takes it), so that the NLL is in nats per
@@ -65,6 +68,7 @@ class ModelConfig:
     """
 
     id: str = "smollm2"
+    revision: str | None = None
     likelihood: Literal["multiple_choice", "sequence_classification", "causal_lm"] = "multiple_choice"
     count: Literal["sequences", "tokens"] | None = None
     label_smoothing: float = 0.0
@@ -90,6 +94,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_types(self, "model.")
         _check(bool(self.id), "model.id", "a hub id, a folder or an alias", self.id)
+        check_revision("model.revision", self.revision)
         _check(0 <= self.label_smoothing < 1, "model.label_smoothing", "a share in [0, 1)", self.label_smoothing)
         if isinstance(self.class_weights, list | tuple):
             positive = all(0 < weight < math.inf for weight in self.class_weights)

@@ -52,7 +52,7 @@ def load_adapted(
         if device_map is not None:
             raise ConfigError(f"model.shard_base: expected no device_map beside it; got {device_map!r}; leave one out")
         return _load_sharded(source, likelihood, put_adapter, Ranks.here())
-    tokenizer = load_tokenizer(source.id)
+    tokenizer = load_tokenizer(source.id, source.revision)
     base = load_base(source, likelihood, device_map)
     fill_padding(base, tokenizer)
     network = put_adapter(base)
@@ -72,7 +72,7 @@ def _load_sharded(
     check_shardable(None, ranks, source.quantization)
     with together(ranks) as group:
         with group.stage():
-            tokenizer = load_tokenizer(source.id)
+            tokenizer = load_tokenizer(source.id, source.revision)
 
         def adapted(base: Any) -> PeftModel:
             fill_padding(base, tokenizer)

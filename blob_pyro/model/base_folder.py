@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from transformers.utils.peft_utils import find_adapter_config_file
 
@@ -15,7 +16,7 @@ from blob_pyro.system.packaged import ALIASES
 ADAPTER, MODEL = "adapter_config.json", "config.json"
 
 
-def refuse_adapter(id_or_path: str, path: str, *, local_only: bool) -> None:
+def refuse_adapter(id_or_path: str, path: str, **settings: Any) -> None:
     """Raise where a base model is expected, and an adapter is named: its folder, a run, or a folder of several.
 
     A fresh adapter would take the place of the trained one, or be trained beside it.
@@ -23,14 +24,14 @@ def refuse_adapter(id_or_path: str, path: str, *, local_only: bool) -> None:
     Args:
         id_or_path: what the user calls it.
         path: a folder, or a hub id.
-        local_only: the hub is not asked.
+        settings: how a hub id is looked up: local_files_only, and perhaps a revision.
 
     Raises:
         ModelLoadError: names the settings to use.
     """
     folder = Path(path)
     if not folder.is_dir():
-        if file := find_adapter_config_file(path, local_files_only=local_only):
+        if file := find_adapter_config_file(path, **settings):
             where = f"a folder with a copy of it (hf download {id_or_path} --local-dir FOLDER)"
             raise _no_base(id_or_path, "an adapter", _base_of(Path(file)), where)
         return

@@ -148,6 +148,7 @@ class BayesianLoRA(PyroModule):
         device_map: Any = None,
         shard_base: bool = False,
         ignore_mismatched_sizes: bool = False,
+        revision: str | None = None,
     ) -> BayesianLoRA:
         """Load a base model and its tokenizer, and put a fresh LoRA adapter on it.
 
@@ -166,6 +167,7 @@ class BayesianLoRA(PyroModule):
                 module, as in transformers. None takes the CPU; of a quantised base the GPU, if there is one.
             shard_base: share the base out over a launcher's processes, all of which call this; the first reads it.
             ignore_mismatched_sizes: make a classification head anew where the model's own is of another size.
+            revision: of a hub id: branch, tag or commit; `model.source.revision` is then the commit.
 
         Raises:
             ModelLoadError: the model was not found or could not be read.
@@ -178,6 +180,7 @@ class BayesianLoRA(PyroModule):
             dtype=str(dtype).removeprefix("torch."),
             attn_implementation=attn_implementation,
             ignore_mismatched_sizes=ignore_mismatched_sizes,
+            revision=revision,
         )
         adapter = {"r": r, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout, "target_modules": target_modules}
         network, tokenizer = load_adapted(
@@ -195,7 +198,7 @@ class BayesianLoRA(PyroModule):
             bayesian=bayesian,
             bayesian_layers=bayesian_layers,
             tokenizer=tokenizer,
-            source=source,
+            source=source.as_loaded(),
         )
 
     @property

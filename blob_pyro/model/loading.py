@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 
-from blob_pyro.config.checks import did_you_mean, unknown_name
+from blob_pyro.config.checks import check_revision, unknown_name
 from blob_pyro.config.device_maps import (
     check_device_map,
     refuse_missing_device,
@@ -29,15 +29,14 @@ from blob_pyro.model.layers.targets import (
     may_search_long,
 )
 from blob_pyro.model.likelihoods import Likelihood
+from blob_pyro.model.place import Place, cached_commit, locate, no_such_model, refused
 from blob_pyro.system.hub_errors import one_line, refusal
-from blob_pyro.system.packaged import ALIASES, packaged_model
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import BitsAndBytesConfig
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-HUB_TIMEOUT = 10.0  # seconds
 
 # What transformers raises for files that are missing, broken, or of another kind than asked for.
 _UNREADABLE = Exception  # of no narrower kind where the tokenizers library raises it
@@ -55,6 +54,7 @@ class BaseSource:
         attn_implementation: as in transformers; None takes eager for bfloat16 on CPUs (the faster one up to
             300 tokens, see docs/performance.md), and elsewhere transformers' choice.
         ignore_mismatched_sizes: make a classification head anew where the model's own is of another size.
+        revision: of a hub id: branch, tag or commit; None takes its main branch. Of a loaded model it is the commit.
 
     Raises:
         ConfigError: quantization or dtype is none of these, another field is of another type, or attn_implementation
@@ -67,12 +67,14 @@ class BaseSource:
     dtype: str = "auto"
     attn_implementation: str | None = None
     ignore_mismatched_sizes: bool = False
+    revision: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.id, str):
             raise ConfigError(f"id: expected a hub id, a local folder or an alias; got {self.id!r}")
         if isinstance(self.llm_int8_threshold, bool) or not isinstance(self.llm_int8_threshold, int | float):
             raise ConfigError(f"llm_int8_threshold: expected a number; got {self.llm_int8_threshold!r}")
+        check_revision("revision", self.revision)
         self._check_attention()
         if self.quantization not in (None, "8bit", "4bit"):
             raise ConfigError(f"quantization: expected '8bit', '4bit' or None; got {self.quantization!r}")
@@ -101,6 +103,19 @@ class BaseSource:
             dtype=dtype if dtype in DTYPES else "auto",
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name; a revision only where there is one."""
+        found = dataclasses.asdict(self)
+        return found if self.revision is not None else {k: v for k, v in found.items() if k != "revision"}
+
+    def for_peft(self) -> dict[str, Any]:
+        """What PEFT's configuration of an adapter calls the base, and its revision where there is one."""
+        return {"base_model_name_or_path": self.id} | ({} if self.revision is None else {"revision": self.revision})
+
+    def as_loaded(self) -> BaseSource:
+        """The same with the commit that was just loaded in place of its branch or tag, where it is of the hub."""
+        return dataclasses.replace(self, revision=cached_commit(self.id, self.revision))
+
     def quantization_config(self) -> BitsAndBytesConfig | None:
         """The bitsandbytes settings of `quantization`."""
         from transformers import BitsAndBytesConfig
@@ -114,19 +129,22 @@ class BaseSource:
         return None
 
 
-def load_tokenizer(id_or_path: str) -> Any:
+def load_tokenizer(id_or_path: str, revision: str | None = None) -> Any:
     """The tokenizer of a hub id, folder or alias; padding falls back to the end-of-sequence token.
+
+    Args:
+        id_or_path: what it is of.
+        revision: of a hub id: branch, tag or commit; None takes its main branch.
 
     Raises:
         ModelLoadError: it was not found.
+        ConfigError: a revision of what is not on the hub.
     """
-    place = locate(id_or_path)
+    place = locate(id_or_path, revision)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            place.path, local_files_only=place.local_only, trust_remote_code=False
-        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place.path, **place.settings, trust_remote_code=False)
     except _UNREADABLE as error:
-        refuse_adapter(id_or_path, place.path, local_only=place.local_only)
+        refuse_adapter(id_or_path, place.path, **place.settings)
         raise _unreadable(id_or_path, place, error) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -151,13 +169,13 @@ def load_base(
     """
     check_device_map(device_map)
     refuse_missing_device(device_map)
-    place = locate(source.id)
+    place = locate(source.id, source.revision)
     config = _config(source.id, place)
     refuse_kind(config, source.id, likelihood)
     auto_class = getattr(transformers, likelihood.auto_class)
     settings: dict[str, Any] = {
         "dtype": source.dtype,
-        "local_files_only": place.local_only,
+        **place.settings,
         "output_loading_info": True,
         "ignore_mismatched_sizes": True,  # left to itself, transformers speaks of a report that commands do not show
         "trust_remote_code": False,  # left open, transformers asks at the terminal whether to run a model's code
@@ -188,21 +206,23 @@ def load_base(
     return network
 
 
-def base_config(id_or_path: str) -> Any:
+def base_config(id_or_path: str, revision: str | None = None) -> Any:
     """A model's configuration, by transformers.
+
+    Args:
+        id_or_path: the model.
+        revision: as in `load_tokenizer`.
 
     Raises:
         ModelLoadError: it was not found, or is an adapter.
     """
-    return _config(id_or_path, locate(id_or_path))
+    return _config(id_or_path, locate(id_or_path, revision))
 
 
 def _config(id_or_path: str, place: Place) -> Any:
-    refuse_adapter(id_or_path, place.path, local_only=place.local_only)
+    refuse_adapter(id_or_path, place.path, **place.settings)
     try:
-        return transformers.AutoConfig.from_pretrained(
-            place.path, local_files_only=place.local_only, trust_remote_code=False
-        )
+        return transformers.AutoConfig.from_pretrained(place.path, **place.settings, trust_remote_code=False)
     except _UNREADABLE as error:
         raise _unreadable(id_or_path, place, error) from error
 
@@ -271,88 +291,17 @@ def fill_padding(network: Any, tokenizer: Any) -> None:
         network.config.pad_token_id = tokenizer.pad_token_id
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where `from_pretrained` finds a model.
-
-    Attributes:
-        path: a folder, or a hub id.
-        local_only: the hub need not or cannot be asked; its files are in the local cache or nowhere.
-        why: what is wrong with the hub, "" where nothing is.
-        refusal: why the hub refuses access and what to do, "" where it does not.
-    """
-
-    path: str
-    local_only: bool = False
-    why: str = ""
-    refusal: str = ""
-
-
-def locate(id_or_path: str) -> Place:
-    """Find an alias, a local folder or a hub id; the hub is asked once and at most `HUB_TIMEOUT` seconds.
-
-    Left to themselves the libraries ask an unreachable hub six times, for nearly a minute.
-
-    Raises:
-        ModelLoadError: it is none of these, or the hub does not know it, or keeps it behind a gate.
-    """
-    if id_or_path in ALIASES:
-        return Place(str(packaged_model(id_or_path)), local_only=True)
-    if _exists(id_or_path):
-        if not Path(id_or_path).is_dir():
-            raise _no_such_model(id_or_path, f"this is a file: name its folder, {Path(id_or_path).parent}", advice="")
-        return Place(id_or_path, local_only=True)
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
-
-    if id_or_path.startswith((".", "/", "~")):
-        raise _no_such_model(id_or_path, "there is no such folder")
-    try:
-        HfApi().model_info(id_or_path, timeout=HUB_TIMEOUT)
-    except HFValidationError as error:
-        raise _no_such_model(id_or_path, "there is no such folder, and it cannot be a hub id") from error
-    except GatedRepoError as error:
-        raise _refused(id_or_path, refusal(error)) from error
-    except RepositoryNotFoundError as error:
-        raise _no_such_model(
-            id_or_path, "the hub does not know it, or it is private (log in with `hf auth login`)"
-        ) from error
-    except Exception as error:  # no network, offline mode, a bad token: whatever the HTTP library raises
-        return Place(id_or_path, local_only=True, why=one_line(error, limit=120), refusal=refusal(error))
-    return Place(id_or_path)
-
-
-def _exists(path: str) -> bool:
-    try:
-        return Path(path).exists()
-    except (OSError, ValueError):  # a name too long, or with a NUL byte
-        return False
-
-
-def _no_such_model(id_or_path: str, why: str, advice: str | None = None) -> ModelLoadError:
-    if advice is None:
-        advice = did_you_mean(id_or_path, ALIASES) or "; check the name"
-    return ModelLoadError(
-        f"model {id_or_path[:200]}: expected a hub id, a local folder or an alias ({', '.join(ALIASES)}); {why}{advice}"
-    )
-
-
-def _refused(id_or_path: str, why: str) -> ModelLoadError:
-    return ModelLoadError(
-        f"model {id_or_path}: expected a model that may be downloaded; {why}; or name a local folder that holds it"
-    )
-
-
 def _unreadable(id_or_path: str, place: Place, error: Exception) -> ModelLoadError:
+    id_or_path += "" if place.revision is None else f" at {place.revision}"
     if told := place.refusal or refusal(error):
-        return _refused(id_or_path, told)
+        return refused(id_or_path, told)
     if "trust_remote_code" in str(error):
         return ModelLoadError(
             f"model {id_or_path}: expected a model of an architecture that transformers has; this one has code of its "
             "own, which is never run; take another model"
         )
     if place.why:
-        return _no_such_model(
+        return no_such_model(
             id_or_path, f"no such folder, not in the hub's local cache, and the hub cannot be asked ({place.why})"
         )
     return ModelLoadError(

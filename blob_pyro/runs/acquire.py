@@ -13,7 +13,7 @@ from blob_pyro.runs.answerer import Answerer, Fields, check_draws, load_run, wit
 from blob_pyro.runs.build import encode_items, labels_of
 from blob_pyro.runs.checks import refuse_tokens
 from blob_pyro.runs.predict import with_fields
-from blob_pyro.storage.directory import read_config
+from blob_pyro.storage.directory import pinned, read_config
 from blob_pyro.system.printing import tell_line
 from blob_pyro.system.terminal import Console, Say
 
@@ -51,7 +51,7 @@ def acquire_run(
         DataError: the file cannot be read, or a row lacks a field of the prompt.
     """
     check_score(score)
-    config = with_samples(read_config(run_dir), num_samples)
+    config = with_samples(pinned(read_config(run_dir), run_dir), num_samples)
     refuse_tokens(run_dir, config, "acquire")
     check_draws(score, config)
     console = Console(progress, say)

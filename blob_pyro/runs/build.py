@@ -113,7 +113,7 @@ def build_likelihood(config: ModelConfig, labels: Sequence[str]) -> Likelihood:
 
 
 def _of_answers(config: ModelConfig, labels: Sequence[str]) -> Likelihood:
-    tokenizer = load_tokenizer(config.id)
+    tokenizer = load_tokenizer(config.id, config.revision)
     likelihood = answers_likelihood(tokenizer, labels, **_class_options(config))
     if isinstance(likelihood, WholeAnswer):
         warnings.warn(_whole_answer_note(tokenizer, labels, likelihood), stacklevel=3)
@@ -190,6 +190,7 @@ def build_model(config: RunConfig, labels: Sequence[str], num_data: int) -> Baye
         "dtype": settings.dtype,
         "attn_implementation": settings.attn_implementation,
         "ignore_mismatched_sizes": settings.ignore_mismatched_sizes,
+        "revision": settings.revision,
     }
     device_map = settings.device_map if settings.device_map is not None else own_device(settings)
     if settings.adapter is not None:
@@ -308,9 +309,9 @@ def _with_adapter(
     assert config.adapter is not None
     adapter = adapter_at(config.adapter)  # before the base, which takes longer
     network, tokenizer = load_adapted(
-        source, likelihood, lambda base: put_on(adapter, base), device_map=device_map, shard=config.shard_base
+        source, likelihood, lambda base: put_on(adapter, base, source), device_map=device_map, shard=config.shard_base
     )
-    return BayesianLoRA(network, likelihood, tokenizer=tokenizer, source=source, **settings)
+    return BayesianLoRA(network, likelihood, tokenizer=tokenizer, source=source.as_loaded(), **settings)
 
 
 def with_read_labels(config: RunConfig, console: Console) -> tuple[RunConfig, TrainRows | None]:
@@ -326,18 +327,19 @@ def with_read_labels(config: RunConfig, console: Console) -> tuple[RunConfig, Tr
     for note in notes:
         console.log(note)
     if train_rows is not None and config.model.likelihood == "multiple_choice" and data.choices_field is None:
-        data, notes = with_codes(data, config.model.id)
+        data, notes = with_codes(data, config.model.id, config.model.revision)
         for note in notes:
             console.log(note)
     return dataclasses.replace(config, data=data), train_rows
 
 
-def with_codes(data: DataConfig, model_id: str) -> tuple[DataConfig, tuple[str, ...]]:
+def with_codes(data: DataConfig, model_id: str, revision: str | None = None) -> tuple[DataConfig, tuple[str, ...]]:
     """The configuration with letters, or numbers of as many digits each, for labels whose tokens begin one another.
 
     Args:
         data: with labels that were read from a file.
         model_id: whose tokens they are.
+        revision: of that, on the hub.
 
     Returns:
         It, and a line that says so; both as they were where the labels can be told apart.
@@ -346,7 +348,7 @@ def with_codes(data: DataConfig, model_id: str) -> tuple[DataConfig, tuple[str, 
     plain = sorted(word.strip().casefold() for word in words)
     if not any(after.startswith(before) for before, after in pairwise(plain)):
         return data, ()
-    tokenizer = load_tokenizer(model_id)
+    tokenizer = load_tokenizer(model_id, revision)
     try:
         answer_token_ids(tokenizer, words)
         return data, ()
@@ -371,10 +373,12 @@ def build_parts(config: RunConfig, data: TaskData, base: str | None = None) -> P
         base: the place that the base is loaded from, where it has moved; the run calls it by its old name.
     """
     pyro.set_rng_seed(config.seed)
-    here = config if base is None else dataclasses.replace(config, model=dataclasses.replace(config.model, id=base))
+    moved = config.model if base is None else dataclasses.replace(config.model, id=base, revision=None)
+    here = dataclasses.replace(config, model=moved)
     words = config.data.answer_words(data.labels)
     model = build_model(with_class_weights(here, data.train, data.labels), words, num_data=len(data.train))
-    model.source = dataclasses.replace(model.source, id=config.model.id)
+    if base is not None:
+        model.source = dataclasses.replace(model.source, id=config.model.id, revision=config.model.revision)
     items = encode_task(data, model, config)
     count_tokens(model, items.train, config.model)
     guide = build_guide(model, config.guide)

@@ -14,7 +14,16 @@ from blob_pyro.errors import DataError
 from blob_pyro.runs.answerer import found_temperature, load_run, num_draws, with_samples
 from blob_pyro.runs.build import Items, encode_task, load_data
 from blob_pyro.runs.item_kinds import ItemKind, kind_of
-from blob_pyro.storage.directory import COST, METRICS, RELIABILITY, read_config, read_json, refuse_links, write_json
+from blob_pyro.storage.directory import (
+    COST,
+    METRICS,
+    RELIABILITY,
+    pinned,
+    read_config,
+    read_json,
+    refuse_links,
+    write_json,
+)
 from blob_pyro.storage.saving import Run
 from blob_pyro.system.files import end_replacing, new_files
 from blob_pyro.system.hub_errors import one_line
@@ -106,7 +115,7 @@ def evaluate_run(
         RunDirectoryError: the directory is not a whole run.
         DataError: the run has no test items.
     """
-    config = with_samples(read_config(run_dir), num_samples)
+    config = with_samples(pinned(read_config(run_dir), run_dir), num_samples)
     refuse_links(run_dir)
     with connected() as ranks, alone_in(run_dir, ranks):
         if ranks.is_first:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from blob_pyro.config.file import to_dict
 from blob_pyro.config.sections import RunConfig
+from blob_pyro.data.tasks.load import data_commit
 from blob_pyro.data.tasks.task_data import TaskData
 from blob_pyro.errors import RunDirectoryError
 from blob_pyro.guides import PostHocGuide
@@ -23,6 +24,7 @@ from blob_pyro.storage.directory import (
     HISTORY,
     changes,
     is_finished,
+    pinned,
     read_config,
     read_json,
     write_json,
@@ -92,7 +94,9 @@ def begun_parts(config: RunConfig, data: TaskData, base: str | None = None) -> t
         )
     sharded = config.model.shard_base and ranks.num > 1
     run = load(path, base=base, device_map=device_map_of(path), shard_base=sharded)
-    run.model.source = dataclasses.replace(run.model.source, id=config.model.id)
+    if base is not None:
+        was = pinned(config, path).model.revision
+        run.model.source = dataclasses.replace(run.model.source, id=config.model.id, revision=was)
     if config.model.gradient_checkpointing:
         run.model.network.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
     if run.model.num_data != len(data.train):
@@ -105,7 +109,7 @@ def begun_parts(config: RunConfig, data: TaskData, base: str | None = None) -> t
     past = _past(path)
     ranks.wait()  # until all have seen the folder as it was
     if ranks.is_first and not (inside / CONFIG).is_file():
-        _begin(config, inside, past, about(run.model, data, ranks.num))
+        _begin(config, inside, past, about(run.model, data, ranks.num, data_commit(pinned(config, path).data)))
     ranks.wait()
     return parts, past
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from blob_pyro.config.sections import RunConfig
+from blob_pyro.data.tasks.load import data_commit
 from blob_pyro.data.tasks.own_rows import TrainRows
 from blob_pyro.data.tasks.task_data import TaskData
 from blob_pyro.errors import ConfigError, Stopped
@@ -28,6 +30,7 @@ from blob_pyro.storage.directory import (
     holds_run_of,
     is_finished,
     new_run_directory,
+    pinned,
     read_json,
     refuse_links,
     refuse_used_directory,
@@ -86,7 +89,9 @@ def fit_with(config: RunConfig, console: Console, *, resume: bool = False, base:
     with connected() as ranks:
         console = console if ranks.is_first else SILENT
         check_run(config)
-        config, train_rows = with_read_labels(config, console)
+        read, train_rows = with_read_labels(_made_with(config, resume), console)
+        data = dataclasses.replace(read.data, revision=config.data.revision)  # as it was asked for
+        config = dataclasses.replace(read, model=config.model, data=data)
         with alone_in(config.output, ranks):
             return _fit(config, train_rows, console, resume, base)
 
@@ -99,27 +104,34 @@ def _fit(
         refuse_links(config.output)
         _end_what_was_begun(Path(config.output))
         if is_extension(config):
-            return _extended(config, load_data(config, train_rows=train_rows), console, base)
+            return _extended(config, load_data(_made_with(config, resume), train_rows=train_rows), console, base)
     goes_on = resume and holds_run_of(config)
     if not goes_on and not is_unfinished_search(config):
         refuse_used_directory(config.output)
     refuse_links(config.output)
     if goes_on and is_finished(config):
         return _as_it_is(config, console)
-    data = load_data(config, train_rows=train_rows)
+    made_with = _made_with(config, resume)
+    data = load_data(made_with, train_rows=train_rows)
     for note in data.notes:
         console.log(note)
     tuning = tune(config, data, console) if config.tune.search else None
     chosen = config if tuning is None else tuning.config
-    parts = build_parts(chosen, data, base)
+    parts = build_parts(_made_with(chosen, resume), data, base)
     if base is not None:
         _check_moved(parts.model, config)
     for line in (*parts.notes, unused_kl_settings(chosen, trained_guide(parts))):
         if line is not None:
             console.log(line)
-    _begin(config, about(parts.model, data, Ranks.here().num), is_new=tuning is None and not goes_on)
+    told = about(parts.model, data, Ranks.here().num, data_commit(made_with.data))
+    _begin(config, told, is_new=tuning is None and not goes_on)
     _train(parts, chosen, console, goes_on, {} if tuning is None else {"tune_seconds": tuning.seconds})
     return _evaluate(parts, config, console)
+
+
+def _made_with(config: RunConfig, resume: bool) -> RunConfig:
+    """The configuration to load by: of a run that goes on, with the commits of the hub that it began with."""
+    return pinned(config, config.output) if resume else config
 
 
 def _end_what_was_begun(path: Path) -> None:

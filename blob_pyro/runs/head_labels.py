@@ -33,7 +33,7 @@ def head_outputs(config: ModelConfig, labels: Sequence[str]) -> tuple[tuple[int,
     """
     place, names = f"model.adapter {config.adapter}", _adapter_names(config.adapter)
     if names is None:
-        place, names = f"model.id {config.id}", trained_names(base_config(config.id))
+        place, names = f"model.id {config.id}", trained_names(base_config(config.id, config.revision))
     if names is None or len(names) != len(labels):  # of another size: said where it is loaded
         return None, None
     wanted, told = ", ".join(label.strip() for label in labels), ", ".join(name.strip() for name in names)

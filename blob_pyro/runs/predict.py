@@ -23,7 +23,7 @@ from blob_pyro.runs.decisions import Decisions, decide, prepare
 from blob_pyro.runs.item_kinds import TextItems
 from blob_pyro.storage.answers import answers_of
 from blob_pyro.storage.completions import completion_scores
-from blob_pyro.storage.directory import read_config
+from blob_pyro.storage.directory import pinned, read_config
 from blob_pyro.system.printing import tell_line
 from blob_pyro.system.terminal import Console, Say
 
@@ -111,7 +111,7 @@ def predict_run(
         ConfigError: `num_samples` is below 0, or a decision cannot be made, as `prepare` has it.
     """
     console = Console(progress, say)
-    config, decisions = with_samples(read_config(run_dir), num_samples), decisions or Decisions()
+    config, decisions = with_samples(pinned(read_config(run_dir), run_dir), num_samples), decisions or Decisions()
     if decisions.need_held_out:
         refuse_tokens(run_dir, config, "decisions (target_risk, coverage, ood)")
     found = read_items(config.data, str(file), with_labels=False)

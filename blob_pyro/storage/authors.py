@@ -66,8 +66,9 @@ def load_authors_checkpoint(
             "start from it with model.adapter, or with bp.BayesianLoRA on the PEFT model"
         )
     source = BaseSource(id_or_path, quantization, llm_int8_threshold, dtype)
-    tokenizer = None if base is not None else load_tokenizer(source.id)
+    tokenizer = None if base is not None else load_tokenizer(source.id, source.revision)
     network = put_on(adapter, load_base(source, likelihood) if base is None else base)
+    source = source.as_loaded() if base is None else source
     if tokenizer is not None:
         fill_padding(network.get_base_model(), tokenizer)
     model = BayesianLoRA(

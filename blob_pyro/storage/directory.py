@@ -28,6 +28,7 @@ CHECKPOINTS, EXTENSION = "checkpoints", ".extension"
 COMPARISON = "comparison.md"
 CONFIG, HISTORY, METRICS, COST = "config.yaml", "history.jsonl", "metrics.json", "cost.json"
 ABOUT, PREDICTIONS, RELIABILITY = "about.json", "predictions.parquet", "reliability.png"
+REVISIONS = "revisions"  # in about.json: the commits of the hub
 PARTS = (
     CONFIG, ABOUT, HISTORY, METRICS, COST, PREDICTIONS, RELIABILITY, ADAPTER, TENSORS, DESCRIPTION, WRITTEN,
     CHECKPOINTS, EXTENSION,
@@ -181,6 +182,21 @@ def read_config(run_dir: str | Path) -> RunConfig:
     except (BlobPyroError, TypeError) as error:
         why = one_line(error)
         raise RunDirectoryError(f"{file}: expected the configuration of a run; it cannot be used: {why}") from error
+
+
+def pinned(config: RunConfig, run_dir: str | Path) -> RunConfig:
+    """The configuration with the commits of the hub that a run was made with, in place of the revisions asked for.
+
+    Args:
+        config: the run's.
+        run_dir: tells the commits in about.json; where it tells none the configuration stays as it is.
+    """
+    found = read_json(file_in(Path(run_dir), ABOUT)).get(REVISIONS)
+    if not isinstance(found, dict):
+        return config
+    model = dataclasses.replace(config.model, revision=found.get("model", config.model.revision))
+    data = dataclasses.replace(config.data, revision=found.get("data", config.data.revision))
+    return dataclasses.replace(config, model=model, data=data)
 
 
 def write_yaml(path: Path, value: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from blob_pyro.model.loading import BaseSource
 from blob_pyro.storage.adapter_files import (
     read_adapter_config,
     read_adapter_tensors,
@@ -64,15 +65,22 @@ def read_adapter(folder: str | Path) -> ForeignAdapter:
     return ForeignAdapter(path, settings, plain, rho)
 
 
-def put_on(adapter: ForeignAdapter, base: Any) -> PeftModel:
+def put_on(adapter: ForeignAdapter, base: Any, source: BaseSource | None = None) -> PeftModel:
     """The base network with the adapter on it, ready to be trained.
 
     PEFT gets a copy that holds nothing but tensors and the settings that it knows; a warning names those left out.
+
+    Args:
+        adapter: the adapter.
+        base: the base network.
+        source: where that was loaded from; a warning tells where the adapter names another revision of it.
 
     Raises:
         RunDirectoryError: the adapter is not one for this base.
     """
     known, unknown = _known_settings(adapter.settings)
+    if source is not None:
+        _tell_other_revision(adapter, source)
     if unknown:
         warnings.warn(f"{adapter.folder}: PEFT does not know the settings {', '.join(unknown)}; left out", stacklevel=2)
     with tempfile.TemporaryDirectory() as name:
@@ -82,6 +90,17 @@ def put_on(adapter: ForeignAdapter, base: Any) -> PeftModel:
         network = load_adapter(copy, base, shown=adapter.folder)
     _tell_unused(adapter, network)
     return network
+
+
+def _tell_other_revision(adapter: ForeignAdapter, source: BaseSource) -> None:
+    named, commit = adapter.settings.get("revision"), source.as_loaded().revision
+    is_of_it = adapter.settings.get("base_model_name_or_path") == source.id and commit is not None
+    if named and is_of_it and named not in (commit, source.revision or "main"):
+        warnings.warn(
+            f"{adapter.folder}: it names revision {named} of {source.id}, and the base is at {commit}: set "
+            "model.revision to that where they differ",
+            stacklevel=3,
+        )
 
 
 def _tell_unused(adapter: ForeignAdapter, network: PeftModel) -> None:

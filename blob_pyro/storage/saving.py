@@ -108,7 +108,7 @@ def save(run_dir: str | Path, model: BayesianLoRA, guide: nn.Module) -> None:
         model.network.save_pretrained(str(path / ADAPTER), selected_adapters=adapters, save_embedding_layers=False)
         for folder in (adapter_folder(path, adapter) for adapter in adapters):
             # PEFT writes the folder of this machine that the base was loaded from, not what the user calls it
-            write_adapter_config(folder, read_adapter_config(folder) | {"base_model_name_or_path": model.source.id})
+            write_adapter_config(folder, read_adapter_config(folder) | model.source.for_peft())
         (path / ADAPTER / "README.md").unlink(missing_ok=True)  # an empty form, which names that folder too
         tensors = guide_tensors(model, guide)
         save_file({name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}, path / TENSORS)
@@ -157,7 +157,7 @@ def load(
     with refuse_altered(path / DESCRIPTION):
         likelihood = LIKELIHOODS[described["likelihood"]["name"]](**described["likelihood"]["settings"])
         before = BaseSource(**described["base"])
-        source = before if moved_to is None else dataclasses.replace(before, id=moved_to)
+        source = before if moved_to is None else dataclasses.replace(before, id=moved_to, revision=None)
         own: Callable[..., AdapterGuide] | None = None if guide else GUIDES[of_guide["name"]]
         names = [described["adapter"], *described.get("adapters", [])]
         refuse_oversized(path, described, names)
@@ -168,6 +168,7 @@ def load(
     if base is None:
         with _told_of_moves(moved_to):
             network, tokenizer = load_adapted(source, likelihood, put_adapters, device_map=device_map, shard=shard_base)
+        source = source.as_loaded()
     else:
         network, tokenizer = put_adapters(base), None
     with refuse_altered(path / DESCRIPTION):
@@ -243,7 +244,7 @@ def describe(model: BayesianLoRA, guide: nn.Module) -> dict[str, Any]:
         "bayesian_layers": model.bayesian_layers,
         "adapter": model.adapter,
         "adapters": guide_adapters(model, guide),
-        "base": dataclasses.asdict(model.source),
+        "base": model.source.to_dict(),
         "sites": _site_shapes(model),
     }
 

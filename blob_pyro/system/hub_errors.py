@@ -16,13 +16,21 @@ def refusal(error: BaseException) -> str:
     Args:
         error: what was raised.
     """
-    from huggingface_hub.errors import DisabledRepoError, GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        DisabledRepoError,
+        GatedRepoError,
+        HfHubHTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     for cause in _causes(error):
         if isinstance(cause, GatedRepoError):
             return "it is gated: accept its licence on its page of the hub, and log in with `hf auth login`"
         if isinstance(cause, RepositoryNotFoundError):
             return "the hub does not know it, or it is private: check the name, or log in with `hf auth login`"
+        if isinstance(cause, RevisionNotFoundError):
+            return "the hub knows it, but not this revision: name a branch, tag or commit of it"
         if isinstance(cause, HfHubHTTPError) and not isinstance(cause, DisabledRepoError):
             status = cause.response.status_code
             if status in (401, 403):

@@ -24,7 +24,8 @@ from tiny_runs import BERT, adapter_bytes, make_config, run
 import blob_pyro as bp
 from blob_pyro.errors import ConfigError, DataError, NonFiniteLossError, RunDirectoryError
 from blob_pyro.guides import GUIDES, AdapterGuide
-from blob_pyro.model.loading import BaseSource, load_base, locate
+from blob_pyro.model.loading import BaseSource, load_base
+from blob_pyro.model.place import locate
 from blob_pyro.report.page import cautions_of, read_run
 from blob_pyro.runs import answerer as answering
 from blob_pyro.runs import train as learning
@@ -489,16 +490,17 @@ def test_a_local_folder_never_asks_the_hub(monkeypatch):
 def test_a_hub_id_is_asked_for_once_and_falls_back_to_the_cache(monkeypatch):
     asked = []
 
-    def unreachable(self, repo_id, timeout):
-        asked.append((repo_id, timeout))
+    def unreachable(self, repo_id, revision, timeout):
+        asked.append((repo_id, revision, timeout))
         raise ConnectionError("no\nnetwork")
 
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", unreachable)
     place = locate("someone/model")
-    assert asked == [("someone/model", 10.0)]
+    assert asked == [("someone/model", None, 10.0)]
     assert (place.local_only, place.why) == (True, "no network")
-    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda self, repo_id, timeout: None)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda self, repo_id, revision, timeout: None)
     assert locate("someone/model").local_only is False
+    assert locate("someone/model", "v1").settings == {"local_files_only": False, "revision": "v1"}
 
 
 def test_a_causal_model_whose_files_lack_weights_is_warned_about(tmp_path):

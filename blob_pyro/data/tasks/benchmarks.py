@@ -85,13 +85,19 @@ def _benchmark(
         source=f"hub {source}; or {files} (or .csv, .tsv, .parquet, .gz) in data.data_dir",
         labels=labels,
         template=template,
-        read=functools.partial(_read, source, name),
+        read=hub_reader(source, name),
         train=train,
         test=test,
         prepare=prepare,
         label_field=label_field,
         group=group,
+        hub=source,
     )
+
+
+def hub_reader(source: HubSource, name: str) -> Callable[[str, str | None], TaskRows]:
+    """What reads a split of a data set of the hub, or its local copy, for the task of a name."""
+    return functools.partial(_read, source, name)
 
 
 def _read(source: HubSource, name: str, split: str, data_dir: str | None) -> TaskRows:

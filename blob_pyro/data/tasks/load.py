@@ -11,8 +11,9 @@ from blob_pyro.config.checks import did_you_mean
 from blob_pyro.config.sections import DataConfig
 from blob_pyro.data.examples import Example
 from blob_pyro.data.prompts import PromptTemplate
+from blob_pyro.data.rows.hub import commit_of
 from blob_pyro.data.rows.row import Row
-from blob_pyro.data.tasks.benchmarks import BENCHMARKS
+from blob_pyro.data.tasks.benchmarks import BENCHMARKS, hub_reader
 from blob_pyro.data.tasks.compat import as_authors
 from blob_pyro.data.tasks.labelled import examples_from_rows, prepare_rows
 from blob_pyro.data.tasks.own_files import load_own, own_examples
@@ -90,7 +91,25 @@ def task_of(config: DataConfig) -> Task:
     Raises:
         ConfigError: there is no such task.
     """
-    return _as_wanted(find_task(str(config.task)), config)
+    task = _as_wanted(find_task(str(config.task)), config)
+    if config.revision is None:
+        return task
+    if task.hub is None:
+        raise ConfigError(
+            f"data.revision: expected none for the task {task.name}, which is not from the hub; got {config.revision}: "
+            "leave it out"
+        )
+    hub = dataclasses.replace(task.hub, revision=config.revision)
+    return dataclasses.replace(task, read=hub_reader(hub, task.name))
+
+
+def data_commit(config: DataConfig) -> str | None:
+    """The commit of the hub that the items of a configuration are of; None where they are not, or it cannot be told."""
+    if config.data_dir is not None:
+        return None
+    hub = None if config.task is None else find_task(config.task).hub
+    dataset = config.dataset if hub is None else hub.path
+    return None if dataset is None else commit_of(dataset, config.revision)
 
 
 def _as_wanted(task: Task, config: DataConfig) -> Task:

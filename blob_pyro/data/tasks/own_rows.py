@@ -79,7 +79,8 @@ def read_items(config: DataConfig, file: str, with_labels: bool = True) -> Sourc
 
 
 def _read_split(config: DataConfig, dataset: str, split: str) -> SourceRows:
-    rows = read_dataset(dataset, config.dataset_config, split, max_megabytes=config.max_megabytes)
+    most = config.max_megabytes
+    rows = read_dataset(dataset, config.dataset_config, split, revision=config.revision, max_megabytes=most)
     return _without_empty(config, SourceRows(rows, f"{dataset} {split}"), with_labels=True)
 
 

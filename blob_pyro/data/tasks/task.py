@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blob_pyro.data.prompts import PromptTemplate
+from blob_pyro.data.rows.hub import HubSource
 from blob_pyro.data.rows.row import Row
 from blob_pyro.data.tasks.labelled import prepare_rows
 
@@ -58,6 +59,7 @@ class Task:
         label_field: the field that holds the label, in raw and in prepared rows.
         group: what items of a group share, in words; "" where the items have none.
         num_test: size of the fixed test set where the configuration does not say; None takes the whole split.
+        hub: its data set on the hub; None where it is not from there.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Task:
     label_field: str = "label"
     group: str = ""
     num_test: int | None = None
+    hub: HubSource | None = None
 
     def load(self, split: str, data_dir: str | None) -> TaskRows:
         """The prepared rows of a split; a note tells where their number is not the official one.

@@ -12,11 +12,12 @@ from blob_pyro.config.sections import DataConfig, ModelConfig, PredictConfig, Ru
 from blob_pyro.errors import ConfigError
 from blob_pyro.experiments.paper.order import Order
 from blob_pyro.guides.settings import KEYS
-from blob_pyro.model.loading import locate
+from blob_pyro.model.place import locate
 from blob_pyro.training.kl_rate import PAPER_RATE
 
 # What says which run it is (task, files, model, guide, seed, output) is no matter of taste.
 _FIXED = ("data.task", "data.data_dir", "data.train_file", "data.test_file", "data.dataset", "data.dataset_config",
+          "data.revision", "model.revision",
           "data.train_split", "data.test_split", "data.prompt", "data.completion", "data.over", "data.truncate_field",
           "data.label_field", "data.choices_field", "data.group_field", "data.id_field", "data.labels", "data.answers",
           "model.id", "model.likelihood", "model.count", "model.adapter",

@@ -9,6 +9,7 @@ from blob_pyro.config.data import files_of
 from blob_pyro.config.file import flat_settings, to_dict
 from blob_pyro.config.sections import RunConfig, TrainConfig
 from blob_pyro.report.page.naming import title_of
+from blob_pyro.storage.directory import REVISIONS
 from blob_pyro.storage.run_files import RunFiles
 from blob_pyro.training.kl_rate import PAPER_RATE
 
@@ -20,10 +21,10 @@ def facts_of(run: RunFiles) -> Facts:
     config = run.config
     found = [
         ("run directory", str(run.path)),
-        ("base model", _model(config)),
+        ("base model", _model(run)),
         ("adapter", _adapter(config)),
         ("posterior", _posterior(config)),
-        ("data", _data(config)),
+        ("data", _data(run)),
         ("items", _items(run)),
         ("noted of them", "; ".join(run.notes)),
         ("training", _training(run)),
@@ -50,9 +51,9 @@ def changed_settings(config: RunConfig) -> Facts:
     ]
 
 
-def _model(config: RunConfig) -> str:
-    model = config.model
-    parts = [model.id, model.likelihood, f"dtype {model.dtype}"]
+def _model(run: RunFiles) -> str:
+    model = run.config.model
+    parts = [model.id + _at(run, "model"), model.likelihood, f"dtype {model.dtype}"]
     return ", ".join([*parts, *([model.quantization] if model.quantization else [])])
 
 
@@ -75,12 +76,21 @@ def _posterior(config: RunConfig) -> str:
     return ", ".join(parts)
 
 
-def _data(config: RunConfig) -> str:
-    data = config.data
+def _at(run: RunFiles, part: str) -> str:
+    """The commit of the hub that the "model" or the "data" are of, or what was asked for; "" where they are not."""
+    asked = (run.config.model if part == "model" else run.config.data).revision
+    told = run.about.get(REVISIONS)
+    commit = told.get(part) if isinstance(told, Mapping) else None
+    found = str(commit)[:12] if commit else asked
+    return f" at {found}" if found else ""
+
+
+def _data(run: RunFiles) -> str:
+    data = run.config.data
     if data.task is not None:
-        return f"task {data.task}" + (f", compat {data.compat}" if data.compat else "")
+        return f"task {data.task}{_at(run, 'data')}" + (f", compat {data.compat}" if data.compat else "")
     if data.dataset is not None:
-        return f"data set {data.dataset}"
+        return f"data set {data.dataset}{_at(run, 'data')}"
     return ", ".join([*files_of(data.train_file), *files_of(data.test_file)])
 
 

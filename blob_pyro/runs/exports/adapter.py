@@ -46,6 +46,7 @@ def write_adapter(folder: Path, model: BayesianLoRA, base: str, values: Mapping[
     with torch.no_grad(), substitute(model.network, named):
         tensors = get_peft_model_state_dict(model.network, adapter_name=model.adapter, save_embedding_layers=False)
     folder.mkdir(parents=True, exist_ok=True)
-    write_adapter_config(folder, config.to_dict())
+    revision = model.source.revision
+    write_adapter_config(folder, config.to_dict() | ({} if revision is None else {"revision": revision}))
     write_adapter_tensors(folder, tensors)
     return sorted(key for key in tensors if not key.endswith(("lora_A.weight", "lora_B.weight")))

@@ -100,9 +100,10 @@ def _method(subject: Subject) -> str:
     model, config = subject.run.model, subject.config
     lora = model.network.peft_config[model.adapter]
     targets = [lora.target_modules] if isinstance(lora.target_modules, str) else sorted(lora.target_modules or [])
+    revision = f", revision `{model.source.revision}`" if model.source.revision else ""
     lines = [
         f"- Posterior: {GUIDE_TITLES[subject.guide_name]}.",
-        f"- Base: `{subject.base}`{f', {model.source.quantization}' if model.source.quantization else ''}.",
+        f"- Base: `{subject.base}`{revision}{f', {model.source.quantization}' if model.source.quantization else ''}.",
         f"- LoRA: r {lora.r}, lora_alpha {lora.lora_alpha:g}, on {', '.join(f'`{name}`' for name in targets)}.",
     ]
     if not isinstance(subject.guide, EnsembleGuide):

@@ -111,7 +111,8 @@ def _names(subject: Subject, kind: Kind) -> Lines:
 
 def _network(subject: Subject, kind: Kind, names: Lines) -> Lines:
     place = "folder" if kind.name == "merged" else "base"
-    lines = [f"tokenizer = AutoTokenizer.from_pretrained({place})"]
+    at = [] if kind.name == "merged" else _revision(subject)
+    lines = [f"tokenizer = AutoTokenizer.from_pretrained({', '.join([place, *at])})"]
     lines += ["tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token"]
     if kind.name == "merged":
         lines += [f'network = {_auto(subject)}.from_pretrained(folder, dtype="auto").eval()']
@@ -195,10 +196,16 @@ def _auto(subject: Subject) -> str:
     return subject.run.model.likelihood.auto_class
 
 
+def _revision(subject: Subject) -> Lines:
+    """The argument that names the commit of a base of the hub; none of another."""
+    revision = subject.run.model.source.revision
+    return [] if revision is None else [f"revision={_text(revision)}"]
+
+
 def _base_call(subject: Subject) -> str:
     """The expression that loads the base as the run did."""
     source = subject.run.model.source
-    options = [f"dtype={_text(source.dtype)}"]
+    options = [f"dtype={_text(source.dtype)}", *_revision(subject)]
     if source.quantization == "8bit":
         options += [
             f"quantization_config=BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold={source.llm_int8_threshold})"
