@@ -49,7 +49,7 @@ class LabelCategorical(dist.Categorical):
         super().__init__(logits=logits, validate_args=validate_args)
         self.label_smoothing, self.class_weights = label_smoothing, class_weights
 
-    def expand(self, batch_shape: torch.Size, _instance: LabelCategorical | None = None) -> LabelCategorical:
+    def expand(self, batch_shape: Sequence[int], _instance: LabelCategorical | None = None) -> LabelCategorical:
         """The same law with batch dimensions to its left."""
         new = self._get_checked_instance(LabelCategorical, _instance)
         new.label_smoothing, new.class_weights = self.label_smoothing, self.class_weights

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor
@@ -24,7 +26,7 @@ class UnpenalisedDelta(dist.Delta):
         # unvalidated: a NaN is to become a non-finite loss, not an error inside a Pyro model
         super().__init__(v, log_density=prior.log_prob(v), event_dim=len(prior.event_shape), validate_args=False)
 
-    def expand(self, batch_shape: torch.Size, _instance: UnpenalisedDelta | None = None) -> UnpenalisedDelta:
+    def expand(self, batch_shape: Sequence[int], _instance: UnpenalisedDelta | None = None) -> UnpenalisedDelta:
         """The same point with batch dimensions to its left."""
         new = self._get_checked_instance(UnpenalisedDelta, _instance)
         expanded: UnpenalisedDelta = super().expand(batch_shape, new)
@@ -32,7 +34,7 @@ class UnpenalisedDelta(dist.Delta):
 
 
 # Pyro registers (Delta, pyro Distribution): without the first line torch would find two matches and warn.
-@register_kl(UnpenalisedDelta, dist.Distribution)
-@register_kl(UnpenalisedDelta, Distribution)
+@register_kl(UnpenalisedDelta, dist.Distribution)  # type: ignore[untyped-decorator]
+@register_kl(UnpenalisedDelta, Distribution)  # type: ignore[untyped-decorator]
 def _kl_unpenalised_delta(p: UnpenalisedDelta, q: Distribution) -> Tensor:
     return torch.zeros(p.batch_shape, dtype=p.v.dtype, device=p.v.device)

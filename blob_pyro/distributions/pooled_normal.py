@@ -39,7 +39,7 @@ class PooledNormal(dist.Normal):
         with torch.no_grad():
             return self.rsample(sample_shape)
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> dist.Normal:
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> dist.Normal:
         """A plain Normal: copies under a plate are independent, and the pool has one draw."""
         return dist.Normal(self.loc, self.scale, validate_args=False).expand(batch_shape, _instance)
 

@@ -344,5 +344,5 @@ def traced_draws(
     """What any Pyro guide samples at `sites`, once for each draw; Pyro's param store is left alone."""
     names = list(sites)
     with torch.no_grad(), LocalParamsMessenger():
-        traces = (poutine.trace(guide).get_trace(batch) for _ in range(num_samples))
+        traces: Iterable[Any] = (poutine.trace(guide).get_trace(batch) for _ in range(num_samples))
         return [{site: trace.nodes[site]["value"].detach() for site in names} for trace in traces]

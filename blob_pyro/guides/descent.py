@@ -60,7 +60,7 @@ def with_slopes(
         value = kl()
     if not (trained and value.requires_grad):
         return value, []
-    slopes = torch.autograd.grad(value, trained, allow_unused=True)
+    slopes: tuple[Tensor | None, ...] = torch.autograd.grad(value, trained, allow_unused=True)
     found = zip(trained, slopes, strict=True)
     return value.detach(), [(parameter, slope) for parameter, slope in found if slope is not None]
 

@@ -83,7 +83,7 @@ class BaseSource:
 
     def _check_attention(self) -> None:
         """Refuse what transformers would download and run: "ORGANISATION/KERNEL" of the hub."""
-        name = self.attn_implementation
+        name: object = self.attn_implementation
         if name is not None and not (isinstance(name, str) and re.fullmatch(r"[\w|]+", name)):
             raise ConfigError(
                 f"attn_implementation: expected a name of transformers' own, like sdpa or eager, or None; got {name!r}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pyro import poutine
 from torch import Tensor
 
@@ -29,7 +31,7 @@ def negative_log_likelihood(model: BayesianLoRA, guide: AdapterGuide, batch: Bat
     with LocalParamsMessenger():
         guide_trace = poutine.trace(guide).get_trace(batch)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(batch)
-    label = model_trace.nodes["label"]
+    label: Any = model_trace.nodes["label"]
     log_prob: Tensor = label["fn"].log_prob(label["value"])
     return -log_prob.sum() / model.likelihood.count(batch)
 

@@ -101,7 +101,7 @@ def in_blocks(network: PeftModel, paths: Iterable[str], blocks: Sequence[int]) -
             "choose layers with target_modules and layers_to_transform of LoraConfig"
         )
     for index in blocks:
-        if isinstance(index, bool) or not isinstance(index, int) or not -len(every_block) <= index < len(every_block):
+        if type(index) is not int or not -len(every_block) <= index < len(every_block):
             raise ConfigError(
                 f"bayesian_layers: expected indices of the network's {len(every_block)} blocks, "
                 f"{-len(every_block)} to {len(every_block) - 1}; got {index!r}"

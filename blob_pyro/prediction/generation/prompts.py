@@ -64,7 +64,7 @@ def ending_for(
         ConfigError: a stop string is empty, or there is no tokenizer to find them by.
     """
     strings = (stop_strings,) if isinstance(stop_strings, str) else tuple(stop_strings or ())
-    if not all(isinstance(string, str) and string for string in strings):
+    if not (all(isinstance(string, str) for string in strings) and all(strings)):
         raise ConfigError(f"stop_strings: expected texts of at least one character; got {list(strings)}")
     check(all(map(is_text, strings)), "stop_strings", "texts in UTF-8", list(strings))
     tokenizer, network = model.tokenizer, model.network.get_base_model()
