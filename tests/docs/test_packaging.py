@@ -105,6 +105,11 @@ def test_a_commits_ruff_is_the_one_that_is_tested() -> None:
     assert f"ruff=={rev.removeprefix('v')}\n" in (ROOT / ".ci" / "constraints.txt").read_text(encoding="utf-8")
 
 
+def test_what_a_checklist_is_told_to_leave_out_is_argued() -> None:
+    page = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^\| ([A-Z]+\d+), ", page, re.M)) == PROJECT["tool"]["repo-review"]["ignore"]
+
+
 @pytest.mark.parametrize(
     ("tag", "address", "told"),
     [
