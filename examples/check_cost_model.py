@@ -32,6 +32,7 @@ from torch import Tensor
 import blob_pyro as bp
 from blob_pyro.experiments.bench.clock import interleaved
 from blob_pyro.experiments.bench.memory import memory_meter
+from blob_pyro.model.layers.checkpointing import enable_checkpointing
 from blob_pyro.model.layers.sharding import shard_base
 from blob_pyro.report import markdown_table
 from blob_pyro.system.processes import Ranks, connected
@@ -86,7 +87,7 @@ def build(setup: Setup, config: dict[str, Any]) -> tuple[bp.BLoBSVI, bp.Batch]:
     lora = LoraConfig(r=setup.r, lora_alpha=16, target_modules=list(setup.target_modules), task_type="CAUSAL_LM")
     model = bp.BayesianLoRA(get_peft_model(network, lora), bp.MultipleChoice((5, 6, 7)), num_data=100)
     if setup.gradient_checkpointing:
-        model.network.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
+        enable_checkpointing(model.network.get_base_model())
     ranks = Ranks.here()
     if setup.shard_base:
         shard_base(model.network, ranks)

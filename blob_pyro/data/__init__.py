@@ -8,6 +8,7 @@ from blob_pyro.data.batches.partition import partition
 from blob_pyro.data.examples import Batch, Example
 from blob_pyro.data.prompts import PromptTemplate
 from blob_pyro.data.rows.files import read_rows
+from blob_pyro.data.rows.hub import HubSource
 from blob_pyro.data.rows.jsonl import read_jsonl
 from blob_pyro.data.rows.row import Row
 from blob_pyro.data.tasks.labelled import examples_from_rows
@@ -22,6 +23,7 @@ __all__ = [
     "Encoded",
     "EncodedDataset",
     "Example",
+    "HubSource",
     "LengthGroupedBatchSampler",
     "PromptTemplate",
     "Row",

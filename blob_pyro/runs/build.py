@@ -38,6 +38,7 @@ from blob_pyro.guides import GUIDES, AdapterGuide
 from blob_pyro.model.adapted_base import load_adapted
 from blob_pyro.model.architectures import is_decoder
 from blob_pyro.model.bayesian_lora import BayesianLoRA
+from blob_pyro.model.layers.checkpointing import enable_checkpointing
 from blob_pyro.model.likelihoods import CausalLM, Likelihood, MultipleChoice, SequenceClassification, WholeAnswer
 from blob_pyro.model.loading import BaseSource, load_tokenizer
 from blob_pyro.model.vocabulary import check_token_ids, context
@@ -209,7 +210,7 @@ def build_model(config: RunConfig, labels: Sequence[str], num_data: int) -> Baye
             **shared,
         )
     if settings.gradient_checkpointing:
-        model.network.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
+        enable_checkpointing(model.network.get_base_model())
     return model
 
 

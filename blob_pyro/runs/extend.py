@@ -13,6 +13,7 @@ from blob_pyro.data.tasks.load import data_commit
 from blob_pyro.data.tasks.task_data import TaskData
 from blob_pyro.errors import RunDirectoryError
 from blob_pyro.guides import PostHocGuide
+from blob_pyro.model.layers.checkpointing import enable_checkpointing
 from blob_pyro.runs.about import about
 from blob_pyro.runs.answerer import device_map_of
 from blob_pyro.runs.build import Parts, build_guide, encode_task
@@ -98,7 +99,7 @@ def begun_parts(config: RunConfig, data: TaskData, base: str | None = None) -> t
         was = pinned(config, path).model.revision
         run.model.source = dataclasses.replace(run.model.source, id=config.model.id, revision=was)
     if config.model.gradient_checkpointing:
-        run.model.network.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
+        enable_checkpointing(run.model.network.get_base_model())
     if run.model.num_data != len(data.train):
         raise RunDirectoryError(
             f"{path}: expected the {run.model.num_data} training items that its run was made with; got "

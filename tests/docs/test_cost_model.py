@@ -33,6 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import blob_pyro as bp
 from blob_pyro.errors import ConfigError
+from blob_pyro.model.layers.checkpointing import enable_checkpointing
 from blob_pyro.model.layers.sharding import shard_base
 from blob_pyro.system.processes import Ranks
 from blob_pyro.training.elbo import negative_log_likelihood
@@ -84,7 +85,7 @@ def build(setup: Setup, config: Any = CONFIGS["small"]) -> tuple[bp.BayesianLoRA
     lora = LoraConfig(r=setup.r, target_modules=list(setup.target_modules), task_type="CAUSAL_LM")
     network = get_peft_model(network, lora)
     if setup.gradient_checkpointing:
-        network.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
+        enable_checkpointing(network.get_base_model())
     likelihood = bp.CausalLM() if setup.answer_tokens else bp.MultipleChoice(ANSWERS)
     model = bp.BayesianLoRA(network, likelihood, num_data=100, bayesian=KINDS[setup.guide].bayesian)
     guide = KINDS[setup.guide](model, **({"rank": setup.guide_rank} if setup.guide == "low_rank" else {}))

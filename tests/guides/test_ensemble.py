@@ -38,6 +38,7 @@ from blob_pyro import fit_ensemble
 from blob_pyro.config.sections import TrainConfig
 from blob_pyro.errors import ConfigError, NonFiniteLossError, RunDirectoryError, UnsupportedPosteriorError
 from blob_pyro.guides import EnsembleGuide, MLEGuide
+from blob_pyro.model.layers.checkpointing import enable_checkpointing
 from blob_pyro.model.layers.members import adapter_parameters, fresh_heads
 from blob_pyro.model.likelihoods import Likelihood, MultipleChoice, SequenceClassification
 from blob_pyro.training.svi import StepResult
@@ -455,7 +456,7 @@ def test_values_of_point_parameters_stand_for_one_forward(num_draws: int | None)
     for checkpointed in (False, True):
         leaves = {name: value.clone().requires_grad_() for name, value in draws.items()}
         if checkpointed:
-            model.network.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
+            enable_checkpointing(model.network.get_base_model())
         model.network.train()
         logits = model.logits(batch, leaves)
         assert all(torch.equal(value, before[key]) for key, value in snapshot(model.network).items())

@@ -16,6 +16,7 @@ import blob_pyro as bp
 from blob_pyro.errors import ConfigError, DataError, LabelError, UnsupportedPosteriorError
 from blob_pyro.guides.curvature import evidence_precision
 from blob_pyro.guides.laplace import HELD_OUT_PRECISIONS
+from blob_pyro.model.layers.checkpointing import enable_checkpointing
 from blob_pyro.prediction.linearised import LinearisedPredictive
 
 LaplaceGuide = bp.guides.LaplaceGuide
@@ -192,11 +193,8 @@ def test_dropout_is_off_while_fitting() -> None:
 def test_gradient_checkpointing_does_not_matter() -> None:
     """The network is in evaluation mode while it is measured, where nothing is recomputed; reentrant mode too."""
     plain, checkpointed = MODELS["llama_both"](), MODELS["llama_both"]()
-    network, settings = checkpointed.network, {"use_reentrant": True}
-    if hasattr(network, "activation_checkpointing_enable"):  # transformers 5.23 renamed the method
-        network.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
-    else:
-        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
+    network = checkpointed.network
+    enable_checkpointing(network, use_reentrant=True)
     network.train()
     guides = [LaplaceGuide(model) for model in (plain, checkpointed)]
     for guide in guides:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 import blob_pyro as bp
 from blob_pyro.config.sections import TrainConfig
+from blob_pyro.model.layers.checkpointing import enable_checkpointing
 from blob_pyro.model.layers.sharding import is_sharded, shard_base
 from blob_pyro.system.processes import Ranks
 from blob_pyro.training.checkpoints import Checkpoints
@@ -41,7 +42,7 @@ def steps(
     guide = one_draw(KINDS[name](model))
     ranks = Ranks.here()
     if checkpointed:
-        model.network.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
+        enable_checkpointing(model.network.get_base_model())
         model.network.train()
     if sharded and ranks.num > 1:
         shard_base(model.network, ranks)

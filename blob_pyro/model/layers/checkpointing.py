@@ -21,6 +21,13 @@ from blob_pyro.model.layers.compiling import refuse_checkpointed
 Contexts = Callable[[], tuple[AbstractContextManager[Any], AbstractContextManager[Any]]]
 
 
+def enable_checkpointing(network: Any, use_reentrant: bool = False) -> None:
+    """Have a transformers model recompute its blocks in the backward; 5.23 gave the method another name."""
+    name = "activation_checkpointing_enable"
+    enable = getattr(network, name if hasattr(network, name) else "gradient_checkpointing_enable")
+    enable({"use_reentrant": use_reentrant})
+
+
 def checkpointing_modules(network: nn.Module) -> list[Any]:
     """The modules of a transformers model that can recompute their forward."""
     return [module for module in network.modules() if hasattr(module, "gradient_checkpointing")]

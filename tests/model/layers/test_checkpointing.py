@@ -15,6 +15,7 @@ from torch import Tensor
 
 import blob_pyro as bp
 from blob_pyro.errors import UnsupportedCheckpointingError
+from blob_pyro.model.layers.checkpointing import enable_checkpointing
 from blob_pyro.training.elbo import negative_log_likelihood
 
 CHECKPOINTED = {
@@ -29,15 +30,6 @@ CHECKPOINTED = {
 }
 
 
-def checkpoint(network: Any, use_reentrant: bool) -> None:
-    """Turn checkpointing on; transformers 5.23 renamed the method."""
-    settings = {"use_reentrant": use_reentrant}
-    if hasattr(network, "activation_checkpointing_enable"):
-        network.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
-    else:
-        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
-
-
 def setup(name: str, guide: str, *, checkpointed: bool) -> tuple[bp.BayesianLoRA, Any]:
     """A model in training mode and a guide whose noise matters."""
     pyro.clear_param_store()
@@ -45,7 +37,7 @@ def setup(name: str, guide: str, *, checkpointed: bool) -> tuple[bp.BayesianLoRA
     model = CHECKPOINTED[name]()
     posterior = GUIDES[guide](model, eps=0.6) if guide == "blob" else GUIDES[guide](model)
     if checkpointed:
-        checkpoint(model.network, use_reentrant=False)
+        enable_checkpointing(model.network, use_reentrant=False)
     model.network.train()
     return model, posterior
 
@@ -123,7 +115,7 @@ def test_gradients_of_several_draws_in_one_forward_are_bit_equal() -> None:
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bert"])
 def test_reentrant_is_refused(name: str) -> None:
     model, guide = setup(name, "blob", checkpointed=False)
-    checkpoint(model.network, use_reentrant=True)
+    enable_checkpointing(model.network, use_reentrant=True)
     message = "expected non-reentrant gradient checkpointing; got use_reentrant=True; call network"
     with pytest.raises(UnsupportedCheckpointingError, match=message) as caught:
         bp.BLoBSVI(model, guide).step(make_batch())
@@ -136,7 +128,7 @@ def test_reentrant_is_refused(name: str) -> None:
 
 def test_reentrant_does_not_matter_without_a_backward() -> None:
     model, guide = setup("llama", "blob", checkpointed=False)
-    checkpoint(model.network, use_reentrant=True)
+    enable_checkpointing(model.network, use_reentrant=True)
     probs = bp.PosteriorPredictive(model, guide, num_samples=2)(make_batch()).probs
     assert torch.isfinite(probs).all()
 

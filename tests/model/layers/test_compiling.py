@@ -20,6 +20,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import blob_pyro as bp
 from blob_pyro.errors import ConfigError, UnsupportedCheckpointingError
+from blob_pyro.model.layers.checkpointing import enable_checkpointing
 from blob_pyro.model.layers.compiling import compile_blocks
 from blob_pyro.training.elbo import negative_log_likelihood
 
@@ -202,22 +203,13 @@ def test_forwards_that_fill_a_cache_run_uncompiled() -> None:
     assert counter.frame_count == 0
 
 
-def checkpoint(network: Any) -> None:
-    """Turn non-reentrant checkpointing on; transformers 5.23 renamed the method."""
-    settings = {"use_reentrant": False}
-    if hasattr(network, "activation_checkpointing_enable"):
-        network.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
-    else:
-        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
-
-
 CHECKPOINTED = "expected compiled blocks or gradient checkpointing; got both; call network"
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bert"])
 def test_checkpointing_is_refused(name: str) -> None:
     model, _, counter = setup(MODELS[name])
-    checkpoint(model.network)
+    enable_checkpointing(model.network)
     with pytest.raises(UnsupportedCheckpointingError, match=CHECKPOINTED):
         model.compile_blocks(backend=counter)
 
@@ -225,7 +217,7 @@ def test_checkpointing_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bert"])
 def test_checkpointing_turned_on_later_is_refused(name: str) -> None:
     model, guide, counter = setup(MODELS[name], "eager")
-    checkpoint(model.network)
+    enable_checkpointing(model.network)
     with pytest.raises(UnsupportedCheckpointingError, match=CHECKPOINTED) as caught:
         bp.BLoBSVI(model, guide).step(make_batch())
     assert "\n" not in str(caught.value)
