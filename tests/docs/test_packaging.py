@@ -92,10 +92,10 @@ def test_what_workflows_run_is_there() -> None:
     assert scripts and all((ROOT / script).is_file() for script in scripts)
 
 
-def test_pythons_that_are_promised_are_those_that_ci_runs() -> None:
+def test_ci_runs_the_pythons_that_are_promised_and_may_try_newer_ones() -> None:
     ci = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
     promised = [name.rsplit(" ", 1)[1] for name in PROJECT["project"]["classifiers"] if " :: Python :: 3." in name]
-    assert ci["jobs"]["landing"]["strategy"]["matrix"]["python"] == promised
+    assert promised and ci["jobs"]["landing"]["strategy"]["matrix"]["python"][: len(promised)] == promised
     assert PROJECT["project"]["requires-python"] == f">={promised[0]}"
 
 
